@@ -1,0 +1,127 @@
+"""`glci`: each subcommand is a few lines that call one room.
+
+Exit codes: 0 done; 2 what was asked cannot be done (one line says why); 3 stopped by a signal
+and resumable; 1 a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from glci_dist import __version__, compose
+from glci_dist.cluster.environment import environment_rank
+from glci_dist.data import commands as data_commands
+from glci_dist.errors import Fault, Interrupted, UserError
+
+_TRAIN = """\
+Train a completion network: from the last checkpoint of the run, or from the start.
+To resume, run the same command again.
+
+examples:
+  glci train data.shards=shards/train name=first
+  torchrun --nproc-per-node 2 -m glci_dist train experiment=faces160 data.shards=shards/train
+  glci train recipe=paper global_batch=96 phases.joint.alpha=1e-3 data.shards=shards/train
+
+overrides are Hydra's: KEY=VALUE for a key of the configuration, or a choice of a group:
+  recipe={recipes}
+  experiment={experiments}
+`glci config [OVERRIDES]` prints the whole configuration that they make.
+Each key is explained in glci_dist/config.py.
+"""
+
+_EVALUATE = """\
+Complete every photo of some shards with a run's network, on a frozen set of holes, and report
+l1 in the hole (x100), PSNR and SSIM beside those of two baselines: the mean colour and OpenCV's
+Telea inpainting. Writes evaluation.json, evaluation.md and evaluation.png into the run's folder.
+
+example:
+  glci evaluate runs/faces64 --data shards/val
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="glci", description="Distributed training of globally and locally consistent image completion."
+    )
+    parser.add_argument("--version", action="version", version=f"glci-dist {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    data_commands.add_parser(subparsers)
+    train = _add(subparsers, "train", "train a run, or resume it", _TRAIN.format(**_groups()))
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
+    train.set_defaults(run=_train)
+    show = _add(subparsers, "config", "print the configuration that overrides make", "Print the whole configuration as YAML.")
+    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
+    show.set_defaults(run=_config)
+    evaluate = _add(subparsers, "evaluate", "measure a run's completions", _EVALUATE)
+    evaluate.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
+    evaluate.add_argument("--data", required=True, metavar="SHARDS", help="folder or url of held-out shards")
+    evaluate.add_argument("--photos", type=int, default=None, metavar="N", help="only the first N photos")
+    evaluate.add_argument("--batch", type=int, default=32, metavar="N", help="photos completed at a time (32)")
+    evaluate.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except UserError as error:
+        return _say(f"glci: error: {error}", 2)
+    except Interrupted as error:
+        return _say(f"glci: {error}", 3)
+    except Fault as error:
+        return _say(f"glci: fault: {error}", 1)
+    except KeyboardInterrupt:
+        return _say("glci: stopped at once", 130)
+    except BrokenPipeError:
+        return 0
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    config = compose.load(parsed.overrides)
+    from glci_dist.training.loop import train
+
+    train(config)
+    return 0
+
+
+def _config(parsed: argparse.Namespace) -> int:
+    print(compose.to_yaml(compose.load(parsed.overrides)), end="")
+    return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from glci_dist.evaluation.run import evaluate_run
+
+    evaluate_run(parsed.folder, parsed.data, photos=parsed.photos, batch=parsed.batch, out=parsed.out)
+    return 0
+
+
+def _add(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
+) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _groups() -> dict[str, str]:
+    folder = compose.config_folder()
+    return {
+        f"{group}s": "|".join(sorted(path.stem for path in (folder / group).glob("*.yaml")))
+        for group in ("recipe", "experiment")
+    }
+
+
+def _say(line: str, code: int) -> int:
+    """Print once for all ranks; every rank returns the code."""
+    if environment_rank() == 0:
+        sys.stdout.flush()
+        print(line, file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,235 @@
+"""Composing, checking, reading and writing a run's configuration, before anything starts.
+
+A key that does not exist, a wrong type or a value that breaks a rule ends the command with one
+line and exit code 2 (``UserError``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from glci_dist.config import Config, PhaseConfig
+from glci_dist.errors import UserError
+
+_CHOICES = {
+    "holes.kind": ("box", "boxes", "freeform", "centre"),
+    "model.completion.kind": ("glcic", "context_encoder"),
+    "model.completion.enlarge": ("deconvolution", "resize"),
+    "model.discriminator.kind": ("global_local", "global", "local"),
+    "losses.reconstruction": ("l2", "l1"),
+    "losses.region": ("hole", "photo"),
+    "losses.adversarial": ("non_saturating", "saturating"),
+    "optimizers.completion.kind": ("adam", "adadelta"),
+    "optimizers.discriminator.kind": ("adam", "adadelta"),
+    "engine.device": ("auto", "cpu", "cuda"),
+    "engine.precision": ("bf16", "fp16", "fp32"),
+    "engine.not_finite": ("skip", "stop"),
+}
+
+_AT_LEAST = {
+    "global_batch": 1,
+    "data.size": 4,
+    "data.workers": 0,
+    "data.prefetch": 1,
+    "data.order.lanes": 1,
+    "data.order.block_shards": 1,
+    "engine.accumulation": 1,
+    "engine.not_finite_limit": 1,
+    "engine.threads": 0,
+    "monitor.scalars_every": 1,
+    "monitor.pictures_every": 0,
+    "monitor.pictures": 1,
+}
+
+
+def load(overrides: Sequence[str] = ()) -> Config:
+    """Compose the configuration from ``configs/`` and the overrides, and check it.
+
+    ``overrides``: Hydra's words, for example ``experiment=faces64`` or ``global_batch=96``.
+    Raises ``UserError`` for an unknown key, a wrong type, or a value that breaks a rule.
+    """
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = compose("config", overrides=list(overrides))
+        _check_keys(list(_flat(composed)))
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise UserError(f"{missing[0]} has no value: add {missing[0]}=... to the command")
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error)) from error
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def read(path: Path) -> Config:
+    """The configuration that a run's folder holds; raises ``UserError`` where it is not one."""
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: name the folder of a run, such as runs/demo") from error
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path} is no configuration of this version: {_one_line(error)}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The dotted keys in which two configurations differ, with both values."""
+    flat_one, flat_other = _flat(OmegaConf.structured(one)), _flat(OmegaConf.structured(other))
+    keys = [*flat_one, *(key for key in flat_other if key not in flat_one)]
+    return [
+        f"{key}: {flat_one.get(key)} / {flat_other.get(key)}"
+        for key in keys
+        if flat_one.get(key) != flat_other.get(key)
+    ]
+
+
+def keys(config: Config) -> list[str]:
+    """Every dotted key of a configuration."""
+    return list(_flat(OmegaConf.structured(config)))
+
+
+def config_folder() -> Path:
+    """Where ``configs/`` lies: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def check(config: Config) -> None:
+    """Raise ``UserError`` for the first value that breaks a rule by itself.
+
+    Rules that need the corpus or the world are checked where those are known.
+    """
+    flat = _flat(OmegaConf.structured(config))
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            raise UserError(f"{key}={flat[key]} is not known: choose one of {', '.join(choices)}")
+    for key, least in _AT_LEAST.items():
+        if flat[key] < least:
+            raise UserError(f"{key}={flat[key]} is too small: it must be at least {least}")
+    if config.engine.zero_stage not in (0, 1):
+        raise UserError(
+            f"engine.zero_stage={config.engine.zero_stage} is refused: stages 0 and 1 are proven equal to "
+            "plain torch for two engines, 2 and 3 are not (docs/architecture.md); choose 0 or 1"
+        )
+    if config.global_batch % config.data.order.lanes:
+        raise UserError(
+            f"data.order.lanes={config.data.order.lanes} does not divide global_batch={config.global_batch}: "
+            "choose a divisor"
+        )
+    short = config.data.short_edge
+    if len(short) != 2 or not config.data.size <= short[0] <= short[1]:
+        raise UserError(
+            f"data.short_edge={short} must be [least, greatest] with data.size={config.data.size} <= least <= greatest"
+        )
+    if not 0.0 <= config.engine.ema < 1.0:
+        raise UserError(f"engine.ema={config.engine.ema} must be at least 0 and less than 1")
+    _check_phases(config)
+
+
+def check_world(config: Config, world_size: int, device: str) -> None:
+    """Raise ``UserError`` where this world cannot run the configuration."""
+    parts = world_size * config.engine.accumulation
+    if config.global_batch % parts:
+        raise UserError(
+            f"global_batch={config.global_batch} is not a multiple of {parts} ({world_size} ranks x "
+            f"engine.accumulation={config.engine.accumulation}): change global_batch or the number of ranks"
+        )
+    if config.global_batch // config.engine.accumulation < 2:
+        raise UserError(
+            f"global_batch={config.global_batch} leaves batch norm one photo at a time: use at least 2 a micro-batch"
+        )
+    if config.engine.precision == "fp16" and device == "cpu":
+        raise UserError("engine.precision=fp16 needs a GPU: on a CPU choose bf16 or fp32")
+
+
+def _check_keys(composed: list[str]) -> None:
+    """Refuse the keys that ``+key`` added and ``~key`` removed, which slip past Hydra's own check."""
+    schema = list(_flat(OmegaConf.structured(Config())))
+    for key in composed:
+        in_phase = key.startswith("phases.") and key.split(".")[-1] in PhaseConfig.__dataclass_fields__
+        if not in_phase and key not in schema:
+            raise UserError(_unknown_key(key))
+    for key in schema:
+        if key not in composed and key != "phases":
+            raise UserError(f"{key} was removed from the configuration: it needs a value")
+
+
+def _check_phases(config: Config) -> None:
+    if not config.phases:
+        raise UserError("phases is empty: choose a recipe, such as recipe=modern")
+    for name, phase in config.phases.items():
+        if phase.steps < 0 or phase.completion_every < 0 or phase.discriminator_every < 0:
+            raise UserError(
+                f"phases.{name}: steps, completion_every and discriminator_every must be at least 0"
+            )
+        if phase.steps and not (phase.completion_every or phase.discriminator_every):
+            raise UserError(
+                f"phases.{name} updates no network: set completion_every or discriminator_every, or steps=0"
+            )
+        if phase.lr_schedule not in ("constant", "linear", "cosine"):
+            raise UserError(
+                f"phases.{name}.lr_schedule={phase.lr_schedule} is not known: choose one of constant, linear, cosine"
+            )
+    if not any(phase.steps for phase in config.phases.values()):
+        raise UserError("every phase has steps=0: nothing to train")
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key in node:
+        value = None if OmegaConf.is_missing(node, key) else node[key]
+        if OmegaConf.is_dict(value):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if OmegaConf.is_list(value) else value
+    return flat
+
+
+def _one_line(error: BaseException) -> str:
+    """What a Hydra or OmegaConf error says, in one line that a user can act on."""
+    parts = [str(error)] + ([str(error.__cause__)] if error.__cause__ is not None else [])
+    lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
+    said = [
+        line
+        for line in lines
+        if not line.startswith(("full_key:", "object_type=", "reference_type=", "See http"))
+    ]
+    text = " ".join(dict.fromkeys(said)) or type(error).__name__
+    unknown = re.match(r"(?:Could not override|Key) '([^']+)'(?: not in|\.)", text)
+    if unknown:
+        return _unknown_key(unknown[1])
+    key = getattr(error, "full_key", None)
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _unknown_key(key: str) -> str:
+    known = keys(
+        Config(phases={"completion": PhaseConfig(), "discriminator": PhaseConfig(), "joint": PhaseConfig()})
+    )
+    close = difflib.get_close_matches(key, known, 1) or [
+        k for k in known if k.split(".")[-1] == key.split(".")[-1]
+    ]
+    hint = f"did you mean {close[0]}?" if close else "`glci train --help` says where the keys are explained"
+    return f"{key} is no configuration key: {hint}"

@@ -1,0 +1,225 @@
+"""The typed schema of ``configs/``: each field's docstring is its documentation.
+
+``glci_dist.compose`` fills it from Hydra's files and overrides and checks the rules between values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class OrderConfig:
+    """How the corpus is shuffled (docs/architecture.md, "Order at scale")."""
+
+    lanes: int = 4
+    """Parts of an epoch that are read side by side; divides ``global_batch``."""
+    block_shards: int = 4
+    """Consecutive shards (of the permuted shard list) whose samples are permuted together."""
+
+
+@dataclass
+class CacheConfig:
+    """The node's cache of remote shards."""
+
+    dir: str = "~/.cache/glci-dist/shards"
+    max_gib: float = 50.0
+    """Least recently used shards are removed beyond this many GiB."""
+    retries: int = 5
+    backoff_s: float = 0.5
+    """Wait before the first retry, seconds; doubled for each further one."""
+    timeout_s: float = 60.0
+    """A transfer that brings no byte for this long is retried, seconds."""
+
+
+@dataclass
+class DataConfig:
+    """The stream: where photos come from, and what is done to each."""
+
+    shards: str = MISSING
+    """Folder or url (http, https, s3) that holds ``index.json`` and the shards."""
+    val: str | None = None
+    """Shards whose faces fill the picture grids; null: the training shards'."""
+    size: int = 64
+    """Side of the square crop, px; a multiple of 4."""
+    short_edge: list[int] = field(default_factory=lambda: [64, 71])
+    """The photo's short edge is scaled to a length drawn from this range, px."""
+    flip: bool = True
+    """Mirror half of the photos."""
+    order: OrderConfig = field(default_factory=OrderConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    workers: int = 1
+    """Loader processes of each rank; 0 decodes in the training process."""
+    prefetch: int = 4
+    """Batches that each loader process prepares ahead."""
+    tolerance: float = 0.01
+    """Share of samples that may fail to decode before the run ends."""
+    mean_colour: list[float] | None = None
+    """Fills the hole: red, green, blue in [0, 1]; null: measured on photos of the corpus."""
+
+
+@dataclass
+class HolesConfig:
+    """The region to complete, and the local discriminator's patch."""
+
+    kind: str = "box"
+    """``box``, ``boxes`` (several), ``freeform`` (strokes) or ``centre``."""
+    min_side: int = 19
+    """Least side of a rectangle, px."""
+    max_side: int = 38
+    """Greatest side of a rectangle, px; of the bounding box of all rectangles or strokes."""
+    max_count: int = 3
+    """Greatest number of rectangles (``boxes``) or strokes (``freeform``) in one hole."""
+    stroke_radius: list[float] = field(default_factory=lambda: [1.5, 4.0])
+    """Range of a stroke's half width, px (``freeform``)."""
+    patch: int = 40
+    """Side of the local discriminator's square patch, px."""
+
+
+@dataclass
+class CompletionConfig:
+    """The completion network."""
+
+    kind: str = "glcic"
+    """``glcic`` (2017) or ``context_encoder`` (2016)."""
+    width: float = 1.0
+    """Factor on every hidden channel count."""
+    enlarge: str = "deconvolution"
+    """``deconvolution`` (the paper's) or ``resize`` (nearest, then a convolution); ``glcic`` only."""
+
+
+@dataclass
+class DiscriminatorConfig:
+    """The context discriminators."""
+
+    kind: str = "global_local"
+    """``global_local``, or one branch alone: ``global``, ``local``."""
+    width: float = 1.0
+
+
+@dataclass
+class ModelConfig:
+    """The networks."""
+
+    completion: CompletionConfig = field(default_factory=CompletionConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+
+
+@dataclass
+class LossConfig:
+    """What the two sides minimise; every loss is a mean over slots of a per-photo value."""
+
+    reconstruction: str = "l2"
+    """``l2`` (squared error, the paper's) or ``l1``."""
+    region: str = "hole"
+    """Where the reconstruction is judged: ``hole`` or ``photo``; a mean over that region, photo by photo."""
+    adversarial: str = "non_saturating"
+    """The completion network's term: ``non_saturating`` or ``saturating`` (the paper's minimax)."""
+
+
+@dataclass
+class PhaseConfig:
+    """One phase of the schedule; phases follow each other in the order in which they stand."""
+
+    steps: int = MISSING
+    completion_every: int = 0
+    """The completion network is updated at every n-th step of the phase; 0: never."""
+    discriminator_every: int = 0
+    """The discriminators are updated at every n-th step of the phase; 0: never."""
+    completion_lr: float = 0.0
+    discriminator_lr: float = 0.0
+    reconstruction: float = 1.0
+    """Weight of the reconstruction loss."""
+    alpha: float = 0.0
+    """Weight of the adversarial loss (the paper's alpha)."""
+    lr_schedule: str = "constant"
+    """``constant``, ``linear`` or ``cosine``: from the phase's learning rates down to ``lr_final`` of them."""
+    lr_warmup: int = 0
+    """Steps at the start of the phase in which the learning rates rise from 0."""
+    lr_final: float = 0.0
+    """Share of the learning rates that is left at the phase's end."""
+
+
+@dataclass
+class OptimizerConfig:
+    """One network's optimiser; its learning rate is the phase's."""
+
+    kind: str = "adam"
+    """``adam`` or ``adadelta`` (the paper's)."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """Adam's."""
+    rho: float = 0.9
+    """Adadelta's."""
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+@dataclass
+class OptimizersConfig:
+    """Both networks' optimisers."""
+
+    completion: OptimizerConfig = field(default_factory=OptimizerConfig)
+    discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class EngineConfig:
+    """How updates are computed (DeepSpeed)."""
+
+    device: str = "auto"
+    """``auto`` (a GPU where there is one), ``cpu`` or ``cuda``."""
+    precision: str = "bf16"
+    """``bf16``, ``fp16`` (GPUs) or ``fp32``; weights, batch norm and optimisers are fp32 always."""
+    zero_stage: int = 0
+    """Optimiser states whole on each rank (0) or one part on each (1)."""
+    accumulation: int = 1
+    """Micro-batches that a rank's slots are cut into; batch norm sees one micro-batch of all ranks at a time."""
+    gradient_clip: float = 0.0
+    """Greatest norm of a network's gradient; 0: not clipped."""
+    ema: float = 0.999
+    """Decay of the completion network's moving average; 0: none."""
+    not_finite: str = "skip"
+    """Answer to a gradient that is not finite: ``skip`` the update, or ``stop`` the run."""
+    not_finite_limit: int = 20
+    """Skipped steps in a row after which the run stops all the same."""
+    deterministic: bool = False
+    """Bitwise repeatable on GPUs too (CPUs always are), at some cost."""
+    threads: int = 0
+    """CPU threads of each rank; 0: the machine's cores divided by its ranks."""
+    timeout_s: float = 600.0
+    """A collective that takes longer ends the run, seconds."""
+
+
+@dataclass
+class MonitorConfig:
+    """What the observers write, and when (in steps)."""
+
+    scalars_every: int = 10
+    pictures_every: int = 250
+    """0: no pictures."""
+    pictures: int = 8
+    """Faces in a picture grid."""
+    progress: bool = True
+    """Show a progress line."""
+
+
+@dataclass
+class Config:
+    """A run's whole configuration."""
+
+    name: str = MISSING
+    """The run's name; its folder is ``runs``/``name``."""
+    runs: str = "runs"
+    seed: int = 0
+    global_batch: int = 32
+    """Slots in a step, over all ranks."""
+    data: DataConfig = field(default_factory=DataConfig)
+    holes: HolesConfig = field(default_factory=HolesConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    optimizers: OptimizersConfig = field(default_factory=OptimizersConfig)
+    phases: dict[str, PhaseConfig] = field(default_factory=dict)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)

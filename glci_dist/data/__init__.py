@@ -1,0 +1,1 @@
+"""From photos to batches: shards, their order, decoding, holes, and the step-indexed loader."""

@@ -1,0 +1,1 @@
+"""The frozen mask protocol, the metrics, the baselines and the report."""

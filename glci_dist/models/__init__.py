@@ -1,0 +1,1 @@
+"""The networks: completion networks, context discriminators, batch norm over the global batch."""

@@ -1,0 +1,163 @@
+"""Batch norm over the global batch, on any backend.
+
+torch's ``SyncBatchNorm`` refuses CPU tensors, so gloo worlds would train another network than
+NCCL worlds. Here each world normalises by the mean and variance of all ranks' photos.
+
+The running statistics are not touched by the forward pass. What a pass saw is remembered and
+takes effect with ``commit_running_statistics``, once the update it belongs to was accepted: a
+skipped step, or a network that is only looked through, leaves no trace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_collective_seconds = 0.0
+
+
+def take_collective_seconds() -> float:
+    """Host seconds spent in this module's collectives since the last call (GPUs: launching them)."""
+    global _collective_seconds
+    seconds, _collective_seconds = _collective_seconds, 0.0
+    return seconds
+
+
+@contextmanager
+def _timed() -> Iterator[None]:
+    global _collective_seconds
+    start = time.perf_counter()
+    yield
+    _collective_seconds += time.perf_counter() - start
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _GlooBatchNorm(torch.autograd.Function):
+    """Training-mode batch norm whose statistics are those of all ranks, for CPU tensors.
+
+    The normalisation and its backward are torch's fused evaluation-mode kernels, given the
+    global statistics; two small collectives make those, one in each direction. Every rank
+    holds equally many photos (the world size divides the global batch).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        channels = x.shape[1]
+        # The fp32 scratch (mean, unbiased variance) also makes the kernel answer in fp32 for bf16.
+        scratch = torch.zeros(2, channels, dtype=torch.float32)
+        local = torch.stack(torch.batch_norm_update_stats(x, scratch[0], scratch[1], 1.0))
+        everyone = torch.empty(_world_size(), 2, channels, dtype=torch.float32)
+        with _timed():
+            dist.all_gather(list(everyone.unbind(0)), local)
+        means, variances = everyone[:, 0], everyone[:, 1]
+        mean = means.mean(0)
+        # The variance of the means is added rather than E[x^2] - E[x]^2, which cancels.
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        grad_y = gradients[0]
+        x, weight, mean, variance = ctx.saved_tensors
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad_y, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        total = torch.stack([grad_weight, grad_bias])
+        with _timed():
+            dist.all_reduce(total)
+        count = _world_size() * x.numel() / x.shape[1]
+        mean_grad_xhat, mean_grad = total / count
+        # grad_x = scale * (grad_y - mean_grad - xhat * mean_grad_xhat); the kernel gave the first term.
+        invstd = torch.rsqrt(variance + ctx.eps)
+        scale = weight * invstd
+        slope = -scale * mean_grad_xhat
+        offset = -scale * mean_grad
+        grad_x += F.batch_norm(x, mean, variance, slope, offset, False, 0.0, ctx.eps)
+        return grad_x, grad_weight, grad_bias, None
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` over the global batch of every world, with deferred running statistics.
+
+    In training mode the input ``(N, C, H, W)`` is normalised by the statistics of all ranks'
+    inputs; in evaluation mode by the running ones. Source: Ioffe and Szegedy, ICML 2015.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.remember = True
+        """Whether a training pass is kept for ``commit_running_statistics``."""
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        world_size = _world_size()
+        if world_size > 1 and x.device.type == "cpu":
+            y, mean, variance = _GlooBatchNorm.apply(x, self.weight, self.bias, self.eps)
+            count = world_size * x.numel() / x.shape[1]
+            unbiased = variance * (count / max(count - 1, 1))
+        else:
+            # torch's own functions blend into running statistics; with momentum 1 these two
+            # scratch tensors receive the batch's mean and unbiased variance instead.
+            mean = torch.zeros_like(self.weight, requires_grad=False)
+            unbiased = torch.zeros_like(self.weight, requires_grad=False)
+            if world_size > 1:
+                from torch.nn.modules._functions import SyncBatchNorm
+
+                y = SyncBatchNorm.apply(
+                    x, self.weight, self.bias, mean, unbiased, self.eps, 1.0, dist.group.WORLD, world_size
+                )
+            else:
+                y = F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, 1.0, self.eps)
+        if self.remember:
+            self.seen.append((mean.detach(), unbiased.detach()))
+        return y
+
+
+def commit_running_statistics(network: nn.Module, *, accept: bool) -> None:
+    """Blend what the training passes since the last call saw into the running statistics, or drop it."""
+    for module in network.modules():
+        if not isinstance(module, BatchNorm2d):
+            continue
+        if accept:
+            assert module.running_mean is not None and module.running_var is not None
+            momentum = 0.1 if module.momentum is None else module.momentum
+            for mean, unbiased in module.seen:
+                module.running_mean.lerp_(mean, momentum)
+                module.running_var.lerp_(unbiased, momentum)
+            if module.num_batches_tracked is not None:
+                module.num_batches_tracked += len(module.seen)
+        module.seen.clear()
+
+
+@contextmanager
+def looked_through(network: nn.Module) -> Iterator[None]:
+    """Use ``network`` without training it: no gradient of its own, no running statistics."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    norms = [m for m in network.modules() if isinstance(m, BatchNorm2d)]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    for norm in norms:
+        norm.remember = False
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for norm in norms:
+            norm.remember = True

@@ -1,0 +1,37 @@
+"""The networks that a configuration asks for."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from glci_dist.config import Config
+from glci_dist.errors import UserError
+from glci_dist.models.completion import CompletionNetwork
+from glci_dist.models.context_encoder import ContextEncoder, bottleneck_side
+from glci_dist.models.discriminators import ContextDiscriminators
+
+
+def build_completion(config: Config) -> nn.Module:
+    """The completion network, with weights drawn from ``config.seed``: equal on every rank."""
+    chosen, size = config.model.completion, config.data.size
+    if chosen.kind == "context_encoder" and size != bottleneck_side(size) << (size // bottleneck_side(size)).bit_length() - 1:
+        raise UserError(
+            f"data.size={size} cannot be halved down to at most 8 px, as model.completion.kind=context_encoder needs: "
+            "choose a size such as 64, 128, 160 or 256"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if chosen.kind == "context_encoder":
+            return ContextEncoder(size=size, width=chosen.width)
+        return CompletionNetwork(width=chosen.width, enlarge=chosen.enlarge)
+
+
+def build_discriminators(config: Config) -> nn.Module:
+    """The context discriminators, with weights drawn from ``config.seed``: equal on every rank."""
+    chosen = config.model.discriminator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed + 1)
+        return ContextDiscriminators(
+            size=config.data.size, patch=config.holes.patch, width=chosen.width, kind=chosen.kind
+        )

@@ -1,0 +1,1 @@
+"""Training: phases, losses, updates, engines, the heartbeat, observers, checkpoints, the loop."""

@@ -1,0 +1,63 @@
+"""The loop. For each step: its moment, its batch, its update, the heartbeat, the observers."""
+
+from __future__ import annotations
+
+import time
+
+from glci_dist.cluster.signals import StopRequest, stop_request
+from glci_dist.cluster.world import joined
+from glci_dist.config import Config
+from glci_dist.training.guard import Guard
+from glci_dist.training.heartbeat import Heartbeat, Pulse
+from glci_dist.training.setup import Job, prepare
+from glci_dist.training.updates import to_device
+
+
+def train(config: Config) -> None:
+    """Train from the last checkpoint, or from the start, to the end of the schedule.
+
+    Raises ``UserError`` for what cannot be done, ``Interrupted`` where a signal stopped the run
+    (its state is saved), ``Fault`` where the run cannot go on (its state is saved too).
+    """
+    with joined(config.engine) as world, stop_request() as stop:
+        job = prepare(config, world)
+        if job.first_step == job.schedule.steps:
+            job.tell(f"{job.folder.path} is complete: {job.schedule.steps} steps are done")
+            return
+        job.journal("resume" if job.first_step else "start", job.first_step, ranks=world.size)
+        try:
+            ending = _run(job, stop)
+        finally:
+            job.close()
+        if ending is not None:
+            raise ending
+
+
+def _run(job: Job, stop: StopRequest) -> Exception | None:
+    """Run the steps that are left; returns why the run ended early, if it did."""
+    heartbeat = Heartbeat(job.world)
+    guard = Guard(job, stop)
+    batches = iter(job.batches)
+    for step in range(job.first_step, job.schedule.steps):
+        start = time.perf_counter()
+        moment = job.schedule.at(step)
+        batch = next(batches)
+        data_seconds = time.perf_counter() - start
+        measures = job.contest.update(to_device(batch, job.world.device), moment)
+        job.follow(measures, step)
+        pulse = Pulse(
+            step_seconds=time.perf_counter() - start,
+            data_seconds=data_seconds,
+            collective_seconds=job.contest.take_collective_seconds(),
+            replaced=len(batch.replaced),
+            stop=bool(stop),
+        )
+        guard.see(heartbeat.send(moment, measures, pulse))
+        guard.check(measures, batch, step)
+        if moment.ends_phase or guard.ending is not None:
+            guard.see(heartbeat.flush())
+            job.save(moment)
+        if guard.ending is not None:
+            return guard.ending
+    job.journal("end", job.schedule.steps)
+    return None

@@ -1,0 +1,150 @@
+"""What watches a run: TensorBoard, the progress line, pictures. Only rank 0 has any."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from glci_dist.compose import to_yaml
+from glci_dist.config import Config
+from glci_dist.training.heartbeat import Report
+from glci_dist.training.pictures import PictureGrid
+
+
+class Observer(Protocol):
+    """Sees every step's report, in order, one step late."""
+
+    def see(self, report: Report) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Scalars (means since they were last written) and the configuration."""
+
+    def __init__(self, folder: Path, config: Config, *, first_step: int, device: torch.device) -> None:
+        self._every = config.monitor.scalars_every
+        self._global_batch = config.global_batch
+        self._device = device
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._replaced = self._skipped = 0
+        self._written = time.perf_counter()
+        self._steps = 0
+        self.writer = SummaryWriter(str(folder), purge_step=first_step)
+        self.writer.add_text("configuration", f"```\n{to_yaml(config)}\n```", first_step)
+
+    def see(self, report: Report) -> None:
+        self._replaced += report.replaced
+        self._skipped += report.skipped
+        self._steps += 1
+        for tag, value in _scalars(report):
+            self._sums[tag] += value
+            self._counts[tag] += 1
+        if (report.moment.step + 1) % self._every == 0 or report.moment.ends_phase:
+            self._write(report.moment.step)
+
+    def _write(self, step: int) -> None:
+        now = time.perf_counter()
+        scalars = {tag: total / self._counts[tag] for tag, total in self._sums.items()}
+        scalars["speed/images_per_second"] = self._steps * self._global_batch / (now - self._written)
+        scalars["data/replaced_samples"] = self._replaced
+        scalars["updates/skipped"] = self._skipped
+        scalars["memory/peak_rank0_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if self._device.type == "cuda":
+            scalars["memory/peak_gpu0_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        for tag, value in scalars.items():
+            self.writer.add_scalar(tag, value, step)
+        self._sums.clear()
+        self._counts.clear()
+        self._written, self._steps = now, 0
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _scalars(report: Report) -> Iterable[tuple[str, float]]:
+    moment = report.moment
+    for name, value in report.losses.items():
+        kind, _, side = name.rpartition("_")
+        yield (f"accuracy/{kind}" if side == "accuracy" else f"loss/{kind or side}", value)
+    if report.completion_norm is not None:
+        yield "gradient_norm/completion", report.completion_norm
+        yield "learning_rate/completion", moment.completion_lr
+    if report.discriminator_norm is not None:
+        yield "gradient_norm/discriminator", report.discriminator_norm
+        yield "learning_rate/discriminator", moment.discriminator_lr
+    slowest = max(report.step_seconds)
+    mean = sum(report.step_seconds) / len(report.step_seconds)
+    data, collectives = report.data_seconds / mean, report.collective_seconds / mean
+    yield "phase/number", moment.phase_number
+    yield "time/step_seconds", mean
+    yield "time/slowest_rank_ratio", slowest / mean
+    yield "time/data_share", data
+    yield "time/communication_share", collectives
+    yield "time/compute_share", max(0.0, 1 - data - collectives)
+
+
+class Progress:
+    """A line with phase, step, speed and time left: live on a terminal, else one every 30 s."""
+
+    _SECONDS = 30.0
+
+    def __init__(self, *, first_step: int, steps: int, global_batch: int) -> None:
+        self._first, self._steps, self._global_batch = first_step, steps, global_batch
+        self._live = sys.stderr.isatty()
+        self._bar = tqdm(initial=first_step, total=steps, unit="step", dynamic_ncols=True, disable=not self._live)
+        self._start = self._said = time.perf_counter()
+        self._phase = ""
+
+    def see(self, report: Report) -> None:
+        done = report.moment.step + 1 - self._first
+        elapsed = time.perf_counter() - self._start
+        speed = done * self._global_batch / elapsed
+        figures = " ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in report.losses.items())
+        if self._live:
+            self._bar.set_description(report.moment.phase, refresh=False)
+            self._bar.set_postfix_str(f"{speed:.0f} img/s, {figures}", refresh=False)
+            self._bar.update(1)
+            return
+        changed = report.moment.phase != self._phase
+        if changed or time.perf_counter() - self._said >= self._SECONDS or report.moment.step + 1 == self._steps:
+            self._phase, self._said = report.moment.phase, time.perf_counter()
+            left = elapsed / done * (self._steps - self._first - done)
+            print(
+                f"{report.moment.phase}: step {report.moment.step + 1}/{self._steps}, {speed:.0f} img/s, "
+                f"{left / 60:.1f} min left, {figures}",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Pictures:
+    """Grids of fixed faces at fixed steps, as PNG and in TensorBoard.
+
+    They show the network as it is when the report is seen, one step after the one it names.
+    """
+
+    def __init__(self, grid: PictureGrid, network: nn.Module, folder: Path, every: int, writer: SummaryWriter) -> None:
+        self._grid, self._network, self._folder, self._every, self._writer = grid, network, folder, every, writer
+
+    def see(self, report: Report) -> None:
+        step = report.moment.step
+        if (self._every and (step + 1) % self._every == 0) or report.moment.ends_phase:
+            picture = self._grid.draw(self._network, self._folder / f"step-{step + 1:08d}.png")
+            self._writer.add_image("pictures", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,79 @@
+"""The schedule of phases: what a step is, as a pure function of the configuration and the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from glci_dist.config import PhaseConfig
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a step stands in the schedule, and what it does."""
+
+    step: int
+    phase: str
+    phase_number: int
+    """0 for the first phase that has steps."""
+    phase_step: int
+    """Steps since the phase began."""
+    ends_phase: bool
+    updates_completion: bool
+    updates_discriminator: bool
+    completion_lr: float
+    discriminator_lr: float
+    reconstruction: float
+    """Weight of the reconstruction loss."""
+    alpha: float
+    """Weight of the adversarial loss."""
+
+
+class Schedule:
+    """The phases of a run, one after the other; those of 0 steps are left out."""
+
+    def __init__(self, phases: Mapping[str, PhaseConfig]) -> None:
+        self._phases = [(name, phase) for name, phase in phases.items() if phase.steps]
+        self.steps = sum(phase.steps for _, phase in self._phases)
+        """Steps of the whole run."""
+
+    def at(self, step: int) -> Moment:
+        """What step ``step`` does, 0 <= ``step`` < ``steps``; raises ``IndexError`` outside."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} lies outside a schedule of {self.steps} steps")
+        start = 0
+        for number, (name, phase) in enumerate(self._phases):
+            if step < start + phase.steps:
+                break
+            start += phase.steps
+        within = step - start
+        factor = learning_rate_factor(phase, within)
+        return Moment(
+            step=step,
+            phase=name,
+            phase_number=number,
+            phase_step=within,
+            ends_phase=within == phase.steps - 1,
+            updates_completion=_is_due(within, phase.completion_every),
+            updates_discriminator=_is_due(within, phase.discriminator_every),
+            completion_lr=factor * phase.completion_lr,
+            discriminator_lr=factor * phase.discriminator_lr,
+            reconstruction=phase.reconstruction,
+            alpha=phase.alpha,
+        )
+
+
+def learning_rate_factor(phase: PhaseConfig, within: int) -> float:
+    """Share of the phase's learning rates at its ``within``-th step: warm-up times schedule."""
+    warm = min(1.0, (within + 1) / phase.lr_warmup) if phase.lr_warmup else 1.0
+    progress = within / max(1, phase.steps - 1)
+    if phase.lr_schedule == "linear":
+        return warm * (phase.lr_final + (1 - phase.lr_final) * (1 - progress))
+    if phase.lr_schedule == "cosine":
+        return warm * (phase.lr_final + (1 - phase.lr_final) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return warm
+
+
+def _is_due(within: int, every: int) -> bool:
+    return every > 0 and within % every == every - 1

@@ -53,7 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
     train = _add(subparsers, "train", "train a run, or resume it", _TRAIN.format(**_groups()))
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     train.set_defaults(run=_train)
-    show = _add(subparsers, "config", "print the configuration that overrides make", "Print the whole configuration as YAML.")
+    show = _add(
+        subparsers,
+        "config",
+        "print the configuration that overrides make",
+        "Print the whole configuration as YAML.",
+    )
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     show.set_defaults(run=_config)
     evaluate = _add(subparsers, "evaluate", "measure a run's completions", _EVALUATE)

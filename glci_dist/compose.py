@@ -181,9 +181,7 @@ def _check_phases(config: Config) -> None:
         raise UserError("phases is empty: choose a recipe, such as recipe=modern")
     for name, phase in config.phases.items():
         if phase.steps < 0 or phase.completion_every < 0 or phase.discriminator_every < 0:
-            raise UserError(
-                f"phases.{name}: steps, completion_every and discriminator_every must be at least 0"
-            )
+            raise UserError(f"phases.{name}: steps, completion_every and discriminator_every must be at least 0")
         if phase.steps and not (phase.completion_every or phase.discriminator_every):
             raise UserError(
                 f"phases.{name} updates no network: set completion_every or discriminator_every, or steps=0"
@@ -203,7 +201,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
         if OmegaConf.is_dict(value):
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = list(value) if OmegaConf.is_list(value) else value
+            flat[f"{prefix}{key}"] = list(value or ()) if OmegaConf.is_list(value) else value
     return flat
 
 
@@ -211,11 +209,7 @@ def _one_line(error: BaseException) -> str:
     """What a Hydra or OmegaConf error says, in one line that a user can act on."""
     parts = [str(error)] + ([str(error.__cause__)] if error.__cause__ is not None else [])
     lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
-    said = [
-        line
-        for line in lines
-        if not line.startswith(("full_key:", "object_type=", "reference_type=", "See http"))
-    ]
+    said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=", "See http"))]
     text = " ".join(dict.fromkeys(said)) or type(error).__name__
     unknown = re.match(r"(?:Could not override|Key) '([^']+)'(?: not in|\.)", text)
     if unknown:
@@ -225,11 +219,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _unknown_key(key: str) -> str:
-    known = keys(
-        Config(phases={"completion": PhaseConfig(), "discriminator": PhaseConfig(), "joint": PhaseConfig()})
-    )
-    close = difflib.get_close_matches(key, known, 1) or [
-        k for k in known if k.split(".")[-1] == key.split(".")[-1]
-    ]
+    known = keys(Config(phases={"completion": PhaseConfig(), "discriminator": PhaseConfig(), "joint": PhaseConfig()}))
+    close = difflib.get_close_matches(key, known, 1) or [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
     hint = f"did you mean {close[0]}?" if close else "`glci train --help` says where the keys are explained"
     return f"{key} is no configuration key: {hint}"

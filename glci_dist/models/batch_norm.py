@@ -155,7 +155,8 @@ def commit_running_statistics(network: nn.Module, *, accept: bool) -> None:
         if not isinstance(module, BatchNorm2d):
             continue
         if accept:
-            assert module.running_mean is not None and module.running_var is not None
+            assert module.running_mean is not None
+            assert module.running_var is not None
             momentum = 0.1 if module.momentum is None else module.momentum
             for mean, unbiased in module.seen:
                 module.running_mean.lerp_(mean, momentum)

@@ -15,7 +15,10 @@ from glci_dist.models.discriminators import ContextDiscriminators
 def build_completion(config: Config) -> nn.Module:
     """The completion network, with weights drawn from ``config.seed``: equal on every rank."""
     chosen, size = config.model.completion, config.data.size
-    if chosen.kind == "context_encoder" and size != bottleneck_side(size) << (size // bottleneck_side(size)).bit_length() - 1:
+    if (
+        chosen.kind == "context_encoder"
+        and size != bottleneck_side(size) << (size // bottleneck_side(size)).bit_length() - 1
+    ):
         raise UserError(
             f"data.size={size} cannot be halved down to at most 8 px, as model.completion.kind=context_encoder needs: "
             "choose a size such as 64, 128, 160 or 256"

@@ -26,9 +26,14 @@ class HoleFilling(nn.Module):
         return torch.cat([filled, masks], 1).contiguous(memory_format=torch.channels_last)
 
 
-def convolution(
-    inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1
-) -> nn.Sequential:
+def fill_colour(network: nn.Module) -> Tensor:
+    """The colour ``(1, 3, 1, 1)`` in [0, 1] that a completion network fills holes with; a view."""
+    fill = network.fill
+    assert isinstance(fill, HoleFilling)
+    return fill.mean_colour
+
+
+def convolution(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU; no bias, whose true gradient before batch norm is zero."""
     padding = dilation * (kernel - 1) // 2
     return nn.Sequential(

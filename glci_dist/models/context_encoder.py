@@ -46,7 +46,11 @@ class ContextEncoder(nn.Module):
         self.fill = HoleFilling()
         encoder: list[nn.Module] = []
         for inputs, outputs in zip([4, *channels[:-1]], channels, strict=True):
-            encoder += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), BatchNorm2d(outputs), nn.LeakyReLU(0.2, True)]
+            encoder += [
+                nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False),
+                BatchNorm2d(outputs),
+                nn.LeakyReLU(0.2, True),
+            ]
         narrow = channels[-1]
         bottleneck = [
             ChannelwiseFullyConnected(narrow, side),
@@ -56,7 +60,11 @@ class ContextEncoder(nn.Module):
         ]
         decoder: list[nn.Module] = []
         for inputs, outputs in zip(channels[::-1][:-1], channels[::-1][1:], strict=True):
-            decoder += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), BatchNorm2d(outputs), nn.ReLU(True)]
+            decoder += [
+                nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+                BatchNorm2d(outputs),
+                nn.ReLU(True),
+            ]
         self.layers = nn.Sequential(*encoder, *bottleneck, *decoder, nn.ConvTranspose2d(channels[0], 3, 4, 2, 1))
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:

@@ -32,7 +32,11 @@ class Branch(nn.Module):
         inputs = 3
         for channels in _CHANNELS[: convolutions(size)]:
             outputs = max(1, round(width * channels))
-            layers += [nn.Conv2d(inputs, outputs, 5, 2, 2, bias=False), BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 5, 2, 2, bias=False),
+                BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
             inputs, size = outputs, -(-size // 2)
         self.features = max(1, round(width * _FEATURES))
         self.layers = nn.Sequential(*layers)

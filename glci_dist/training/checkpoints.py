@@ -90,9 +90,7 @@ def latest(folder: Path) -> Checkpoint | None:
             manifest = json.loads((path / "manifest.json").read_text())
         except FileNotFoundError:
             continue
-        return Checkpoint(
-            path, manifest["step"], manifest["phase"], manifest["world_size"], manifest["zero_stage"]
-        )
+        return Checkpoint(path, manifest["step"], manifest["phase"], manifest["world_size"], manifest["zero_stage"])
     return None
 
 
@@ -109,17 +107,12 @@ def load_networks(checkpoint: Checkpoint, networks: Mapping[str, nn.Module]) -> 
             ) from error
 
 
-def has_network(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether a checkpoint holds a network of that name."""
-    return any(key.startswith(f"{name}/") for key in load_file(checkpoint.path / _NETWORKS))
-
-
 def load_optimizers(checkpoint: Checkpoint, *, zero_stage: int, world: World) -> dict[str, Any]:
     """This rank's optimiser states; raises ``UserError`` for a checkpoint of another world or ZeRO stage."""
     if (checkpoint.world_size, checkpoint.zero_stage) != (world.size, zero_stage):
         raise UserError(
             f"{checkpoint.path} was saved by {checkpoint.world_size} ranks with engine.zero_stage="
-            f"{checkpoint.zero_stage}, this is a world of {world.size} with {zero_stage}: resume with what it was saved by"
+            f"{checkpoint.zero_stage}, this is a world of {world.size} with {zero_stage}: resume it as it was saved"
         )
     return torch.load(checkpoint.path / _optimizer_file(world.rank, world.size), weights_only=True)
 

@@ -41,7 +41,13 @@ class Engine:
     """
 
     def __init__(
-        self, network: nn.Module, optimizer: OptimizerConfig, *, config: EngineConfig, global_batch: int, world: World
+        self,
+        network: nn.Module,
+        optimizer: OptimizerConfig,
+        *,
+        config: EngineConfig,
+        global_batch: int,
+        world: World,
     ) -> None:
         deepspeed = _import_deepspeed(world)
         network.to(world.device)

@@ -39,11 +39,18 @@ class Guard:
         keys = self._job.world.to_main(batch.keys)
         sides = [
             name
-            for name, update in (("completion", measures.completion), ("discriminator", measures.discriminator))
+            for name, update in (
+                ("completion", measures.completion),
+                ("discriminator", measures.discriminator),
+            )
             if update is not None and not update.applied
         ]
         self._job.journal(
-            "not-finite", step, networks=sides, answer=engine.not_finite, keys=[key for rank in keys for key in rank]
+            "not-finite",
+            step,
+            networks=sides,
+            answer=engine.not_finite,
+            keys=[key for rank in keys for key in rank],
         )
         self._job.tell(
             f"step {step}: the gradient of the {' and the '.join(sides)} network is not finite; "
@@ -52,7 +59,7 @@ class Guard:
         if engine.not_finite == "stop" or self._skips >= engine.not_finite_limit:
             self._end(
                 Fault(
-                    f"step {step}: {self._skips} step(s) in a row had a gradient that is not finite; the state is saved: "
+                    f"step {step}: {self._skips} step(s) in a row had a gradient that is not finite; state saved: "
                     "lower the learning rates, or use engine.precision=fp32, and see the journal for the samples"
                 )
             )
@@ -69,7 +76,9 @@ class Guard:
         if report.replaced:
             for rank in self._job.world.to_main(replacements):
                 for each in rank:
-                    self._job.journal("replaced", step, shard=each.shard, key=each.key, slot=each.slot, reason=each.reason)
+                    self._job.journal(
+                        "replaced", step, shard=each.shard, key=each.key, slot=each.slot, reason=each.reason
+                    )
         tolerance = self._job.config.data.tolerance
         if self._replaced > tolerance * max(self._seen, _FEWEST):
             self._end(
@@ -82,7 +91,9 @@ class Guard:
             names = self._job.world.to_main(self._stop.name)
             self._job.journal("signal", step, signals=names)
             self._end(
-                Interrupted(f"stopped by a signal after step {step + 1}; the state is saved: run the same command again")
+                Interrupted(
+                    f"stopped by a signal after step {step + 1}; the state is saved: run the same command again"
+                )
             )
 
     def _end(self, reason: Exception) -> None:

@@ -82,7 +82,10 @@ class Heartbeat:
         )
         host[len(_HOST) + self._world.rank] = pulse.step_seconds
         vector = torch.cat(
-            [torch.stack([zero if loss is None else loss.float() for loss in losses]), host.to(device, non_blocking=True)]
+            [
+                torch.stack([zero if loss is None else loss.float() for loss in losses]),
+                host.to(device, non_blocking=True),
+            ]
         )
         work = dist.all_reduce(vector, async_op=True)
         self._pending = (moment, measures, vector, work)

@@ -26,14 +26,14 @@ def train(config: Config) -> None:
             return
         job.journal("resume" if job.first_step else "start", job.first_step, ranks=world.size)
         try:
-            ending = _run(job, stop)
+            ending = run(job, stop)
         finally:
             job.close()
         if ending is not None:
             raise ending
 
 
-def _run(job: Job, stop: StopRequest) -> Exception | None:
+def run(job: Job, stop: StopRequest) -> Exception | None:
     """Run the steps that are left; returns why the run ended early, if it did."""
     heartbeat = Heartbeat(job.world)
     guard = Guard(job, stop)

@@ -138,7 +138,13 @@ class Pictures:
     """
 
     def __init__(self, grid: PictureGrid, network: nn.Module, folder: Path, every: int, writer: SummaryWriter) -> None:
-        self._grid, self._network, self._folder, self._every, self._writer = grid, network, folder, every, writer
+        self._grid, self._network, self._folder, self._every, self._writer = (
+            grid,
+            network,
+            folder,
+            every,
+            writer,
+        )
 
     def see(self, report: Report) -> None:
         step = report.moment.step

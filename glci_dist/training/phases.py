@@ -42,12 +42,11 @@ class Schedule:
         """What step ``step`` does, 0 <= ``step`` < ``steps``; raises ``IndexError`` outside."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} lies outside a schedule of {self.steps} steps")
-        start = 0
-        for number, (name, phase) in enumerate(self._phases):
-            if step < start + phase.steps:
-                break
-            start += phase.steps
-        within = step - start
+        number, within = 0, step
+        while within >= self._phases[number][1].steps:
+            within -= self._phases[number][1].steps
+            number += 1
+        name, phase = self._phases[number]
         factor = learning_rate_factor(phase, within)
         return Moment(
             step=step,

@@ -25,15 +25,10 @@ class PictureGrid:
 
     def __init__(self, index: Index, config: Config, device: torch.device) -> None:
         count = min(config.monitor.pictures, index.total)
-        batch = StepDataset(
-            index,
-            config.data,
-            config.holes,
-            seed=_SEED,
-            global_batch=count,
-            slots=range(count),
-            lanes=1,
-        )[0]
+        faces = StepDataset(
+            index, config.data, config.holes, seed=_SEED, global_batch=count, slots=range(count), lanes=1
+        )
+        batch = faces[0]
         self._batch = to_device(batch, device)
 
     @torch.no_grad()

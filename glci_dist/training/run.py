@@ -13,7 +13,15 @@ from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.errors import UserError
 
-_FREE = ("runs", "monitor.", "data.cache.", "data.workers", "data.prefetch", "engine.threads", "engine.timeout_s")
+_FREE = (
+    "runs",
+    "monitor.",
+    "data.cache.",
+    "data.workers",
+    "data.prefetch",
+    "engine.threads",
+    "engine.timeout_s",
+)
 """Keys that may change when a run is resumed: they do not touch its result."""
 
 
@@ -32,7 +40,9 @@ class RunFolder:
         """Make the folder this configuration's; raises ``UserError`` where it is another's."""
         if self.config_file.exists():
             differing = [
-                line for line in compose.differences(compose.read(self.config_file), config) if not line.startswith(_FREE)
+                line
+                for line in compose.differences(compose.read(self.config_file), config)
+                if not line.startswith(_FREE)
             ]
             if differing:
                 more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""

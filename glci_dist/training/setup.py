@@ -12,7 +12,7 @@ import torch
 
 from glci_dist import compose
 from glci_dist.cluster.world import World
-from glci_dist.config import Config
+from glci_dist.config import Config, OptimizerConfig
 from glci_dist.data.batch import Batch
 from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.holes import check_holes
@@ -22,6 +22,7 @@ from glci_dist.data.store import ShardStore
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.models.completion import fill_colour
 from glci_dist.training import checkpoints
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
@@ -95,29 +96,9 @@ def prepare(config: Config, world: World) -> Job:
     check_holes(config.holes, config.data.size)
     folder = RunFolder(Path(config.runs) / config.name)
     index, colour = _open_data(config, world, folder)
-    completion = build_completion(config)
-    discriminators = build_discriminators(config)
-    completion.fill.mean_colour.copy_(torch.tensor(colour).view(1, 3, 1, 1))
-    contest = Contest(
-        Engine(
-            completion,
-            config.optimizers.completion,
-            config=config.engine,
-            global_batch=config.global_batch,
-            world=world,
-        ),
-        Engine(
-            discriminators,
-            config.optimizers.discriminator,
-            config=config.engine,
-            global_batch=config.global_batch,
-            world=world,
-        ),
-        losses=config.losses,
-        patch=config.holes.patch,
-        accumulation=config.engine.accumulation,
-    )
-    average = MovingAverage(completion, config.engine.ema) if config.engine.ema else None
+    contest = build_contest(config, world)
+    fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
+    average = MovingAverage(contest.completion.network, config.engine.ema) if config.engine.ema else None
     schedule = Schedule(config.phases)
     first_step = _resume(config, world, folder, contest, average)
     batches = make_loader(
@@ -134,6 +115,21 @@ def prepare(config: Config, world: World) -> Job:
     if world.is_main and first_step < schedule.steps:
         job.observers = _observers(job, index)
     return job
+
+
+def build_contest(config: Config, world: World) -> Contest:
+    """Both networks in their engines."""
+
+    def engine(network: torch.nn.Module, optimizer: OptimizerConfig) -> Engine:
+        return Engine(network, optimizer, config=config.engine, global_batch=config.global_batch, world=world)
+
+    return Contest(
+        engine(build_completion(config), config.optimizers.completion),
+        engine(build_discriminators(config), config.optimizers.discriminator),
+        losses=config.losses,
+        patch=config.holes.patch,
+        accumulation=config.engine.accumulation,
+    )
 
 
 def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, list[float]]:
@@ -177,9 +173,7 @@ def _networks(contest: Contest, average: MovingAverage | None) -> dict[str, torc
     return networks if average is None else {**networks, "average": average.network}
 
 
-def _resume(
-    config: Config, world: World, folder: RunFolder, contest: Contest, average: MovingAverage | None
-) -> int:
+def _resume(config: Config, world: World, folder: RunFolder, contest: Contest, average: MovingAverage | None) -> int:
     """Fill the networks and optimisers from the last checkpoint; returns the next step to run."""
     checkpoint = checkpoints.latest(folder.checkpoints)
     if checkpoint is None:

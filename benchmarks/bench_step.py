@@ -1,0 +1,241 @@
+"""Step speed and memory against the best hand-written loop of the same networks, in turn.
+
+Three things at faces 160, full width, one process, bf16: the phase-3 update of glci-dist on a batch
+that lies ready; the same update written by hand in plain torch; and a whole ``glci train`` with its
+data, heartbeat and observers. Rounds alternate, so that the machine's noise meets all alike.
+
+    python benchmarks/bench_step.py --batches 8 16 --out benchmarks/results/step.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+import torch.nn.functional as F
+from common import hardware, render_shards
+from torch import Tensor, nn
+
+from glci_dist import compose
+from glci_dist.cluster.signals import StopRequest
+from glci_dist.cluster.world import joined
+from glci_dist.config import Config
+from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.training.heartbeat import Report
+from glci_dist.training.loop import run
+from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.setup import build_contest, prepare
+from glci_dist.training.updates import Contest, DeviceBatch
+
+
+def configuration(batch: int, *extra: str) -> Config:
+    """Faces 160, recipe modern, in phase 3 from the first step on."""
+    return compose.load(
+        [
+            "experiment=faces160",
+            "data.shards=unused",
+            f"global_batch={batch}",
+            "phases.completion.steps=0",
+            "phases.discriminator.steps=0",
+            "phases.joint.steps=1000000",
+            *extra,
+        ]
+    )
+
+
+def random_batch(config: Config) -> DeviceBatch:
+    """Photos of noise; what they show does not change the work."""
+    size, count = config.data.size, config.global_batch
+    masks = torch.zeros(count, 1, size, size)
+    masks[:, :, 40:112, 30:100] = 1
+    corners = torch.full((count, 2), 24, dtype=torch.int32)
+    return DeviceBatch(torch.rand(count, size, size, 3).permute(0, 3, 1, 2), masks, corners, corners + 8)
+
+
+class HandWritten:
+    """The phase-3 update as plain torch would have it: two fused Adams, autocast, channels last."""
+
+    def __init__(self, config: Config) -> None:
+        self._patch = config.holes.patch
+        self._completion = with_torch_batch_norm(build_completion(config))
+        self._discriminators = with_torch_batch_norm(build_discriminators(config))
+        self._completion_adam = torch.optim.Adam(self._completion.parameters(), 2e-4, fused=True)
+        self._discriminator_adam = torch.optim.Adam(self._discriminators.parameters(), 1e-4, fused=True)
+
+    def update(self, batch: DeviceBatch, moment: Moment) -> None:
+        photos, masks = batch.photos, batch.masks
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self._completion(photos, masks)
+            completed = torch.lerp(photos, outputs, masks.expand_as(photos))
+            fake = completed.detach()
+            real_logits, fake_logits = self._discriminators(
+                (photos, self._crop(photos, batch.real_patches)), (fake, self._crop(fake, batch.fake_patches))
+            )
+            loss = (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()) / 2
+        loss.backward()
+        self._discriminator_adam.step()
+        self._discriminator_adam.zero_grad(set_to_none=True)
+        self._discriminators.requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16):
+            (logits,) = self._discriminators((completed, self._crop(completed, batch.fake_patches)))
+            errors = ((outputs - photos).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
+            loss = errors.mean() + moment.alpha * F.softplus(-logits).mean()
+        loss.backward()
+        self._discriminators.requires_grad_(True)
+        self._completion_adam.step()
+        self._completion_adam.zero_grad(set_to_none=True)
+
+    def _crop(self, images: Tensor, corners: Tensor) -> Tensor:
+        side = self._patch
+        patches = [image[:, y : y + side, x : x + side] for image, (x, y) in zip(images, corners.tolist(), strict=True)]
+        return torch.stack(patches).contiguous(memory_format=torch.channels_last)
+
+
+def with_torch_batch_norm(network: nn.Module) -> nn.Module:
+    """The same network with torch's own batch norm in place of ours."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, BatchNorm2d):
+                setattr(module, name, nn.BatchNorm2d(child.num_features))
+    return network
+
+
+def peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure_updates(batch: int, rounds: int, steps: int) -> dict[str, float]:
+    """Seconds a step of our update and of the hand-written one, in turn in this process."""
+    config = configuration(batch)
+    with joined(config.engine) as world:
+        contest, hand = build_contest(config, world), HandWritten(config)
+        data, moment = random_batch(config), Schedule(config.phases).at(0)
+        times: dict[str, list[float]] = {"ours": [], "hand": []}
+        for turn in range(rounds + 1):
+            for name, update in (("ours", contest.update), ("hand", hand.update)):
+                start = time.perf_counter()
+                for _ in range(steps):
+                    update(data, moment)
+                if turn:
+                    times[name].append((time.perf_counter() - start) / steps)
+    ours, theirs = (statistics.median(times[name]) for name in ("ours", "hand"))
+    paired = statistics.median(b / a for a, b in zip(times["ours"], times["hand"], strict=True))
+    return {"update_s": ours, "hand_written_s": theirs, "speed_ratio": paired}
+
+
+def measure_peak(batch: int, which: str) -> None:
+    """Print this process's peak memory after a few steps of one of the two."""
+    config = configuration(batch)
+    with joined(config.engine) as world:
+        data, moment = random_batch(config), Schedule(config.phases).at(0)
+        update: Callable[[DeviceBatch, Moment], object]
+        update = build_contest(config, world).update if which == "ours" else HandWritten(config).update
+        for _ in range(3):
+            update(data, moment)
+        print(peak_gib())
+
+
+class BareInTurn:
+    """An observer that runs as many bare updates as the run did steps, and times both in turn."""
+
+    def __init__(self, contest: Contest, data: DeviceBatch, steps: int) -> None:
+        self._contest, self._data, self._steps = contest, data, steps
+        self._count = 0
+        self._start: float | None = None
+        self.ratios: list[float] = []
+        self.trained: list[float] = []
+
+    def see(self, report: Report) -> None:
+        self._count += 1
+        if self._count % self._steps:
+            return
+        now = time.perf_counter()
+        trained = None if self._start is None else now - self._start
+        for _ in range(self._steps):
+            self._contest.update(self._data, report.moment)
+        self._start = time.perf_counter()
+        if trained is not None:
+            self.ratios.append((self._start - now) / trained)
+            self.trained.append(trained / self._steps)
+
+    def close(self) -> None:
+        pass
+
+
+def measure_train(batch: int, rounds: int, steps: int, shards: str) -> dict[str, float]:
+    """A whole run's steps (data, heartbeat, observers) against the bare update, in turn."""
+    with tempfile.TemporaryDirectory() as runs:
+        config = configuration(
+            batch,
+            f"data.shards={shards}",
+            f"runs={runs}",
+            "monitor.pictures_every=0",
+            f"phases.joint.steps={(rounds + 1) * steps}",
+        )
+        with joined(config.engine) as world:
+            job = prepare(config, world)
+            bare = BareInTurn(job.contest, random_batch(config), steps)
+            job.observers.append(bare)
+            run(job, StopRequest())
+            workers = [
+                psutil.Process(child.pid).memory_full_info() for child in psutil.Process().children(recursive=True)
+            ]
+            job.close()
+    return {
+        "train_s": statistics.median(bare.trained),
+        "train_ratio": statistics.median(bare.ratios),
+        "largest_worker_mib": max((memory.pss for memory in workers), default=0) / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3, help="steps of each in a round")
+    parser.add_argument("--shards", default=None, help="shards for the whole run (default: rendered faces)")
+    parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON")
+    parser.add_argument("--peak", choices=["ours", "hand"], help=argparse.SUPPRESS)
+    parsed = parser.parse_args()
+    if parsed.peak:
+        return measure_peak(parsed.batches[0], parsed.peak)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        shards = parsed.shards or render_shards(Path(folder))
+        for batch in parsed.batches:
+            peaks = {which: float(_peak_of(batch, which)) for which in ("ours", "hand")}
+            results.append(
+                {
+                    "batch": batch,
+                    **measure_updates(batch, parsed.rounds, parsed.steps),
+                    **measure_train(batch, parsed.rounds, parsed.steps, shards),
+                    "peak_gib": peaks["ours"],
+                    "hand_written_peak_gib": peaks["hand"],
+                    "peak_ratio": peaks["ours"] / peaks["hand"],
+                }
+            )
+            print(json.dumps(results[-1], indent=1), flush=True)
+    if parsed.out:
+        parsed.out.parent.mkdir(parents=True, exist_ok=True)
+        parsed.out.write_text(json.dumps({"hardware": hardware(), "results": results}, indent=1) + "\n")
+    return None
+
+
+def _peak_of(batch: int, which: str) -> str:
+    command = [sys.executable, __file__, "--batches", str(batch), "--peak", which]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+
+
+if __name__ == "__main__":
+    main()

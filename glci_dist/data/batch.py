@@ -1,0 +1,59 @@
+"""One rank's share of a step, as the loader hands it to the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A sample that could not be decoded, so that the next one of its shard stands in its slot."""
+
+    shard: str
+    key: str
+    reason: str
+    slot: int
+    """The slot in the global batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The photos, holes and patches of one rank's B slots at a step; every coordinate is in px."""
+
+    step: int
+    photos: Tensor
+    """uint8 (B, H, W, 3), RGB."""
+    boxes: Tensor
+    """int32 (B, M, 4): left, top, width, height of each rectangle of the hole; width 0: unused."""
+    strokes: Tensor
+    """float32 (B, K, 5): x0, y0, x1, y1, radius of each capsule of the hole; radius 0: unused. K may be 0."""
+    fake_patches: Tensor
+    """int32 (B, 2): left, top of the local patch on the completed photo; contains the hole where it fits."""
+    real_patches: Tensor
+    """int32 (B, 2): left, top of the local patch on the real photo, drawn independently of the hole."""
+    keys: tuple[str, ...]
+    """``shard-000003.tar/01234`` for each slot."""
+    replaced: tuple[Replacement, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A tensor costs a shared-memory file and a socket's round trip between processes. The photos are
+        # worth it; the small ones travel inside the message.
+        small = (self.boxes, self.strokes, self.fake_patches, self.real_patches)
+        arrays = tuple(tensor.numpy() for tensor in small)
+        return _rebuild, (self.step, self.photos, arrays, self.keys, self.replaced)
+
+
+def _rebuild(
+    step: int,
+    photos: Tensor,
+    arrays: tuple[np.ndarray, ...],
+    keys: tuple[str, ...],
+    replaced: tuple[Replacement, ...],
+) -> Batch:
+    boxes, strokes, fake_patches, real_patches = (torch.from_numpy(array) for array in arrays)
+    return Batch(step, photos, boxes, strokes, fake_patches, real_patches, keys, replaced)

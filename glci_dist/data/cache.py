@@ -1,0 +1,245 @@
+"""The node's cache of remote shards: a folder that all loader processes of a node share.
+
+A shard is one file there, its **entry**. It is received in ``<entry>.part`` and renamed when its
+checksum is right, so an entry is always whole. Both are guarded by ``flock``, which the kernel
+releases however a process ends:
+
+- who holds ``.part`` exclusively downloads; others wait for that lock and then find the entry;
+- who reads an entry holds it shared; who removes one needs it exclusively, and does not wait.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from glci_dist.config import CacheConfig
+from glci_dist.data.location import check_location
+from glci_dist.data.remote import Stream, read_remote, retrying
+from glci_dist.errors import UserError
+
+__all__ = ["ShardCache", "read_remote"]
+
+log = logging.getLogger(__name__)
+
+_GIB = 2**30
+# Only files with such a name are ever removed, whatever folder the user gives.
+_OURS = re.compile(r".+-[0-9a-f]{32}(\.part)?")
+
+
+class ShardCache:
+    """Local copies of remote files, at most ``config.max_gib`` of them. Picklable."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        self.folder = Path(config.dir).expanduser()
+        self._told_full = False
+
+    def fetch(self, url: str, *, bytes: int | None, sha256: str) -> FileIO:
+        """The file of ``url`` with this checksum, opened for reading; downloaded unless it is here.
+
+        Until the file is closed no process removes it from the cache. ``bytes`` is its size, None
+        where unknown (small files only: these are received anew rather than resumed).
+
+        UserError when the url is refused, missing or unreadable after the last retry, when it has
+        another size or checksum, and when the folder cannot take it.
+        """
+        check_location(url)
+        entry = self.folder / _entry_name(url, sha256)
+        with self._local():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        file = self._use(entry, bytes, sha256)
+        if file is not None:
+            return file
+        while file is None:
+            self._download(entry, url, bytes, sha256)
+            file = self._use(entry, bytes, sha256)
+        # Downloads of other processes may have ended meanwhile, each with room made for itself only.
+        self._make_room(0)
+        return file
+
+    def _use(self, entry: Path, size: int | None, sha256: str) -> FileIO | None:
+        """The entry under a shared lock, or None where there is none that is whole."""
+        with self._local():
+            try:
+                file = FileIO(entry)
+            except FileNotFoundError:
+                return None
+            fcntl.flock(file, fcntl.LOCK_SH)
+            # It may have been removed between the two lines above.
+            removed = os.fstat(file.fileno()).st_nlink == 0
+            if removed or _mismatch(file, size, None if size else sha256):
+                file.close()
+                if not removed:
+                    entry.unlink(missing_ok=True)
+                return None
+            file.seek(0)
+            # The modification time says when an entry was last used, to more than the kernel's ticks
+            # of some ms. Another user's cannot be set.
+            with suppress(PermissionError):
+                os.utime(file.fileno(), ns=(time.time_ns(),) * 2)
+            return file
+
+    def _download(self, entry: Path, url: str, size: int | None, sha256: str) -> None:
+        """Return when the entry is there, received by this process or by another."""
+        part_path = entry.with_name(entry.name + ".part")
+        with self._locked_part(part_path) as part:
+            if entry.exists():
+                part_path.unlink()
+                return
+            self._make_room(size or 0, url=url)
+            # A part that another process left, or that a cut connection leaves, is resumed.
+            self._receive(part, part_path, url, size, sha256)
+            with self._local():
+                os.fsync(part.fileno())
+                part_path.rename(entry)
+
+    @contextmanager
+    def _locked_part(self, path: Path) -> Iterator[FileIO]:
+        """``path``, made where missing, under an exclusive lock that is waited for."""
+        while True:
+            with self._local():
+                part = FileIO(path, "a+")
+                fcntl.flock(part, fcntl.LOCK_EX)
+            with part:
+                # Who held the lock before may have renamed or removed the file.
+                if _is_at(part, path):
+                    yield part
+                    return
+
+    def _receive(self, part: FileIO, part_path: Path, url: str, size: int | None, sha256: str) -> None:
+        # A wrong checksum may come from a part that was left by a machine's crash: tried twice.
+        for _ in range(2):
+            retrying(url, self.config, lambda: self._append(part, part_path, url, size))
+            with self._local():
+                mismatch = _mismatch(part, size, sha256)
+                if mismatch is None:
+                    return
+                part.truncate(0)
+        part_path.unlink()
+        raise UserError(
+            f"{url} does not match its index: {mismatch}; "
+            "run glci shards verify where the shards are kept, or make the index anew (glci shards index)"
+        )
+
+    def _append(self, part: FileIO, part_path: Path, url: str, size: int | None) -> None:
+        """Receive what ``part`` still lacks."""
+        start = os.fstat(part.fileno()).st_size
+        if start == size:
+            return
+        resumable = size is not None and start < size
+        stream = Stream(url, start=start if resumable else 0, timeout_s=self.config.timeout_s)
+        received = stream.start
+        with self._local():
+            part.truncate(received)
+        for chunk in stream:
+            try:
+                _write_all(part, chunk)
+            except OSError as fault:
+                part_path.unlink()
+                raise self._unusable(fault) from fault
+            received += len(chunk)
+            if size is not None and received > size:
+                return
+
+    def _make_room(self, needed: int, url: str = "") -> None:
+        """Remove least recently used entries, none in use, until ``needed`` more bytes fit."""
+        bound = int(self.config.max_gib * _GIB)
+        if needed > bound:
+            raise UserError(
+                f"{url} has {needed / _GIB:.3g} GiB, more than the whole cache {self.folder} may hold "
+                f"({self.config.max_gib:g} GiB); raise data.cache.max_gib"
+            )
+        with self._local():
+            entries = self._entries()
+            total = sum(size for _, _, _, size in entries) + needed
+            for _, _, path, size in entries:
+                if total <= bound:
+                    return
+                if _remove(path):
+                    total -= size
+        if total > bound and not self._told_full:
+            self._told_full = True
+            log.warning(
+                "the shards in use take %.3g GiB in %s, more than data.cache.max_gib=%g: none can be removed",
+                total / _GIB,
+                self.folder,
+                self.config.max_gib,
+            )
+
+    def _entries(self) -> list[tuple[bool, int, Path, int]]:
+        """Each file of the cache as (is an entry, last use in ns, path, bytes); unfinished parts first."""
+        entries = []
+        for item in os.scandir(self.folder):
+            # A file may be gone since it was listed.
+            with suppress(FileNotFoundError):
+                if _OURS.fullmatch(item.name):
+                    status = item.stat()
+                    whole = not item.name.endswith(".part")
+                    entries.append((whole, status.st_mtime_ns, Path(item.path), status.st_size))
+        return sorted(entries)
+
+    @contextmanager
+    def _local(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            raise self._unusable(fault) from fault
+
+    def _unusable(self, fault: OSError) -> UserError:
+        return UserError(
+            f"the shard cache {self.folder} cannot be used: {fault.strerror}; make room there, lower "
+            "data.cache.max_gib, or set data.cache.dir to a writable folder on a local disk"
+        )
+
+
+def _entry_name(url: str, sha256: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", url.partition("://")[2])[-100:]
+    return f"{readable}-{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:32]}"
+
+
+def _is_at(file: FileIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _mismatch(file: FileIO, size: int | None, sha256: str | None) -> str | None:
+    """How ``file`` differs from its size and checksum (None: not asked), or None where it does not."""
+    found = os.fstat(file.fileno()).st_size
+    if size is not None and found != size:
+        return f"it has {found}{' or more' if found > size else ''} bytes, the index says {size}"
+    if sha256 is None:
+        return None
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if digest == sha256 else f"its sha256 is {digest[:12]}..., the index says {sha256[:12]}..."
+
+
+def _remove(path: Path) -> bool:
+    """Whether ``path`` is gone; it stays where a process uses it, or where it is another user's."""
+    try:
+        # Open for writing, as an exclusive lock asks for on NFS.
+        with FileIO(path, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return True
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _write_all(file: FileIO, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,208 @@
+"""`glci shards`: build, index, verify, show."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from glci_dist.data.index import load_index
+from glci_dist.data.location import check_location, is_remote, local_path
+from glci_dist.data.plan import BuildOptions
+from glci_dist.data.processes import available_processes
+from glci_dist.errors import UserError
+
+_EXAMPLE = """\
+example:
+  glci shards build faces.zip shards/train --include 'train/*' --size 256
+  glci shards verify shards/train
+  glci shards show shards/train --out sheet.png
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `shards` with its subcommands; each sets ``run``, a function of the arguments that returns 0."""
+    shards = _add(subparsers, "shards", "make, check and look at shards of photos", _EXAMPLE)
+    commands = shards.add_subparsers(dest="shards_command", required=True, metavar="COMMAND")
+    _add_build(commands)
+    _add_index(commands)
+    _add_verify(commands)
+    _add_show(commands)
+
+
+def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    defaults = BuildOptions()
+    build = _add(
+        commands,
+        "build",
+        "write photos into shards",
+        "JPEGs are copied byte for byte after a check; other photos (png, webp, bmp, tiff), photos that\n"
+        "EXIF turns, and those larger than --size are encoded anew. A photo that cannot be decoded is\n"
+        "left out and listed in DEST/rejects.jsonl. The same command completes a build that was stopped.\n\n"
+        "example:\n  glci shards build ~/photos shards/train --size 256 --samples 1000\n",
+    )
+    build.add_argument("source", metavar="SOURCE", help="folder (with subfolders), .zip or .tar of photos")
+    build.add_argument("dest", metavar="DEST", help="folder for the shards")
+    build.add_argument(
+        "--include", default=defaults.include, metavar="GLOB", help="photos by name; '*' matches '/' too"
+    )
+    build.add_argument("--size", type=int, metavar="PX", help="scale longer short edges down to PX")
+    build.add_argument(
+        "--quality",
+        type=int,
+        default=defaults.quality,
+        metavar="Q",
+        help="of photos encoded anew (%(default)s)",
+    )
+    build.add_argument(
+        "--samples", type=int, default=defaults.samples, metavar="N", help="photos of a shard (%(default)s)"
+    )
+    build.add_argument("--seed", type=int, default=defaults.seed, metavar="S", help="of the shuffle (%(default)s)")
+    build.add_argument("--no-shuffle", action="store_true", help="keep the photos in the order of their names")
+    _add_processes(build)
+    build.set_defaults(run=_build)
+
+
+def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    index = _add(
+        commands,
+        "index",
+        "make the index of shards that others wrote",
+        "Reads every .tar of FOLDER (WebDataset samples with a jpg, jpeg, png or webp each) and writes\n"
+        "beside it a table of its samples, then index.json.\n\n"
+        "example:\n  glci shards index /data/faces-webdataset\n",
+    )
+    index.add_argument("folder", metavar="FOLDER", help="folder of .tar files")
+    _add_processes(index)
+    index.set_defaults(run=_index)
+
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verify = _add(
+        commands,
+        "verify",
+        "find changed, cut, missing or extra shards",
+        "Compares every shard with the index's SHA-256, prints a line for each bad one, and exits with 2\n"
+        "if there is one.\n\n"
+        "example:\n  glci shards verify shards/train --quick\n",
+    )
+    verify.add_argument("folder", metavar="FOLDER", help="folder of shards")
+    verify.add_argument("--quick", action="store_true", help="compare sizes and sample tables only")
+    _add_processes(verify)
+    verify.set_defaults(run=_verify)
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    show = _add(
+        commands,
+        "show",
+        "draw a contact sheet of the photos",
+        "example:\n  glci shards show shards/train --out sheet.png --photos 100 --seed 7\n",
+    )
+    show.add_argument("folder", metavar="FOLDER", help="folder or url (http, https, s3) of shards")
+    show.add_argument("--out", default="sheet.png", metavar="PNG", help="the picture (%(default)s)")
+    show.add_argument("--photos", type=int, default=64, metavar="N", help="how many (%(default)s)")
+    show.add_argument("--seed", type=int, default=0, metavar="S", help="which ones (%(default)s)")
+    show.set_defaults(run=_show)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from glci_dist.data.build import REJECTS_NAME, build_shards
+
+    options = BuildOptions(
+        include=args.include,
+        size=args.size,
+        quality=args.quality,
+        samples=args.samples,
+        seed=args.seed,
+        shuffle=not args.no_shuffle,
+    )
+    folder = _local(args.dest)
+    built = build_shards(_local(args.source), folder, options, processes=_processes(args))
+    size = sum(shard.bytes for shard in built.index.shards)
+    state = "already complete, nothing to do: " if built.already else ""
+    print(
+        f"{state}{_count(built.index.total, 'photo')} in {_count(len(built.index.shards), 'shard')}, "
+        f"{size / 1e6:,.1f} MB: {folder}"
+    )
+    if built.skipped:
+        print(f"{_count(built.skipped, 'file')} that are no photos by their names left out")
+    if built.rejected:
+        rejects = folder / REJECTS_NAME
+        print(f"{_count(built.rejected, 'photo')} could not be decoded and left out: {rejects}")
+    return 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    from glci_dist.data.scan import index_folder
+
+    index, without = index_folder(_local(args.folder), processes=_processes(args))
+    print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}: {index.root}/index.json")
+    if without:
+        print(f"{_count(without, 'sample')} without a jpg, jpeg, png or webp left out")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from glci_dist.data.verify import verify_shards
+
+    index = load_index(args.folder)
+    faults = verify_shards(index, quick=args.quick, threads=_processes(args))
+    for fault in faults:
+        print(f"{fault.name} {fault.reason}")
+    if faults:
+        raise UserError(
+            f"{_count(len(faults), 'file')} of {index.root} not as its index says, the first {faults[0].name}; "
+            "copy or build the shards again"
+        )
+    checked = "sizes and sample tables" if args.quick else "checksums"
+    print(f"{_count(len(index.shards), 'shard')}, {_count(index.total, 'photo')}: {checked} as the index says")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from glci_dist.data.sheet import draw_sheet
+
+    index = load_index(args.folder)
+    sheet = draw_sheet(index, Path(args.out), photos=args.photos, seed=args.seed)
+    size = sum(shard.bytes for shard in index.shards)
+    print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}, {size / 1e6:,.1f} MB")
+    print(
+        f"{_count(sheet.photos, 'photo')} drawn: edges {sheet.shortest} to {sheet.longest} px, "
+        f"{sheet.mean_bytes:,} bytes on average" + (f", {sheet.bad} not decodable" if sheet.bad else "")
+    )
+    print(f"picture: {args.out}")
+    return 0
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, more: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=int, metavar="P", help="side by side (as many as cores)")
+
+
+def _processes(args: argparse.Namespace) -> int:
+    processes = available_processes() if args.processes is None else int(args.processes)
+    if processes < 1:
+        raise UserError(f"--processes {processes}: at least 1 does the work")
+    return processes
+
+
+def _local(location: str) -> Path:
+    check_location(location)
+    if is_remote(location):
+        raise UserError(f"{location} is remote; give a local path here, and copy from or to there")
+    return Path(local_path(location)).expanduser()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,88 @@
+"""From an encoded photo to its pixels at a short edge: JPEG by libjpeg-turbo, other formats by Pillow."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+MOST_PIXELS = 100_000_000
+"""A photo that decodes to more is refused: a damaged or hostile header may claim any size."""
+
+
+class DecodeError(Exception):
+    """A photo cannot be decoded; the message is the reason, in one line."""
+
+
+def decode(
+    encoded: bytes, *, short_edge: int | None, target: Pixels | None = None, scratch: Pixels | None = None
+) -> Pixels:
+    """Decode a photo to uint8 (H, W, 3), RGB, its shorter side ``short_edge`` px long (None: as it is).
+
+    JPEG photos are scaled by the decoder to the least of its sizes that is large enough, then exactly: by
+    area where that makes them smaller, linearly where it makes them larger.
+
+    ``target``, uint8 (h, w, 3) and contiguous, is decoded into and returned where the photo has that size and
+    needs no scaling. ``scratch``, uint8 (n,), is decoded into where it is large enough, so the result holds
+    only until the next call. Both save memory traffic, nothing else.
+
+    Raises ``DecodeError`` when the bytes are no photo, or a damaged one.
+    """
+    if encoded[:2] == b"\xff\xd8":
+        photo = _decode_jpeg(encoded, short_edge or 0, target, scratch)
+    else:
+        photo = _decode_other(encoded)
+    return photo if short_edge is None else _scale(photo, short_edge)
+
+
+def _decode_jpeg(encoded: bytes, short_edge: int, target: Pixels | None, scratch: Pixels | None) -> Pixels:
+    try:
+        header = simplejpeg.decode_jpeg_header(encoded, min_height=short_edge, min_width=short_edge)
+        height, width = header[:2]
+        _check_size(height, width)
+        if target is not None and target.shape == (height, width, 3):
+            buffer: Pixels | None = target
+        else:
+            buffer = scratch if scratch is not None and scratch.size >= height * width * 3 else None
+        photo = simplejpeg.decode_jpeg(encoded, min_height=short_edge, min_width=short_edge, buffer=buffer)
+    except ValueError as error:
+        raise DecodeError(_one_line(error)) from error
+    return target if target is not None and buffer is target else photo
+
+
+def _decode_other(encoded: bytes) -> Pixels:
+    # Imported here because most corpora are JPEG alone, and each loader worker pays for what it imports.
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            _check_size(image.height, image.width)
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise DecodeError("not a photo in a known format") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DecodeError(_one_line(error)) from error
+
+
+def _scale(photo: Pixels, short_edge: int) -> Pixels:
+    height, width = photo.shape[:2]
+    now = min(height, width)
+    if now == short_edge:
+        return photo
+    size = (round(width * short_edge / now), round(height * short_edge / now))
+    method = cv2.INTER_AREA if short_edge < now else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(photo, size, interpolation=method), dtype=np.uint8)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise DecodeError(f"{width} x {height} px is more than {MOST_PIXELS} pixels")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

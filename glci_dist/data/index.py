@@ -1,0 +1,199 @@
+"""The index of a shards folder: which shards there are, and where each sample lies in its shard.
+
+A shards folder holds plain WebDataset tars, beside each its **sample table**
+(``shard-000000.tar.samples.npy``), and ``index.json``. The index names the shards with their
+counts, sizes and checksums and is read at start; a sample table is read only when its shard is,
+so a billion samples cost an index of counts (shards/README.md is the format's page).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glci_dist.data.location import check_location, is_remote, join, local_path
+from glci_dist.data.remote import read_remote
+from glci_dist.errors import UserError
+
+FORMAT = "glci-shards-1"
+INDEX_NAME = "index.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar of the folder and its sample table."""
+
+    name: str
+    """File name below the root."""
+    samples: int
+    """Number of photos, at least 1."""
+    bytes: int
+    """Size of the tar."""
+    sha256: str
+    """Of the tar, 64 hex digits."""
+    table_sha256: str
+    """Of the sample table's file, 64 hex digits."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """All shards below ``root`` in their order, which is the corpus's order of samples."""
+
+    root: str
+    """Folder or url, without a trailing slash."""
+    shards: tuple[Shard, ...]
+
+    @functools.cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Samples of each shard, (len(shards),)."""
+        return np.fromiter((shard.samples for shard in self.shards), np.int64, len(self.shards))
+
+    @property
+    def total(self) -> int:
+        """Samples of the corpus."""
+        return int(self.counts.sum())
+
+
+def load_index(root: str) -> Index:
+    """The index of a folder or url (file, http, https, s3); the shards themselves are not looked at.
+
+    UserError when the url is refused, and when the index is missing, malformed or empty.
+    """
+    check_location(root)
+    place = os.path.expanduser(root).rstrip("/") or "/"
+    content = _read_index(place)
+    try:
+        document = json.loads(content)
+    except ValueError as fault:
+        raise _malformed(place, f"it is no JSON ({fault})") from fault
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise _malformed(place, f"its format is not {FORMAT!r}")
+    records = document.get("shards")
+    if not isinstance(records, list):
+        raise _malformed(place, "it has no list of shards")
+    if not records:
+        raise UserError(f"{join(place, INDEX_NAME)} names no shards; build some with `glci shards build`")
+    shards = tuple(_parse_shard(place, number, record) for number, record in enumerate(records))
+    if len({shard.name for shard in shards}) != len(shards):
+        raise _malformed(place, "it names a shard twice")
+    index = Index(place, shards)
+    if document.get("total") != index.total:
+        raise _malformed(place, f"its total is {document.get('total')!r}, its shards' samples are {index.total}")
+    return index
+
+
+def save_index(folder: Path, shards: Iterable[Shard]) -> None:
+    """Write ``folder``/index.json as a whole or not at all; equal shards give equal bytes."""
+    shards = list(shards)
+    lines = ",\n".join(json.dumps(asdict(shard)) for shard in shards)
+    total = sum(shard.samples for shard in shards)
+    text = f'{{"format": "{FORMAT}", "total": {total}, "shards": [\n{lines}\n]}}\n'
+    write_whole(folder / INDEX_NAME, text.encode())
+
+
+def table_name(shard_name: str) -> str:
+    """The file name of a shard's sample table."""
+    return f"{shard_name}.samples.npy"
+
+
+def table_dtype(key_bytes: int) -> np.dtype[np.void]:
+    """One sample's row: byte offset and length of the encoded photo in the tar, and its key.
+
+    The key is the WebDataset key in UTF-8, ``key_bytes`` long at most.
+    """
+    return np.dtype([("offset", "<u8"), ("length", "<u8"), ("key", f"S{max(key_bytes, 1)}")])
+
+
+def encode_table(rows: Sequence[tuple[int, int, str]]) -> bytes:
+    """The file content of a sample table, from (offset, length, key) of each sample."""
+    encoded = [(offset, length, key.encode()) for offset, length, key in rows]
+    table = np.array(encoded, dtype=table_dtype(max((len(key) for _, _, key in encoded), default=1)))
+    buffer = io.BytesIO()
+    np.save(buffer, table, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def parse_table(content: bytes, shard: Shard) -> NDArray[np.void]:
+    """A sample table's rows (samples,), checked against its shard's entry in the index.
+
+    UserError when it is no such table, has another number of samples, or points outside of the tar.
+    """
+    name = table_name(shard.name)
+    try:
+        table = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as fault:
+        raise _bad_table(name, f"is no sample table ({fault})") from fault
+    # Widths of the key differ between tables, so the dtype is compared with one of the same width.
+    key = table.dtype.fields.get("key") if table.dtype.fields else None
+    if key is None or table.ndim != 1 or table.dtype != table_dtype(key[0].itemsize):
+        raise _bad_table(name, "is no sample table")
+    if len(table) != shard.samples:
+        raise _bad_table(name, f"has {len(table)} samples, the index says {shard.samples}")
+    ends = table["offset"] + table["length"]
+    if (ends > shard.bytes).any() or (ends < table["offset"]).any():
+        raise _bad_table(name, f"points beyond the {shard.bytes} bytes of {shard.name}")
+    return table
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file aside and rename it, so that a reader or a crash finds the old one or the new one."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _read_index(root: str) -> bytes:
+    if is_remote(root):
+        return read_remote(join(root, INDEX_NAME))
+    folder = Path(local_path(root))
+    try:
+        return (folder / INDEX_NAME).read_bytes()
+    except FileNotFoundError as fault:
+        raise UserError(_missing_index(root, folder)) from fault
+    except OSError as fault:
+        raise UserError(f"{folder / INDEX_NAME} cannot be read: {fault.strerror}") from fault
+
+
+def _missing_index(root: str, folder: Path) -> str:
+    if not folder.is_dir():
+        return f"no shards: {root} is no folder; build one with `glci shards build SOURCE {root}`"
+    if (folder / "build.json").exists():
+        return f"the shards in {root} are not finished; run the same `glci shards build` again to complete them"
+    if any(folder.glob("*.tar")):
+        return f"the shards in {root} have no index.json; make it with `glci shards index {root}`"
+    return f"no shards: {root} holds no index.json and no tar; build some with `glci shards build`"
+
+
+def _parse_shard(root: str, number: int, record: Any) -> Shard:
+    try:
+        shard = Shard(**record)
+        whole = type(shard.samples) is int and type(shard.bytes) is int and shard.samples > 0 and shard.bytes > 0
+        named = Path(shard.name).name == shard.name and shard.name not in ("", ".", "..")
+        hashed = _SHA256.fullmatch(shard.sha256) and _SHA256.fullmatch(shard.table_sha256)
+    except TypeError as fault:
+        raise _malformed(root, f"shard {number} is not an entry of {FORMAT}") from fault
+    if not (whole and named and hashed):
+        raise _malformed(root, f"shard {number} ({shard.name!r}) is not an entry of {FORMAT}")
+    return shard
+
+
+def _malformed(root: str, reason: str) -> UserError:
+    return UserError(f"{join(root, INDEX_NAME)} is malformed: {reason}; make it anew with `glci shards index`")
+
+
+def _bad_table(name: str, reason: str) -> UserError:
+    return UserError(f"the index does not match its shard: {name} {reason}; run `glci shards verify`")

@@ -1,0 +1,209 @@
+"""The stream of batches: each step's photos, crops, holes and patches, made by loader workers in step order.
+
+The dataset is indexed by step and remembers nothing, so resuming is starting at another step. The training
+process imports this module, and the server that the workers are forked from imports it once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from glci_dist.config import DataConfig, HolesConfig
+from glci_dist.data import workers
+from glci_dist.data.batch import Batch, Replacement
+from glci_dist.data.decode import DecodeError, Pixels, decode
+from glci_dist.data.draws import draws, integers, uniform
+from glci_dist.data.holes import draw_holes
+from glci_dist.data.index import Index
+from glci_dist.data.order import Order
+from glci_dist.data.store import ShardStore
+from glci_dist.errors import UserError
+
+NEIGHBOURS = 16
+"""Samples that are tried in place of one that cannot be decoded."""
+
+_SCRATCH_BYTES = 4 * 2**20
+
+
+def make_loader(
+    index: Index,
+    data: DataConfig,
+    holes: HolesConfig,
+    *,
+    seed: int,
+    global_batch: int,
+    rank: int,
+    world_size: int,
+    steps: range,
+) -> Loader:
+    """The batches of ``rank`` for each of ``steps``, in that order, from ``data.workers`` processes.
+
+    Raises ``UserError`` when the ranks or lanes do not divide ``global_batch`` or the corpus is too small for
+    it, and while iterating when a shard is missing, does not match its index, or holds no photo that can be
+    decoded.
+    """
+    if global_batch % world_size:
+        raise UserError(f"global_batch={global_batch} cannot be shared by {world_size} ranks: make it a multiple")
+    share = global_batch // world_size
+    slots = range(rank * share, (rank + 1) * share)
+    dataset = StepDataset(index, data, holes, seed=seed, global_batch=global_batch, slots=slots)
+    return Loader(dataset, data, steps)
+
+
+class StepDataset(Dataset[Batch]):
+    """``dataset[step]`` is the ``Batch`` of some slots of the global batch, for any step at any time.
+    Picklable.
+
+    ``lanes`` stands in for ``data.order.lanes`` where another number is wanted.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        data: DataConfig,
+        holes: HolesConfig,
+        *,
+        seed: int,
+        global_batch: int,
+        slots: range,
+        lanes: int | None = None,
+    ) -> None:
+        order = data.order if lanes is None else replace(data.order, lanes=lanes)
+        self.slots = slots
+        self.photo_shape = (len(slots), data.size, data.size, 3)
+        self._order = Order(index.counts, seed=seed, global_batch=global_batch, config=order)
+        lanes_read = order.lanes * len(slots) // global_batch + 1
+        # Two blocks of each lane, as one may end within a step; few enough for any limit on open files.
+        open_shards = min(max(32, 2 * lanes_read * order.block_shards), 512)
+        self._store = ShardStore(index, data.cache, open_shards=open_shards)
+        self._index, self._data, self._holes, self._seed = index, data, holes, seed
+        self._scratch: Pixels | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.make(step, torch.empty(self.photo_shape, dtype=torch.uint8))
+
+    def make(self, step: int, photos: Tensor) -> Batch:
+        """The batch of ``step``, its photos written into ``photos``, uint8 (B, size, size, 3)."""
+        pixels = photos.numpy()
+        crops = draws(seed=self._seed, purpose="crops", step=step, slots=self.slots, words=4)
+        short_edges = integers(crops[:, 0], *self._data.short_edge).tolist()
+        shares = uniform(crops[:, 1:]).tolist()
+        keys: list[str] = []
+        replaced: list[Replacement] = []
+        for place, (shard, number) in enumerate(self._order.samples(step, self.slots)):
+            crop = (short_edges[place], *shares[place])
+            key, failures = self._place(shard, number, crop, pixels[place])
+            keys.append(f"{self._index.shards[shard].name}/{key}")
+            replaced.extend(replace(failure, slot=self.slots[place]) for failure in failures)
+        holes = draw_holes(self._holes, self._data.size, seed=self._seed, step=step, slots=self.slots)
+        return Batch(
+            step=step,
+            photos=photos,
+            boxes=torch.from_numpy(holes.boxes),
+            strokes=torch.from_numpy(holes.strokes),
+            fake_patches=torch.from_numpy(holes.fake_patches),
+            real_patches=torch.from_numpy(holes.real_patches),
+            keys=tuple(keys),
+            replaced=tuple(replaced),
+        )
+
+    def _place(
+        self, shard: int, number: int, crop: tuple[int, float, float, float], pixels: Pixels
+    ) -> tuple[str, list[Replacement]]:
+        """Write a sample, or the next that can be decoded, into ``pixels``; its key, and which failed."""
+        name, samples = self._index.shards[shard].name, self._index.shards[shard].samples
+        failures: list[Replacement] = []
+        for offset in range(min(1 + NEIGHBOURS, samples)):
+            key, encoded = self._store.sample(shard, (number + offset) % samples)
+            try:
+                self._crop(encoded, *crop, pixels)
+                return key, failures
+            except DecodeError as error:
+                failures.append(Replacement(name, key, str(error), slot=-1))
+        raise UserError(
+            f"{name}: none of the {len(failures)} samples from number {number} on can be decoded "
+            f"({failures[-1].reason}): run `glci shards verify`, or build the shard again"
+        )
+
+    def _crop(self, encoded: bytes, short_edge: int, left: float, top: float, mirror: float, pixels: Pixels) -> None:
+        """Decode, cut and mirror a photo into ``pixels``; ``left``, ``top``, ``mirror`` are in [0, 1)."""
+        if self._scratch is None:
+            self._scratch = np.empty(_SCRATCH_BYTES, np.uint8)
+        flip = self._data.flip and mirror < 0.5
+        photo = decode(encoded, short_edge=short_edge, target=None if flip else pixels, scratch=self._scratch)
+        if photo is pixels:
+            return
+        size = self._data.size
+        x = int(left * (photo.shape[1] - size + 1))
+        y = int(top * (photo.shape[0] - size + 1))
+        cut = photo[y : y + size, x : x + size]
+        if flip:
+            cv2.flip(cut, 1, dst=pixels)
+        else:
+            pixels[:] = cut
+
+
+class Loader:
+    """Iterates over the batches of its steps; each iteration starts its own workers and ends them."""
+
+    def __init__(self, dataset: StepDataset, data: DataConfig, steps: range) -> None:
+        self._dataset, self._data, self._steps = dataset, data, steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._data.workers == 0:
+            return (self._dataset[step] for step in self._steps)
+        return self._from_workers()
+
+    def _from_workers(self) -> Iterator[Batch]:
+        count, depth = self._data.workers, self._data.prefetch + 1
+        ring = torch.empty((count, depth, *self._dataset.photo_shape), dtype=torch.uint8).share_memory_()
+        batches = DataLoader(
+            _RingDataset(self._dataset, ring),
+            batch_size=None,
+            sampler=self._steps,
+            num_workers=count,
+            prefetch_factor=self._data.prefetch,
+            multiprocessing_context=workers.context(__name__),
+            worker_init_fn=workers.start,
+            # Its own, because DataLoader would draw from the global generator of the training process.
+            generator=torch.Generator(),
+        )
+        for number, message in enumerate(batches):
+            if isinstance(message, UserError):
+                raise message
+            photos = ring[number % count, number // count % depth].clone()
+            yield replace(message, photos=photos)
+
+
+class _RingDataset(Dataset["Batch | UserError"]):
+    """Makes each batch's photos in a ring of shared memory that the training process copies them out of.
+
+    Shared memory made anew for each batch costs as much as the decoding (a page fault for each 4 KiB); a ring
+    costs one copy. A worker is asked for a batch only when its batch ``prefetch`` earlier has arrived, and
+    the copy is taken before the next one is asked for: ``prefetch`` + 1 places never overwrite a batch in
+    use.
+    """
+
+    def __init__(self, dataset: StepDataset, ring: Tensor) -> None:
+        self._dataset, self._ring, self._made = dataset, ring, 0
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        info = torch.utils.data.get_worker_info()
+        assert info is not None
+        place = self._ring[info.id, self._made % self._ring.shape[1]]
+        self._made += 1
+        try:
+            return replace(self._dataset.make(step, place), photos=torch.empty(0, dtype=torch.uint8))
+        except UserError as error:
+            # Returned, because DataLoader would wrap a raised one in the worker's traceback.
+            return error

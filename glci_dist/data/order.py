@@ -1,0 +1,109 @@
+"""Which sample stands in which slot of which step: a pure function, for corpora of any size.
+
+An epoch is one sequence of all N samples: the shards are permuted, and the samples inside blocks of a few
+consecutive shards of that permutation. The sequence is cut into ``lanes`` of equal length that are read side
+by side. What is kept in memory is the shards' counts and the few blocks that are being read, never a list of
+N.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glci_dist.config import OrderConfig
+from glci_dist.data.draws import generator
+from glci_dist.errors import UserError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch's permutation of the shards, and where each shard and block of it starts."""
+
+    number: int
+    shards: NDArray[np.int64]
+    shard_starts: NDArray[np.int64]
+    """Position in the epoch of each permuted shard's first sample, and N at the end."""
+    block_starts: NDArray[np.int64]
+
+
+class Order:
+    """The order of a corpus whose shards hold ``counts`` samples, for every step of a run.
+
+    Samples that no full step is left for are dropped at the epoch's end; every epoch drops others.
+    Raises ``UserError`` when ``config.lanes`` does not divide ``global_batch``, or the corpus is too small.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], *, seed: int, global_batch: int, config: OrderConfig) -> None:
+        if global_batch % config.lanes:
+            raise UserError(
+                f"data.order.lanes={config.lanes} does not divide global_batch={global_batch}: choose a divisor"
+            )
+        total = int(counts.sum())
+        if total < global_batch:
+            raise UserError(
+                f"the corpus has {total} samples, fewer than global_batch={global_batch}: "
+                "add photos or make global_batch smaller"
+            )
+        self._counts = np.asarray(counts, dtype=np.int64)
+        self._seed = seed
+        self._block_shards = config.block_shards
+        self._slots_per_lane = global_batch // config.lanes
+        self._lane_length = total // config.lanes
+        self.steps_per_epoch = self._lane_length // self._slots_per_lane
+        self._epochs: _Recent[_Epoch] = _Recent(2)
+        # A step may stand at the end of one block and the start of the next in each lane.
+        self._blocks: _Recent[NDArray[np.int64]] = _Recent(2 * config.lanes + 2)
+
+    def samples(self, step: int, slots: range) -> list[tuple[int, int]]:
+        """(shard, number in that shard) for each of the ``slots`` of the global batch at ``step``."""
+        epoch_number, epoch_step = divmod(step, self.steps_per_epoch)
+        epoch = self._epochs.get(epoch_number, lambda: self._permute_shards(epoch_number))
+        lane, place = np.divmod(np.asarray(slots, dtype=np.int64), self._slots_per_lane)
+        positions = lane * self._lane_length + epoch_step * self._slots_per_lane + place
+        blocks = np.searchsorted(epoch.block_starts, positions, side="right") - 1
+        return [
+            self._sample(epoch, block, position)
+            for block, position in zip(blocks.tolist(), positions.tolist(), strict=True)
+        ]
+
+    def _sample(self, epoch: _Epoch, block: int, position: int) -> tuple[int, int]:
+        permuted = self._blocks.get((epoch.number, block), lambda: self._permute_block(epoch, block))
+        position = int(epoch.block_starts[block] + permuted[position - epoch.block_starts[block]])
+        place = int(np.searchsorted(epoch.shard_starts, position, side="right")) - 1
+        return int(epoch.shards[place]), position - int(epoch.shard_starts[place])
+
+    def _permute_shards(self, epoch: int) -> _Epoch:
+        shards = generator(seed=self._seed, purpose="order of shards", number=epoch).permutation(len(self._counts))
+        starts = np.concatenate([[0], np.cumsum(self._counts[shards])])
+        return _Epoch(epoch, shards, starts, starts[: -1 : self._block_shards])
+
+    def _permute_block(self, epoch: _Epoch, block: int) -> NDArray[np.int64]:
+        end = min((block + 1) * self._block_shards, len(epoch.shards))
+        samples = int(epoch.shard_starts[end] - epoch.block_starts[block])
+        number = epoch.number * len(epoch.block_starts) + block
+        return generator(seed=self._seed, purpose="order inside a block", number=number).permutation(samples)
+
+
+class _Recent(Generic[Value]):
+    """The few values used last; the others are computed again when asked for."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        value = self._values[key] = compute()
+        if len(self._values) > self._most:
+            self._values.popitem(last=False)
+        return value

@@ -1,0 +1,127 @@
+"""`glci shards verify`: finds shards and sample tables that are changed, cut, missing or too many."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from glci_dist.data.index import Index, Shard, parse_table, table_name
+from glci_dist.data.location import is_remote, local_path
+from glci_dist.errors import UserError
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One file of a shards folder that is not as the index says."""
+
+    name: str
+    reason: str
+
+
+def check_shards(index: Index) -> None:
+    """The check before a run, cheap: each local shard is there with the size that the index says.
+
+    Remote shards are checked as they come into the cache. UserError naming the first bad one.
+    """
+    if is_remote(index.root):
+        return
+    folder = Path(local_path(index.root))
+    sizes = _sizes(folder)
+    for shard in index.shards:
+        reason = _bad_size(shard, sizes)
+        table = table_name(shard.name)
+        if reason is None and table not in sizes:
+            reason = f"its sample table {table} is missing"
+        if reason:
+            raise UserError(
+                f"the index does not match its shard: {folder / shard.name}: {reason}; "
+                "`glci shards verify` names every bad one"
+            )
+
+
+def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ...]:
+    """Every fault in the folder of ``index``; ``quick`` leaves out the tars' checksums.
+
+    UserError when the folder is not a local one.
+    """
+    if is_remote(index.root):
+        raise UserError(f"{index.root} is remote: verify reads local folders (the cache checks what it fetches)")
+    folder = Path(local_path(index.root))
+    sizes = _sizes(folder)
+    ours = {name for shard in index.shards for name in (shard.name, table_name(shard.name))}
+    faults = [
+        Fault(name, "is extra: the index does not name it")
+        for name in sorted(sizes)
+        if name not in ours and (name.endswith((".tar", table_name(".tar"), ".tmp")))
+    ]
+    size = sum(shard.bytes for shard in index.shards)
+    with (
+        tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+
+        def check(shard: Shard) -> list[Fault]:
+            return list(_faults(folder, shard, sizes, quick, bar.update))
+
+        for found in pool.map(check, index.shards):
+            faults.extend(found)
+    return tuple(faults)
+
+
+def _faults(
+    folder: Path, shard: Shard, sizes: dict[str, int], quick: bool, advance: Callable[[int], object]
+) -> Iterator[Fault]:
+    reason = _bad_size(shard, sizes)
+    if reason is None and not quick and _sha256(folder / shard.name, advance) != shard.sha256:
+        reason = "is changed: its checksum differs from the index's"
+    if reason:
+        yield Fault(shard.name, reason)
+    table = table_name(shard.name)
+    if table not in sizes:
+        yield Fault(table, "is missing")
+        return
+    content = (folder / table).read_bytes()
+    if hashlib.sha256(content).hexdigest() != shard.table_sha256:
+        yield Fault(table, "is changed or cut: its checksum differs from the index's")
+        return
+    try:
+        parse_table(content, shard)
+    except UserError as fault:
+        yield Fault(table, str(fault))
+
+
+def _bad_size(shard: Shard, sizes: dict[str, int]) -> str | None:
+    found = sizes.get(shard.name)
+    if found is None:
+        return "is missing"
+    if found < shard.bytes:
+        return f"is cut: {found} bytes, the index says {shard.bytes}"
+    if found > shard.bytes:
+        return f"is changed: {found} bytes, the index says {shard.bytes}"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Size of each file in ``folder``; one listing, so that it is cheap on a network's file system."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except OSError as fault:
+        raise UserError(f"{folder} cannot be listed: {fault.strerror}") from fault
+
+
+def _sha256(path: Path, advance: Callable[[int], object]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Loader worker processes: how they start, what they ignore, and when they end.
+
+SLURM sends a job's signals to every process of it. Only the training process may answer them; a worker that
+died of one would take the run down before its checkpoint.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
+
+import cv2
+
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
+"""What SLURM, a terminal and submitit send to all processes of a job."""
+
+
+def context(preload: str) -> ForkServerContext:
+    """A fork server that has imported module ``preload`` once for all workers, immune to ``SIGNALS``.
+
+    A fork of the training process itself would copy its threads' locks and its memory.
+    """
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload([preload])
+    # A blocked signal stays blocked over fork and exec, from the very first instruction. One that arrives
+    # here meanwhile waits, and is delivered to this process when its mask is put back.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        # It unblocks SIGINT and SIGTERM after its start, so it goes first and the mask is set again.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return forking
+
+
+def start(worker: int) -> None:
+    """Prepare a worker process (``worker_init_fn``); torch's own worker loop gives it one thread."""
+    cv2.setNumThreads(0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for watch in (_end_with_parent, _end_when_parent_says):
+        threading.Thread(target=watch, daemon=True, name=f"worker-{worker}-{watch.__name__}").start()
+
+
+def _end_with_parent() -> None:
+    # torch watches the parent process, which is the fork server here: it would outlive a killed training
+    # process.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _end_when_parent_says() -> None:
+    # DataLoader ends a worker that is stuck (in a slow transfer, say) by SIGTERM; one from anybody else is
+    # ignored.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while True:
+        told = signal.sigwaitinfo(SIGNALS)
+        if told.si_signo == signal.SIGTERM and told.si_pid == parent.pid:
+            os._exit(0)

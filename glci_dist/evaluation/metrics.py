@@ -1,0 +1,93 @@
+"""How far a completion is from the photo: l1 in the hole, PSNR and SSIM of the composite.
+
+The definitions are those of the published results in the field (mmagic's Global&Local), each a
+photo at a time, to be averaged over photos. Values are compared as float32: a network's output is
+not rounded to 8 bits first, which would move PSNR by less than 0.01 dB (OpenCV's Telea is 8 bit by
+nature).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PSNR_LIMIT = 100.0
+"""dB counted for a composite equal to the photo, so that one such photo cannot make a mean infinite."""
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+@dataclass(frozen=True)
+class PhotoMetrics:
+    """One float64 value a photo for each metric, arrays (N,)."""
+
+    hole_l1_x100: np.ndarray
+    """100 x mean |difference| over the hole's values, values in [0, 1]; lower is better."""
+    psnr_db: np.ndarray
+    """dB over the whole composite; higher is better."""
+    ssim: np.ndarray
+    """At most 1, over the whole composite; higher is better."""
+
+    @staticmethod
+    def joined(parts: list[PhotoMetrics]) -> PhotoMetrics:
+        """The photos of all parts, in their order."""
+        return PhotoMetrics(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PhotoMetrics)))
+
+
+def photo_metrics(composites: Tensor, photos: Tensor, masks: Tensor) -> PhotoMetrics:
+    """All metrics of composites and photos, float32 (B, 3, H, W) in [0, 1], and masks (B, 1, H, W)."""
+    return PhotoMetrics(
+        hole_l1_x100=hole_l1(composites, photos, masks).double().numpy(),
+        psnr_db=psnr(composites, photos).double().numpy(),
+        ssim=ssim(composites, photos).double().numpy(),
+    )
+
+
+def composite(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
+    """``completed`` inside the hole, the photo outside: (B, 3, H, W), by selection, so exactly either."""
+    return torch.where(masks > 0.5, completed, photos)
+
+
+def hole_l1(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
+    """100 x mean |difference| over the values in each photo's hole: (B,). Raises ValueError for no hole."""
+    hole_values = masks.sum(dim=(1, 2, 3)) * photos.shape[1]
+    if bool((hole_values == 0).any()):
+        raise ValueError("a mask without a hole has no l1 in the hole")
+    return 100 * ((completed - photos).abs() * masks).sum(dim=(1, 2, 3)) / hole_values
+
+
+def psnr(completed: Tensor, photos: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each photo (B, 3, H, W) in [0, 1]: (B,) dB, at most ``PSNR_LIMIT``."""
+    # torchmetrics takes 1.5 s to import: only a command that evaluates pays for it.
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    values = peak_signal_noise_ratio(completed, photos, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return values.clamp(max=PSNR_LIMIT)
+
+
+def ssim(completed: Tensor, photos: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) of each photo (B, 3, H, W) in [0, 1]: (B,).
+
+    11 x 11 Gaussian window of sigma 1.5, each channel by itself, mean over the valid region: windows
+    that lie wholly on the photo, as in the paper, scikit-image and mmagic. torchmetrics pads by
+    reflection and averages over every pixel, borders too; its map is cut back here by half a window.
+    Raises ValueError for photos smaller than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if min(photos.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"photos of {tuple(photos.shape[-2:])} px are smaller than SSIM's window")
+    _, similarity = structural_similarity_index_measure(
+        completed,
+        photos,
+        sigma=SSIM_SIGMA,
+        kernel_size=SSIM_WINDOW,
+        data_range=1.0,
+        reduction="none",
+        return_full_image=True,
+    )
+    border = SSIM_WINDOW // 2
+    return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))

@@ -1,0 +1,98 @@
+"""A real HTTP server on loopback that serves a folder with ranges, and misbehaves when told to."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import defaultdict, deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+
+
+class FaultServer:
+    """Serves ``folder`` at ``url``. ``faults[name]`` is used up from the left, one for each GET:
+
+    ("cut", n): the connection is cut after n bytes; ("status", code): that answer;
+    ("stall", n): nothing after n bytes until ``release``; ("hold", n): as stall, then the rest;
+    ("wrong", n): n other bytes; ("whole",): the range is ignored; ("serve",): nothing wrong.
+    ``requests[name]`` lists the Range header (None without one) of each GET.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults: dict[str, deque[tuple]] = defaultdict(deque)
+        self.requests: dict[str, list[str | None]] = defaultdict(list)
+        self.release = threading.Event()
+        self.stalled = threading.Event()
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer._answer(self)
+
+            def do_HEAD(self) -> None:
+                outer._answer_head(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> FaultServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _path(self, name: str) -> Path:
+        # An s3 client asks this server for /bucket/name; any bucket is the folder.
+        return self.folder / name.rpartition("/")[2]
+
+    def _answer_head(self, handler: BaseHTTPRequestHandler) -> None:
+        path = self._path(handler.path)
+        handler.send_response(200 if path.is_file() else 404)
+        handler.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
+        handler.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
+        handler.send_header("ETag", '"1"')
+        handler.end_headers()
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        name = handler.path.lstrip("/")
+        wanted = handler.headers.get("Range")
+        with self._lock:
+            self.requests[name].append(wanted)
+            fault, *values = self.faults[name].popleft() if self.faults[name] else ("serve",)
+        path = self._path(name)
+        if fault == "status" or not path.is_file():
+            handler.send_error(values[0] if fault == "status" else 404)
+            return
+        content = path.read_bytes()
+        start, end = 0, len(content)
+        if ranged := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "") if fault != "whole" else None:
+            start, end = int(ranged[1]), min(end, int(ranged[2] or end - 1) + 1)
+        if start >= len(content) > 0:
+            handler.send_error(416)
+            return
+        if fault == "wrong":
+            content, end = b"\xff" * values[0], values[0]
+        handler.send_response(206 if start or end < len(content) else 200)
+        handler.send_header("Content-Length", str(end - start))
+        handler.end_headers()
+        sent = start + values[0] if fault in ("cut", "stall", "hold") else end
+        handler.wfile.write(content[start:sent])
+        if fault in ("stall", "hold"):
+            handler.wfile.flush()
+            self.stalled.set()
+            self.release.wait(30)
+        if fault == "hold":
+            handler.wfile.write(content[sent:end])

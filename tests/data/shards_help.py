@@ -1,0 +1,76 @@
+"""Photos, sources and a command line for the tests of `glci shards`."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from glci_dist.cli import main
+
+
+def pixels(number: int, *, width: int = 48, height: int = 40) -> np.ndarray:
+    """A smooth colour gradient that differs with ``number``, uint8 (height, width, 3)."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    channels = [x * 200 + number % 50, y * 200 + number // 50, (1 - x) * 150 + number % 7]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def jpeg(number: int, *, width: int = 48, height: int = 40) -> bytes:
+    """``pixels`` as a JPEG."""
+    return simplejpeg.encode_jpeg(pixels(number, width=width, height=height), quality=90)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """A Pillow image in a file format."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def some_photos(count: int) -> dict[str, bytes]:
+    """JPEGs in two folders, named as a user might."""
+    return {f"{'train' if number % 2 else 'more'}/face {number:03d}.jpg": jpeg(number) for number in range(count)}
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> Path:
+    """The files below ``path``."""
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
+    """The files as a zip."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_tar(path: Path, files: Mapping[str, bytes], *, form: int = tarfile.PAX_FORMAT) -> Path:
+    """The files as a tar, compressed where its name says .gz, in a given order and format."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w", format=form) as archive:
+        for name, content in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What readers of a shards folder see of it: the shards, their tables, the index."""
+    names = [path for path in folder.iterdir() if path.suffix in (".tar", ".npy") or path.name == "index.json"]
+    return {path.name: path.read_bytes() for path in names}
+
+
+def glci(*arguments: object) -> int:
+    """Run `glci` with these arguments: its exit code."""
+    return main([str(argument) for argument in arguments])

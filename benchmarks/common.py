@@ -9,6 +9,7 @@ import torch
 
 from glci_dist.data.build import build_shards
 from glci_dist.data.demo_faces import write_corpus
+from glci_dist.data.plan import BuildOptions
 
 
 def hardware() -> dict[str, object]:
@@ -28,6 +29,7 @@ def hardware() -> dict[str, object]:
 
 def render_shards(folder: Path, *, photos: int = 600, size: int = 192) -> str:
     """Shards of rendered faces under ``folder``; returns where they lie."""
-    write_corpus(folder / "photos", photos=photos, seed=0, size=size, processes=os.cpu_count() or 1)
-    build_shards(folder / "photos", folder / "shards")
+    processes = len(os.sched_getaffinity(0))
+    write_corpus(folder / "photos", photos=photos, seed=0, size=size, processes=processes)
+    build_shards(folder / "photos", folder / "shards", BuildOptions(), processes=processes)
     return str(folder / "shards")

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from glci_dist.data.build import build_shards
+from glci_dist.data.demo_faces import write_corpus
+from glci_dist.data.plan import BuildOptions
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -16,3 +20,12 @@ def faces_zip() -> Path:
     if not path.exists():
         pytest.skip(f"needs the faces corpus at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def faces_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """96 rendered faces of 64 px in shards of 16."""
+    folder = tmp_path_factory.mktemp("faces")
+    write_corpus(folder / "photos", photos=96, seed=1, size=64, processes=1)
+    build_shards(folder / "photos", folder / "shards", BuildOptions(samples=16), processes=1)
+    return str(folder / "shards")

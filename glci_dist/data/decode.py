@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 
 MOST_PIXELS = 100_000_000
-"""A photo that decodes to more is refused: a damaged or hostile header may claim any size."""
+"""A larger photo is refused: a damaged or hostile header may claim any size."""
 
 
 class DecodeError(Exception):
@@ -34,25 +34,30 @@ def decode(
     Raises ``DecodeError`` when the bytes are no photo, or a damaged one.
     """
     if encoded[:2] == b"\xff\xd8":
-        photo = _decode_jpeg(encoded, short_edge or 0, target, scratch)
-    else:
-        photo = _decode_other(encoded)
-    return photo if short_edge is None else _scale(photo, short_edge)
+        return _decode_jpeg(encoded, short_edge, target, scratch)
+    photo = _decode_other(encoded)
+    return _resize(photo, *_scaled(*photo.shape[:2], short_edge))
 
 
-def _decode_jpeg(encoded: bytes, short_edge: int, target: Pixels | None, scratch: Pixels | None) -> Pixels:
+def _decode_jpeg(
+    encoded: bytes, short_edge: int | None, target: Pixels | None, scratch: Pixels | None
+) -> Pixels:
     try:
-        header = simplejpeg.decode_jpeg_header(encoded, min_height=short_edge, min_width=short_edge)
-        height, width = header[:2]
+        height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
         _check_size(height, width)
-        if target is not None and target.shape == (height, width, 3):
-            buffer: Pixels | None = target
-        else:
-            buffer = scratch if scratch is not None and scratch.size >= height * width * 3 else None
-        photo = simplejpeg.decode_jpeg(encoded, min_height=short_edge, min_width=short_edge, buffer=buffer)
+        final = _scaled(height, width, short_edge)
+        if target is not None and target.shape == (height, width, 3) and final == (height, width):
+            simplejpeg.decode_jpeg(encoded, buffer=target)
+            return target
+        fits = scratch is not None and scratch.size >= height * width * 3
+        least = short_edge or 0
+        photo = simplejpeg.decode_jpeg(
+            encoded, min_height=least, min_width=least, buffer=scratch if fits else None
+        )
     except ValueError as error:
         raise DecodeError(_one_line(error)) from error
-    return target if target is not None and buffer is target else photo
+    # The decoder rounds its sizes up, so the final one is that of the encoded photo.
+    return _resize(photo, *final)
 
 
 def _decode_other(encoded: bytes) -> Pixels:
@@ -69,14 +74,18 @@ def _decode_other(encoded: bytes) -> Pixels:
         raise DecodeError(_one_line(error)) from error
 
 
-def _scale(photo: Pixels, short_edge: int) -> Pixels:
-    height, width = photo.shape[:2]
+def _scaled(height: int, width: int, short_edge: int | None) -> tuple[int, int]:
+    if short_edge is None:
+        return height, width
     now = min(height, width)
-    if now == short_edge:
+    return round(height * short_edge / now), round(width * short_edge / now)
+
+
+def _resize(photo: Pixels, height: int, width: int) -> Pixels:
+    if photo.shape[:2] == (height, width):
         return photo
-    size = (round(width * short_edge / now), round(height * short_edge / now))
-    method = cv2.INTER_AREA if short_edge < now else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(photo, size, interpolation=method), dtype=np.uint8)
+    method = cv2.INTER_AREA if height < photo.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(photo, (width, height), interpolation=method), dtype=np.uint8)
 
 
 def _check_size(height: int, width: int) -> None:

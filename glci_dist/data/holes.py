@@ -126,7 +126,7 @@ def _centre(config: HolesConfig, size: int, words: Words) -> tuple[Boxes, Stroke
 def _boxes(config: HolesConfig, size: int, words: Words) -> tuple[Boxes, Strokes]:
     region, used, each = _region(config, size, words)
     each = each.reshape(len(words), config.max_count, 4)
-    sides = integers(each[:, :, :2], config.min_side, max(config.min_side, config.max_side // 2))
+    sides = integers(each[:, :, :2], config.min_side, max(config.min_side, 2 * config.max_side // 3))
     corners = region[:, None] + integers(each[:, :, 2:], 0, config.max_side - sides)
     boxes = np.concatenate([corners, sides], 2).astype(np.int32)
     return np.where(used[:, :, None], boxes, 0).astype(np.int32), _no_strokes(words)
@@ -174,8 +174,10 @@ def _bounds(boxes: Boxes, strokes: Strokes) -> NDArray[np.int64]:
     """Left, top, right, bottom (n, 4) of each hole; right and bottom are the first px outside."""
     corners, sides, radius = boxes[:, :, :2], boxes[:, :, 2:], strokes[:, :, 4:]
     starts, ends = strokes[:, :, :2], strokes[:, :, 2:4]
-    low = np.concatenate([corners, np.floor(np.minimum(starts, ends) - radius)], 1)
-    high = np.concatenate([corners + sides, np.ceil(np.maximum(starts, ends) + radius)], 1)
+    # A pixel belongs to a stroke by its middle; the margin is for the rounding of fp32, here and on the device.
+    reach = radius - 0.5 + 1e-3
+    low = np.concatenate([corners, np.ceil(np.minimum(starts, ends) - reach - 1)], 1)
+    high = np.concatenate([corners + sides, np.floor(np.maximum(starts, ends) + reach) + 1], 1)
     used = np.concatenate([sides[:, :, :1], radius], 1) > 0
     left_top = np.where(used, low, np.inf).min(1)
     right_bottom = np.where(used, high, -np.inf).max(1)

@@ -165,45 +165,72 @@ class Loader:
         return self._from_workers()
 
     def _from_workers(self) -> Iterator[Batch]:
-        count, depth = self._data.workers, self._data.prefetch + 1
-        ring = torch.empty((count, depth, *self._dataset.photo_shape), dtype=torch.uint8).share_memory_()
-        batches = DataLoader(
+        count, prefetch = self._data.workers, self._data.prefetch
+        ring = _Ring(workers=count, places=prefetch + 1, shape=self._dataset.photo_shape)
+        messages = DataLoader(
             _RingDataset(self._dataset, ring),
             batch_size=None,
             sampler=self._steps,
             num_workers=count,
-            prefetch_factor=self._data.prefetch,
+            prefetch_factor=prefetch,
             multiprocessing_context=workers.context(__name__),
             worker_init_fn=workers.start,
             # Its own, because DataLoader would draw from the global generator of the training process.
             generator=torch.Generator(),
         )
-        for number, message in enumerate(batches):
+        for message in messages:
             if isinstance(message, UserError):
                 raise message
-            photos = ring[number % count, number // count % depth].clone()
-            yield replace(message, photos=photos)
+            batch, worker, place = message
+            yield replace(batch, photos=ring.take(worker, place))
 
 
-class _RingDataset(Dataset["Batch | UserError"]):
-    """Makes each batch's photos in a ring of shared memory that the training process copies them out of.
+class _Ring:
+    """Shared memory in which the workers make their photos, and which the training process copies them out
+    of.
 
-    Shared memory made anew for each batch costs as much as the decoding (a page fault for each 4 KiB); a ring
-    costs one copy. A worker is asked for a batch only when its batch ``prefetch`` earlier has arrived, and
-    the copy is taken before the next one is asked for: ``prefetch`` + 1 places never overwrite a batch in
-    use.
+    Shared memory made anew for each batch costs as much as the decoding: a page fault for each 4 KiB. A place
+    that was just emptied is filled again first, because it may still lie in the processor's cache.
     """
 
-    def __init__(self, dataset: StepDataset, ring: Tensor) -> None:
-        self._dataset, self._ring, self._made = dataset, ring, 0
+    def __init__(self, *, workers: int, places: int, shape: tuple[int, ...]) -> None:
+        self._photos = torch.empty((workers, places, *shape), dtype=torch.uint8).share_memory_()
+        # Only its worker fills a place that is empty, only the training process empties one that is full.
+        self._full = torch.zeros((workers, places), dtype=torch.bool).share_memory_()
 
-    def __getitem__(self, step: int) -> Batch | UserError:
+    def fill(self, worker: int) -> tuple[Tensor, int]:
+        """A place of ``worker``'s that is empty, and its number."""
+        # There always is one: no more than ``places`` - 1 batches are asked of a worker ahead of the one that
+        # the training process is copying.
+        place = int(self._full[worker].numpy().argmin())
+        if self._full[worker, place]:
+            raise RuntimeError(f"loader worker {worker} was asked for more batches than it has places")
+        self._full[worker, place] = True
+        return self._photos[worker, place], place
+
+    def take(self, worker: int, place: int) -> Tensor:
+        """A copy of the photos in a place, which is empty after that."""
+        photos = self._photos[worker, place].clone()
+        self._full[worker, place] = False
+        return photos
+
+
+class _RingDataset(Dataset["tuple[Batch, int, int] | UserError"]):
+    """Each step's batch without its photos, and the worker and place of the ring where they are."""
+
+    def __init__(self, dataset: StepDataset, ring: _Ring) -> None:
+        self._dataset, self._ring = dataset, ring
+
+    def __getitem__(self, step: int) -> tuple[Batch, int, int] | UserError:
         info = torch.utils.data.get_worker_info()
         assert info is not None
-        place = self._ring[info.id, self._made % self._ring.shape[1]]
-        self._made += 1
+        photos, place = self._ring.fill(info.id)
         try:
-            return replace(self._dataset.make(step, place), photos=torch.empty(0, dtype=torch.uint8))
+            batch = self._dataset.make(step, photos)
         except UserError as error:
             # Returned, because DataLoader would wrap a raised one in the worker's traceback.
             return error
+        return replace(batch, photos=_NO_PHOTOS), info.id, place
+
+
+_NO_PHOTOS = torch.empty(0, dtype=torch.uint8)

@@ -69,21 +69,20 @@ class Order:
         lane, place = np.divmod(np.asarray(slots, dtype=np.int64), self._slots_per_lane)
         positions = lane * self._lane_length + epoch_step * self._slots_per_lane + place
         blocks = np.searchsorted(epoch.block_starts, positions, side="right") - 1
-        return [
-            self._sample(epoch, block, position)
-            for block, position in zip(blocks.tolist(), positions.tolist(), strict=True)
-        ]
-
-    def _sample(self, epoch: _Epoch, block: int, position: int) -> tuple[int, int]:
-        permuted = self._blocks.get((epoch.number, block), lambda: self._permute_block(epoch, block))
-        position = int(epoch.block_starts[block] + permuted[position - epoch.block_starts[block]])
-        place = int(np.searchsorted(epoch.shard_starts, position, side="right")) - 1
-        return int(epoch.shards[place]), position - int(epoch.shard_starts[place])
+        for block in set(blocks.tolist()):
+            inside, start = blocks == block, epoch.block_starts[block]
+            positions[inside] = start + self._permuted(epoch, block)[positions[inside] - start]
+        places = np.searchsorted(epoch.shard_starts, positions, side="right") - 1
+        numbers = positions - epoch.shard_starts[places]
+        return list(zip(epoch.shards[places].tolist(), numbers.tolist(), strict=True))
 
     def _permute_shards(self, epoch: int) -> _Epoch:
         shards = generator(seed=self._seed, purpose="order of shards", number=epoch).permutation(len(self._counts))
         starts = np.concatenate([[0], np.cumsum(self._counts[shards])])
         return _Epoch(epoch, shards, starts, starts[: -1 : self._block_shards])
+
+    def _permuted(self, epoch: _Epoch, block: int) -> NDArray[np.int64]:
+        return self._blocks.get((epoch.number, block), lambda: self._permute_block(epoch, block))
 
     def _permute_block(self, epoch: _Epoch, block: int) -> NDArray[np.int64]:
         end = min((block + 1) * self._block_shards, len(epoch.shards))

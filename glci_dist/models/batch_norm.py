@@ -43,28 +43,35 @@ def _world_size() -> int:
 
 
 def _gather(local: Tensor) -> Tensor:
-    """Every rank's tensor, stacked in the order of ranks."""
+    """Every rank's rows ``(n, ...)``, one after the other in the order of ranks."""
     if _world_size() == 1:
-        return local[None]
+        return local
     everyone = local.new_empty(_world_size(), *local.shape)
     with _timed():
         dist.all_gather(list(everyone.unbind(0)), local)
-    return everyone
+    return everyone.flatten(0, 1)
 
 
-def _statistics(x: Tensor) -> Tensor:
-    """This rank's mean and biased variance a channel, ``(2, C)`` in fp32.
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance a channel over all ranks' photos, each ``(C,)`` in fp32.
 
-    torch's fused CPU kernel sums naively: its variance is off by 6e-6, which changes with how the
-    batch is cut and flips enough ReLUs to move a gradient by 1%. ``var_mean`` is off by 6e-8. In
-    bf16, where rounding drowns both, the fused kernel is the faster one.
+    In fp32 they are made of one row a photo, summed in the order of slots: bitwise the same
+    however the photos are spread over ranks. That matters: torch's fused CPU kernel sums naively,
+    its variance is off by 6e-6, and such noise flips enough ReLUs to move a gradient by 1%. In bf16
+    rounding drowns all that, and a row a rank by the fused kernel is faster.
     """
     if x.dtype == torch.float32:
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        return torch.stack([mean, variance])
-    # The fp32 scratch (mean, unbiased variance) makes the kernel answer in fp32.
-    scratch = torch.zeros(2, x.shape[1], dtype=torch.float32)
-    return torch.stack(torch.batch_norm_update_stats(x, scratch[0], scratch[1], 1.0))
+        variance, mean = torch.var_mean(x, (2, 3), correction=0)
+        rows = torch.stack([mean, variance], 1)
+    else:
+        # The fp32 scratch (mean, unbiased variance) makes the kernel answer in fp32.
+        scratch = torch.zeros(2, x.shape[1], dtype=torch.float32)
+        rows = torch.stack(torch.batch_norm_update_stats(x, scratch[0], scratch[1], 1.0))[None]
+    means, variances = _gather(rows).double().unbind(1)
+    mean = means.mean(0)
+    # The variance of the means is added rather than E[x^2] - E[x]^2, which cancels.
+    variance = variances.mean(0) + (means - mean).square().mean(0)
+    return mean.float(), variance.float()
 
 
 class _GlobalBatchNorm(torch.autograd.Function):
@@ -77,11 +84,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        everyone = _gather(_statistics(x))
-        means, variances = everyone[:, 0], everyone[:, 1]
-        mean = means.mean(0)
-        # The variance of the means is added rather than E[x^2] - E[x]^2, which cancels.
-        variance = variances.mean(0) + (means - mean).square().mean(0)
+        mean, variance = _statistics(x)
         y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.eps = eps

@@ -50,6 +50,10 @@ class FaultServer:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Answer no more; connections are refused from now on."""
         self.release.set()
         self._server.shutdown()
         self._server.server_close()

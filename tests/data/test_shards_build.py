@@ -12,7 +12,9 @@ import pytest
 import simplejpeg
 import webdataset
 from PIL import Image
-from shards_help import (
+
+from glci_dist.data.photos import BadPhoto, to_shard_jpeg
+from tests.data.shards_help import (
     contents,
     encoded,
     glci,
@@ -23,8 +25,6 @@ from shards_help import (
     write_tar,
     write_zip,
 )
-
-from glci_dist.data.photos import BadPhoto, to_shard_jpeg
 
 
 def read_samples(folder: Path) -> dict[str, bytes]:

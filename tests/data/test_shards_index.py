@@ -7,12 +7,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from shards_help import contents, glci, jpeg, some_photos, write_folder, write_tar
 
 from glci_dist.config import CacheConfig
 from glci_dist.data.index import Index, load_index, parse_table, table_name
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
+from tests.data.shards_help import contents, glci, jpeg, some_photos, write_folder, write_tar
 
 
 def all_samples(index: Index) -> list[tuple[str, bytes]]:

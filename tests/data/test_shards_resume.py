@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,14 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-from shards_help import contents, glci, jpeg, some_photos, write_folder
 
 from glci_dist.data.index import load_index
-from glci_dist.data.plan import BuildJournal
+from glci_dist.data.plan import BuildJournal, Finished
+from glci_dist.data.processes import in_processes
 from glci_dist.errors import UserError
+from tests.data.shards_help import contents, glci, jpeg, some_photos, write_folder
 
-# A real build in two processes whose main process kills itself when three shards are done.
-KILLED_BUILD = """
+# A real build in two processes whose main process gets a signal when three shards are done.
+STOPPED_BUILD = """
 import os, signal, sys
 from glci_dist.cli import main
 from glci_dist.data.plan import BuildJournal
@@ -26,14 +28,15 @@ from glci_dist.data.plan import BuildJournal
 add = BuildJournal.add
 done = []
 
-def add_and_die_at_three(journal, finished):
+def add_and_stop_at_three(journal, finished):
     add(journal, finished)
     done.append(finished)
     if len(done) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+        # The terminal sends Ctrl-C to every process in its foreground.
+        os.kill(0 if int(sys.argv[1]) == signal.SIGINT else os.getpid(), int(sys.argv[1]))
 
-BuildJournal.add = add_and_die_at_three
-main(sys.argv[1:])
+BuildJournal.add = add_and_stop_at_three
+sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -50,17 +53,25 @@ def session_members(session: int) -> list[int]:
     return members
 
 
+def stop_a_build(source: Path, folder: Path, with_signal: signal.Signals) -> int:
+    """Start a build of shards of three, and stop it at its third: its exit code."""
+    build = ["shards", "build", str(source), str(folder), "--samples", "3", "--processes", "2"]
+    command = [sys.executable, "-c", STOPPED_BUILD, str(int(with_signal)), *build]
+    with open(folder.with_suffix(".err"), "wb") as errors:
+        process = subprocess.Popen(command, start_new_session=True, stderr=errors)
+    code = process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while session_members(process.pid):
+        assert time.monotonic() < deadline, "processes of the stopped build live on"
+        time.sleep(0.02)
+    return code
+
+
 @pytest.fixture
 def killed(tmp_path: Path) -> tuple[Path, Path]:
     """A source, and a folder in which a build of it was killed."""
     source = write_folder(tmp_path / "photos", {**some_photos(60), "broken.jpg": b"no photo"})
-    build = ["shards", "build", str(source), str(tmp_path / "s"), "--samples", "3", "--processes", "2"]
-    process = subprocess.Popen([sys.executable, "-c", KILLED_BUILD, *build], start_new_session=True)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    deadline = time.monotonic() + 60
-    while session_members(process.pid):
-        assert time.monotonic() < deadline, "processes of the killed build live on"
-        time.sleep(0.02)
+    assert stop_a_build(source, tmp_path / "s", signal.SIGKILL) == -signal.SIGKILL
     return source, tmp_path / "s"
 
 
@@ -88,6 +99,39 @@ def test_a_killed_build_is_completed_with_the_same_bytes_and_its_finished_shards
     assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == before
     assert not list(folder.glob("*.tmp"))
     assert not (folder / "build.jsonl").exists()
+
+
+def test_ctrl_c_ends_a_build_that_can_be_completed(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "photos", some_photos(60))
+    assert stop_a_build(source, tmp_path / "s", signal.SIGINT) == 3
+    error = (tmp_path / "s.err").read_text()
+    assert "run the same command again" in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "s").glob("*.tmp"))
+    assert glci("shards", "build", source, tmp_path / "s", "--samples", 3, "--processes", 1) == 0
+    assert load_index(str(tmp_path / "s")).total == 60
+
+
+def test_a_build_killed_twice_within_a_line_of_its_journal_loses_only_that_line(tmp_path: Path) -> None:
+    for name in ("shard-000000.tar", "shard-000001.tar", "shard-000002.tar"):
+        journal = BuildJournal(tmp_path)
+        journal.add(Finished(name, None, (("a.jpg", "an empty file"),)))
+        journal.close()
+        with open(tmp_path / "build.jsonl", "a") as file:
+            file.write('{"name": "shard-0000')
+    journal = BuildJournal(tmp_path)
+    assert list(journal.finished) == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
+    journal.close()
+
+
+def die(task: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def test_a_process_killed_from_outside_ends_the_work_with_one_line() -> None:
+    with pytest.raises(UserError, match="killed from outside"):
+        list(in_processes(die, range(5), processes=2))
 
 
 def test_a_finished_build_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from shards_help import glci, pixels, some_photos, write_folder, write_tar
 
 from glci_dist.data.index import load_index
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
+from tests.data.shards_help import glci, pixels, some_photos, write_folder, write_tar
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_a_whole_folder_passes(shards: Path, capsys: pytest.CaptureFixture[str])
 
 
 TAR, TABLE = "shard-000002.tar", "shard-000002.tar.samples.npy"
-DAMAGES = {
+DAMAGES: dict[str, tuple[str, Callable[[Path], object], str, bool]] = {
     "changed": (TAR, flip_a_byte, "is changed", False),
     "cut": (TAR, cut, "is cut", True),
     "longer": (TAR, lengthen, "is changed", True),

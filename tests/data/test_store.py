@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import s3fs
-from fault_server import FaultServer
 
 from glci_dist.config import CacheConfig
 from glci_dist.data.index import Shard, encode_table, load_index, save_index, table_name
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
+from tests.data.fault_server import FaultServer
 
 SHARDS, SAMPLES = 5, 20
 
@@ -234,33 +234,43 @@ def test_a_bucket_on_an_s3_server_reads_the_same(shards: Path, config: CacheConf
         store.sample(4, 0)
 
 
-def test_a_download_from_s3_goes_on_where_it_ended(shards: Path, config: CacheConfig, s3: Any) -> None:
-    s3.create_bucket(Bucket="cut")
-    for path in shards.iterdir():
-        s3.upload_file(str(path), "cut", path.name)
-    store = ShardStore(load_index("s3://cut"), config)
+@pytest.fixture
+def faulty_s3(shards: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """The shards as an s3 bucket of any name, on a server that can be told to misbehave."""
+    with FaultServer(shards) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        # fsspec would hand out the file system of the other server.
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield server
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_s3_answers_that_are_cut_or_refused_are_retried(config: CacheConfig, faulty_s3: FaultServer) -> None:
+    name = "faces/shard-000001.tar"
+    faulty_s3.faults[name].extend([("cut", 3000), ("status", 503)])
+    assert ShardStore(load_index("s3://faces"), config).sample(1, 0) == (key(1, 0), photo(1, 0))
+    assert len(faulty_s3.requests[name]) == 3
+
+
+def test_a_download_from_s3_goes_on_where_it_ended(config: CacheConfig, faulty_s3: FaultServer) -> None:
+    store = ShardStore(load_index("s3://faces"), config)
     store.sample(0, 0)
-    (entry,) = [path for path in Path(config.dir).iterdir() if "000000.tar-" in path.name]
     store.close()
+    (entry,) = Path(config.dir).glob("*000000.tar-*")
     part = entry.rename(f"{entry}.part")
     os.truncate(part, 3000)
     assert store.sample(0, 5) == (key(0, 5), photo(0, 5))
     assert entry.exists()
     assert not part.exists()
+    starts = [str(wanted).partition("-")[0] for wanted in faulty_s3.requests["faces/shard-000000.tar"]]
+    assert starts == ["bytes=0", "bytes=3000"]
 
 
-def test_s3_answers_that_are_cut_or_refused_are_retried(
-    shards: Path, config: CacheConfig, s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "shard-000001.tar"
-    with FaultServer(shards) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        s3fs.S3FileSystem.clear_instance_cache()
-        server.faults[f"faces/{name}"].extend([("cut", 3000), ("status", 503)])
-        index = load_index("s3://faces")
-        assert ShardStore(index, config).sample(1, 0) == (key(1, 0), photo(1, 0))
-        assert len(server.requests[f"faces/{name}"]) == 3
-    s3fs.S3FileSystem.clear_instance_cache()
+def test_an_s3_server_that_is_away_is_named_after_the_last_retry(config: CacheConfig, faulty_s3: FaultServer) -> None:
+    store = ShardStore(load_index("s3://faces"), config)
+    faulty_s3.stop()
+    with pytest.raises(UserError, match=r"s3://faces/shard-000000.* after 2 retries"):
+        store.sample(0, 0)
 
 
 def test_s3_without_s3fs_says_what_to_install(config: CacheConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,101 @@
+"""What a world does, step by step, for tests to compare: run in each rank by ``run_world``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glci_dist import compose
+from glci_dist.cluster.world import joined
+from glci_dist.training.engines import Engine, Update
+from glci_dist.training.heartbeat import Heartbeat, Pulse
+from glci_dist.training.setup import prepare
+from glci_dist.training.updates import to_device
+
+TINY = (
+    "recipe=modern",
+    "experiment=faces64",
+    "engine.precision=fp32",
+    "global_batch=8",
+    "model.completion.width=0.125",
+    "model.discriminator.width=0.0625",
+    "data.workers=0",
+    "monitor.pictures_every=0",
+    "monitor.progress=false",
+    "phases.completion.lr_warmup=0",
+)
+"""A run that a test can afford: 8 photos a step, small networks, full precision."""
+
+
+def tiny(shards: str, runs: str, *, steps: tuple[int, int, int], extra: tuple[str, ...] = ()) -> list[str]:
+    """Overrides of a tiny run with so many steps in its three phases."""
+    phases = zip(("completion", "discriminator", "joint"), steps, strict=True)
+    return [
+        *TINY,
+        f"data.shards={shards}",
+        f"runs={runs}",
+        *(f"phases.{name}.steps={count}" for name, count in phases),
+        *extra,
+    ]
+
+
+@dataclass
+class Recording:
+    """One rank's view of a run."""
+
+    keys: list[tuple[str, ...]] = field(default_factory=list)
+    """Of this rank's slots, a step a row."""
+    losses: list[dict[str, float]] = field(default_factory=list)
+    """Means over all slots, a step a row."""
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    """Averaged over the ranks, an update a row (ZeRO stage 0)."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """Both networks' parameters and running statistics at the end."""
+
+
+def record(overrides: list[str]) -> Recording:
+    """Run every step of a configuration and write down what happened."""
+    torch.manual_seed(1234)
+    config = compose.load(overrides)
+    recording = Recording()
+    with joined(config.engine) as world:
+        job = prepare(config, world)
+        heartbeat = Heartbeat(world)
+        for name, engine in (("completion", job.contest.completion), ("discriminator", job.contest.discriminators)):
+            _record_gradients(name, engine, recording)
+        for step, batch in enumerate(job.batches):
+            moment = job.schedule.at(step)
+            measures = job.contest.update(to_device(batch, world.device), moment)
+            heartbeat.send(moment, measures, Pulse(0, 0, 0, 0, False))
+            report = heartbeat.flush()
+            assert report is not None
+            recording.keys.append(batch.keys)
+            recording.losses.append(report.losses)
+        recording.weights = weights(job.contest.completion, job.contest.discriminators)
+        job.close()
+    return recording
+
+
+def weights(*engines: Engine) -> dict[str, Tensor]:
+    """Copies of all tensors of some networks, the network's place before the name."""
+    return {
+        f"{place}/{name}": tensor.detach().clone()
+        for place, engine in enumerate(engines)
+        for name, tensor in engine.network.state_dict().items()
+    }
+
+
+def _record_gradients(side: str, engine: Engine, recording: Recording) -> None:
+    real_step = engine.step
+
+    def step(lr: float) -> Update:
+        recording.gradients.append(
+            {f"{side}/{n}": p.grad.clone() for n, p in engine.network.named_parameters() if p.grad is not None}
+        )
+        return real_step(lr)
+
+    patched: Any = engine
+    patched.step = step

@@ -36,12 +36,10 @@ def decode(
     if encoded[:2] == b"\xff\xd8":
         return _decode_jpeg(encoded, short_edge, target, scratch)
     photo = _decode_other(encoded)
-    return _resize(photo, *_scaled(*photo.shape[:2], short_edge))
+    return _resize(photo, *_scaled(photo.shape[0], photo.shape[1], short_edge))
 
 
-def _decode_jpeg(
-    encoded: bytes, short_edge: int | None, target: Pixels | None, scratch: Pixels | None
-) -> Pixels:
+def _decode_jpeg(encoded: bytes, short_edge: int | None, target: Pixels | None, scratch: Pixels | None) -> Pixels:
     try:
         height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
         _check_size(height, width)
@@ -51,9 +49,7 @@ def _decode_jpeg(
             return target
         fits = scratch is not None and scratch.size >= height * width * 3
         least = short_edge or 0
-        photo = simplejpeg.decode_jpeg(
-            encoded, min_height=least, min_width=least, buffer=scratch if fits else None
-        )
+        photo = simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least, buffer=scratch if fits else None)
     except ValueError as error:
         raise DecodeError(_one_line(error)) from error
     # The decoder rounds its sizes up, so the final one is that of the encoded photo.

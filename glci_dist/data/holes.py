@@ -65,7 +65,7 @@ def draw_holes(config: HolesConfig, size: int, *, seed: int, step: int, slots: r
 
     ``box``: one rectangle, its width and height uniform in [min_side, max_side], anywhere in the photo
     (GLCIC, section 3.4). ``boxes``: 1 to max_count rectangles inside a square of max_side that lies anywhere;
-    sides from min_side to half of max_side (or min_side, where that is more), so that several can stand
+    sides from min_side to two thirds of max_side (or min_side, where that is more), so that several can stand
     apart. ``freeform``: 1 to max_count strokes, each a chain of capsules that turns at random inside such a
     square. ``centre``: a square of max_side in the middle.
 
@@ -174,7 +174,8 @@ def _bounds(boxes: Boxes, strokes: Strokes) -> NDArray[np.int64]:
     """Left, top, right, bottom (n, 4) of each hole; right and bottom are the first px outside."""
     corners, sides, radius = boxes[:, :, :2], boxes[:, :, 2:], strokes[:, :, 4:]
     starts, ends = strokes[:, :, :2], strokes[:, :, 2:4]
-    # A pixel belongs to a stroke by its middle; the margin is for the rounding of fp32, here and on the device.
+    # A pixel belongs to a stroke by its middle; the margin is for the rounding of fp32, here and on the
+    # device.
     reach = radius - 0.5 + 1e-3
     low = np.concatenate([corners, np.ceil(np.minimum(starts, ends) - reach - 1)], 1)
     high = np.concatenate([corners + sides, np.floor(np.maximum(starts, ends) + reach) + 1], 1)

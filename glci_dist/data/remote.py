@@ -16,8 +16,10 @@ from glci_dist.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# s3 asks once for each chunk, so a chunk must outweigh a round trip; http streams and gives less.
-_CHUNK = 16 * 2**20
+# s3 asks once for each chunk, so a chunk must outweigh a round trip. http streams, and aiohttp keeps
+# two chunks in memory, which a cut connection loses.
+_S3_CHUNK = 16 * 2**20
+_HTTP_CHUNK = 2**18
 # Client errors that a later request may not meet: timeout, too early, too many requests.
 _PASSING_STATUS = (408, 425, 429)
 _RANGE_NOT_SATISFIABLE = 416
@@ -63,7 +65,7 @@ def retrying(url: str, config: CacheConfig, attempt: Callable[[], Result]) -> Re
 
 
 class Stream:
-    """The bytes of ``url`` from byte ``start`` on, iterated over in chunks of up to 16 MiB.
+    """The bytes of ``url`` from byte ``start`` on, iterated over in chunks of at most 16 MiB.
 
     ``start`` is 0 afterwards where the server cannot begin in the middle of a file. Network errors
     come out of the constructor and the iteration as they are; ``retrying`` knows them.
@@ -74,11 +76,12 @@ class Stream:
         # The file system is made here, in the process that reads: fsspec keeps an event loop in a
         # thread, which does not survive a fork.
         is_s3 = url.lower().startswith("s3:")
+        self._chunk = _S3_CHUNK if is_s3 else _HTTP_CHUNK
         self._file = self._open_s3(url, timeout_s) if is_s3 else self._open_http(url, timeout_s)
 
     def __iter__(self) -> Iterator[bytes]:
         with closing(self._file):
-            while chunk := self._file.read(_CHUNK):
+            while chunk := self._file.read(self._chunk):
                 yield chunk
 
     def _open_s3(self, url: str, timeout_s: float) -> Any:

@@ -22,9 +22,7 @@ def draw_photo(number: int, height: int, width: int) -> np.ndarray:
     rows = np.linspace(0, 4, height)
     columns = np.linspace(0, 4, width)
     across = np.stack([[np.interp(columns, range(5), line[:, c]) for c in range(3)] for line in coarse])
-    picture = np.stack(
-        [[np.interp(rows, range(5), across[:, c, x]) for x in range(width)] for c in range(3)]
-    )
+    picture = np.stack([[np.interp(rows, range(5), across[:, c, x]) for x in range(width)] for c in range(3)])
     return np.ascontiguousarray(picture.transpose(2, 1, 0).round().astype(np.uint8))
 
 

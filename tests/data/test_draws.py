@@ -12,7 +12,7 @@ FROZEN_ORDER = [1, 7, 6, 4, 3, 2, 0, 5]
 
 
 def words(**changes: object) -> np.ndarray:
-    asked = {"seed": 7, "purpose": "holes", "step": 3, "slots": range(0, 16), "words": 6, **changes}
+    asked = {"seed": 7, "purpose": "holes", "step": 3, "slots": range(16), "words": 6, **changes}
     return draws(**asked)  # type: ignore[arg-type]
 
 
@@ -42,14 +42,14 @@ def test_no_two_slots_of_many_steps_share_a_word() -> None:
 
 
 def test_uniform_numbers_fill_0_to_1_evenly() -> None:
-    shares = uniform(words(slots=range(0, 20_000)))
+    shares = uniform(words(slots=range(20_000)))
     counts = np.histogram(shares, bins=10, range=(0, 1))[0]
     assert counts.sum() == shares.size
     assert np.abs(counts / shares.size - 0.1).max() < 0.005
 
 
 def test_integers_reach_both_ends_and_nothing_beyond() -> None:
-    drawn = integers(words(slots=range(0, 2_000)), 19, 38)
+    drawn = integers(words(slots=range(2_000)), 19, 38)
     assert set(np.unique(drawn)) == set(range(19, 39))
 
 

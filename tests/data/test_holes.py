@@ -15,7 +15,7 @@ from glci_dist.errors import UserError
 
 SIZE = 64
 KINDS = ["box", "boxes", "freeform", "centre"]
-SLOTS = range(600)
+SLOTS = range(300)
 
 
 def drawn(config: HolesConfig, *, seed: int = 3, step: int = 11, slots: range = SLOTS) -> Holes:
@@ -26,12 +26,12 @@ def drawn(config: HolesConfig, *, seed: int = 3, step: int = 11, slots: range = 
 def masks_of(holes: Holes) -> np.ndarray:
     """bool (n, size, size)."""
     rendered = render_masks(torch.from_numpy(holes.boxes), torch.from_numpy(holes.strokes), SIZE)
-    return rendered[:, 0].numpy() > 0
+    return rendered[:, 0].numpy().astype(bool)
 
 
 def extents(masks: np.ndarray) -> np.ndarray:
     """Left, top, right, bottom (n, 4) of each mask's pixels; right and bottom are the first px outside."""
-    columns, rows = masks.any(1), masks.any(2)
+    columns, rows = np.asarray(masks.any(1)), np.asarray(masks.any(2))
     first = [columns.argmax(1), rows.argmax(1)]
     last = [masks.shape[2] - columns[:, ::-1].argmax(1), masks.shape[1] - rows[:, ::-1].argmax(1)]
     return np.stack([*first, *last], 1)
@@ -84,7 +84,7 @@ def test_seeds_steps_and_slots_have_holes_of_their_own(kind: str) -> None:
         assert (masks_of(other) != masks).any((1, 2)).mean() > 0.99
     # The holes of a batch differ in place and in area, as their masks are drawn one by one.
     assert len(np.unique(masks.reshape(len(masks), -1), axis=0)) > 0.99 * len(masks)
-    assert len(np.unique(masks.sum((1, 2)))) > 50
+    assert len(np.unique(masks.sum((1, 2)))) > 40
 
 
 def test_a_box_has_any_sides_in_range_anywhere_in_the_photo() -> None:
@@ -173,9 +173,7 @@ def test_real_patches_know_nothing_of_the_hole() -> None:
         ({"kind": "freeform", "stroke_radius": [2.0, 19.0]}, 64, "radius 19.0 does not fit"),
     ],
 )
-def test_holes_that_cannot_be_are_refused_in_one_line(
-    change: dict[str, object], size: int, message: str
-) -> None:
+def test_holes_that_cannot_be_are_refused_in_one_line(change: dict[str, object], size: int, message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
         check_holes(replace(HolesConfig(), **change), size)  # type: ignore[arg-type]
     assert "\n" not in str(refusal.value)

@@ -66,6 +66,7 @@ def test_patches_and_their_gradient_are_those_of_slicing(crop: object, memory_fo
         leaf = images.clone(memory_format=torch.preserve_format).requires_grad_()
         patches = function(leaf, corners, 10)
         (patches**2 * weights).sum().backward()
+        assert leaf.grad is not None
         results.append((patches.detach(), leaf.grad))
     (patches, gradient), (expected, expected_gradient) = results
     assert torch.equal(patches, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -78,11 +79,18 @@ def test_each_seed_and_each_epoch_has_an_order_of_its_own() -> None:
     assert all(orders[i] != orders[j] for i in range(4) for j in range(i))
 
 
+def test_each_epoch_permutes_the_shards_and_the_inside_of_a_block_anew() -> None:
+    one_sample_each, one_shard = np.ones(64, np.int64), np.array([64])
+    for counts in (one_sample_each, one_shard):
+        order = Order(counts, seed=1, global_batch=64, config=OrderConfig(lanes=1, block_shards=1))
+        assert len({tuple(order.samples(epoch, range(64))) for epoch in range(10)}) == 10
+
+
 def test_samples_are_shuffled_across_the_shards_of_a_block() -> None:
     one_lane = [sample for step in epoch_of(make_order(lanes=1), 0) for sample in step]
-    changes = sum(now[0] != before[0] for before, now in zip(one_lane, one_lane[1:], strict=False))
+    changes = sum(now[0] != before[0] for before, now in itertools.pairwise(one_lane))
     assert changes > 4 * len(COUNTS)
-    in_file_order = sum(now == (before[0], before[1] + 1) for before, now in zip(one_lane, one_lane[1:], strict=False))
+    in_file_order = sum(now == (before[0], before[1] + 1) for before, now in itertools.pairwise(one_lane))
     assert in_file_order < len(one_lane) / 5
 
 

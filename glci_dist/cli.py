@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glci-dist {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     data_commands.add_parser(subparsers)
+    data_commands.add_demo_parser(subparsers)
     train = _add(subparsers, "train", "train a run, or resume it", _TRAIN.format(**_groups()))
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     train.set_defaults(run=_train)

@@ -29,6 +29,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_show(commands)
 
 
+def add_demo_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `demo-corpus`."""
+    demo = _add(
+        subparsers,
+        "demo-corpus",
+        "render faces into shards, to try things without photos",
+        "Renders different faces by the package itself (no photo is used) and builds shards of them:\n"
+        "DEST/train and DEST/val.\n\nexample:\n  glci demo-corpus shards/demo\n",
+    )
+    demo.add_argument("dest", metavar="DEST", help="folder for the two folders of shards")
+    demo.add_argument("--train", type=int, default=2000, metavar="N", help="faces to train on (%(default)s)")
+    demo.add_argument("--val", type=int, default=200, metavar="N", help="faces held out (%(default)s)")
+    demo.add_argument("--size", type=int, default=80, metavar="PX", help="side of a face, px (%(default)s)")
+    demo.add_argument("--processes", type=int, default=None, metavar="P", help="processes (all cores)")
+    demo.set_defaults(run=_demo_corpus)
+
+
+def _demo_corpus(parsed: argparse.Namespace) -> int:
+    from glci_dist.data.demo_corpus import build_demo_corpus
+
+    processes = available_processes() if parsed.processes is None else parsed.processes
+    build_demo_corpus(Path(parsed.dest), train=parsed.train, val=parsed.val, size=parsed.size, processes=processes)
+    print(f"{parsed.dest}/train: {parsed.train} rendered faces; {parsed.dest}/val: {parsed.val} others")
+    return 0
+
+
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     defaults = BuildOptions()
     build = _add(

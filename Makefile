@@ -1,0 +1,56 @@
+# `make demo` and `make test` are all that a newcomer needs: Linux, Python 3.11+, make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS := 2
+
+.PHONY: help demo test lint format wheel bench-loader bench-step clean
+
+help:
+	@echo "make demo          rendered faces, all three phases on $(WORKERS) workers, evaluation, a picture"
+	@echo "make test          linter, formatter, types, tests"
+	@echo "make lint          linter, formatter, types"
+	@echo "make bench-loader  photos/s of a loader worker against bare decoding and stock webdataset"
+	@echo "make bench-step    update and training speed against a hand-written loop"
+	@echo "make wheel         the package, in dist/"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glci-dist needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)
+	test -f shards/demo/train/index.json || $(BIN)/glci demo-corpus shards/demo
+	$(BIN)/torchrun --nproc-per-node $(WORKERS) -m glci_dist train experiment=demo
+	$(BIN)/glci evaluate runs/demo --data shards/demo/val
+	@echo
+	@echo "the run's folder:   runs/demo"
+	@echo "the picture:        runs/demo/evaluation/evaluation.png"
+	@echo "while it trained:   runs/demo/pictures/"
+	@echo "the curves:         $(BIN)/tensorboard --logdir runs/demo/tensorboard"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+bench-loader: $(READY)
+	$(BIN)/python benchmarks/bench_loader.py
+
+bench-step: $(READY)
+	$(BIN)/python benchmarks/bench_step.py
+
+clean:
+	rm -rf $(VENV) dist build runs/demo shards/demo

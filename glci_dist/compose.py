@@ -6,8 +6,7 @@ line and exit code 2 (``UserError``).
 
 from __future__ import annotations
 
-import difflib
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from yaml import YAMLError
 
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.errors import UserError
+from glci_dist.mistakes import explain, removed_key, unknown_key
 
 _CHOICES = {
     "holes.kind": ("box", "boxes", "freeform", "centre"),
@@ -38,12 +38,20 @@ _CHOICES = {
 }
 
 _AT_LEAST = {
+    "seed": 0,
     "global_batch": 1,
     "data.size": 4,
     "data.workers": 0,
     "data.prefetch": 1,
     "data.order.lanes": 1,
     "data.order.block_shards": 1,
+    "data.tolerance": 0,
+    "data.cache.max_gib": 0,
+    "data.cache.retries": 0,
+    "data.cache.backoff_s": 0,
+    "optimizers.completion.weight_decay": 0,
+    "optimizers.discriminator.weight_decay": 0,
+    "engine.gradient_clip": 0,
     "engine.accumulation": 1,
     "engine.not_finite_limit": 1,
     "engine.threads": 0,
@@ -51,6 +59,17 @@ _AT_LEAST = {
     "monitor.pictures_every": 0,
     "monitor.pictures": 1,
 }
+
+_ABOVE_ZERO = (
+    "data.cache.timeout_s",
+    "model.completion.width",
+    "model.discriminator.width",
+    "optimizers.completion.eps",
+    "optimizers.discriminator.eps",
+    "engine.timeout_s",
+)
+
+_BELOW_ONE = ("optimizers.completion.rho", "optimizers.discriminator.rho", "engine.ema")
 
 
 def load(overrides: Sequence[str] = ()) -> Config:
@@ -69,8 +88,9 @@ def load(overrides: Sequence[str] = ()) -> Config:
         if missing:
             raise UserError(f"{missing[0]} has no value: add {missing[0]}=... to the command")
         config = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_one_line(error)) from error
+    # ValueError: Hydra's for a group that is set to null.
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(explain(error)) from error
     assert isinstance(config, Config)
     check(config)
     return config
@@ -80,10 +100,11 @@ def read(path: Path) -> Config:
     """The configuration that a run's folder holds; raises ``UserError`` where it is not one."""
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} does not exist: name the folder of a run, such as runs/demo") from error
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{path} is no configuration of this version: {_one_line(error)}") from error
+    # OSError, ValueError: OmegaConf's for a file that holds no mapping, or no text.
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{path} is no configuration of this version: {explain(error)}") from error
     assert isinstance(config, Config)
     return config
 
@@ -96,6 +117,8 @@ def to_yaml(config: Config) -> str:
 def differences(one: Config, other: Config) -> list[str]:
     """The dotted keys in which two configurations differ, with both values."""
     flat_one, flat_other = _flat(OmegaConf.structured(one)), _flat(OmegaConf.structured(other))
+    # The order of phases is part of what a run is, unlike that of other keys.
+    flat_one["phases"], flat_other["phases"] = list(one.phases), list(other.phases)
     keys = [*flat_one, *(key for key in flat_other if key not in flat_one)]
     return [
         f"{key}: {flat_one.get(key)} / {flat_other.get(key)}"
@@ -122,12 +145,19 @@ def check(config: Config) -> None:
     Rules that need the corpus or the world are checked where those are known.
     """
     flat = _flat(OmegaConf.structured(config))
+    if Path(config.name).name != config.name or config.name in ("", ".", ".."):
+        raise UserError(f"name={config.name!r} is no name of a folder: give a plain one (runs=... says where it lies)")
+    for key, folder in (("runs", config.runs), ("data.shards", config.data.shards)):
+        if not folder:
+            raise UserError(f"{key} is empty: give a folder")
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise UserError(f"{key}={flat[key]} is not known: choose one of {', '.join(choices)}")
     for key, least in _AT_LEAST.items():
         if flat[key] < least:
             raise UserError(f"{key}={flat[key]} is too small: it must be at least {least}")
+    _check_numbers(flat)
+    _check_lists(config)
     if config.engine.zero_stage not in (0, 1):
         raise UserError(
             f"engine.zero_stage={config.engine.zero_stage} is refused: stages 0 and 1 are proven equal to "
@@ -138,13 +168,6 @@ def check(config: Config) -> None:
             f"data.order.lanes={config.data.order.lanes} does not divide global_batch={config.global_batch}: "
             "choose a divisor"
         )
-    short = config.data.short_edge
-    if len(short) != 2 or not config.data.size <= short[0] <= short[1]:
-        raise UserError(
-            f"data.short_edge={short} must be [least, greatest] with data.size={config.data.size} <= least <= greatest"
-        )
-    if not 0.0 <= config.engine.ema < 1.0:
-        raise UserError(f"engine.ema={config.engine.ema} must be at least 0 and less than 1")
     _check_phases(config)
 
 
@@ -164,24 +187,54 @@ def check_world(config: Config, world_size: int, device: str) -> None:
         raise UserError("engine.precision=fp16 needs a GPU: on a CPU choose bf16 or fp32")
 
 
+def _check_numbers(flat: dict[str, Any]) -> None:
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value} is no finite number: give one")
+    for key in _ABOVE_ZERO:
+        if flat[key] <= 0:
+            raise UserError(f"{key}={flat[key]} is too small: it must be greater than 0")
+    for key in _BELOW_ONE:
+        if not 0 <= flat[key] < 1:
+            raise UserError(f"{key}={flat[key]} must be at least 0 and less than 1")
+    if flat["seed"] >= 2**63:
+        raise UserError(f"seed={flat['seed']} is too large: it must be less than 2**63")
+
+
+def _check_lists(config: Config) -> None:
+    data, optimizers = config.data, config.optimizers
+    short = data.short_edge
+    if len(short) != 2 or not data.size <= short[0] <= short[1]:
+        raise UserError(
+            f"data.short_edge={short} must be [least, greatest] with data.size={data.size} <= least <= greatest"
+        )
+    colour = data.mean_colour
+    if colour is not None and not (len(colour) == 3 and all(0 <= value <= 1 for value in colour)):
+        raise UserError(f"data.mean_colour={colour} must be [red, green, blue], each in 0 to 1, or null")
+    for side, betas in (("completion", optimizers.completion.betas), ("discriminator", optimizers.discriminator.betas)):
+        if not (len(betas) == 2 and all(0 <= value < 1 for value in betas)):
+            raise UserError(f"optimizers.{side}.betas={betas} must be two numbers, each at least 0 and less than 1")
+
+
 def _check_keys(composed: list[str]) -> None:
     """Refuse the keys that ``+key`` added and ``~key`` removed, which slip past Hydra's own check."""
     schema = list(_flat(OmegaConf.structured(Config())))
     for key in composed:
         in_phase = key.startswith("phases.") and key.split(".")[-1] in PhaseConfig.__dataclass_fields__
         if not in_phase and key not in schema:
-            raise UserError(_unknown_key(key))
+            raise UserError(unknown_key(key))
     for key in schema:
         if key not in composed and key != "phases":
-            raise UserError(f"{key} was removed from the configuration: it needs a value")
+            raise UserError(removed_key(key))
 
 
 def _check_phases(config: Config) -> None:
     if not config.phases:
         raise UserError("phases is empty: choose a recipe, such as recipe=modern")
     for name, phase in config.phases.items():
-        if phase.steps < 0 or phase.completion_every < 0 or phase.discriminator_every < 0:
-            raise UserError(f"phases.{name}: steps, completion_every and discriminator_every must be at least 0")
+        for key, value in vars(phase).items():
+            if not isinstance(value, str) and value < 0:
+                raise UserError(f"phases.{name}.{key}={value} is too small: it must be at least 0")
         if phase.steps and not (phase.completion_every or phase.discriminator_every):
             raise UserError(
                 f"phases.{name} updates no network: set completion_every or discriminator_every, or steps=0"
@@ -203,23 +256,3 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value or ()) if OmegaConf.is_list(value) else value
     return flat
-
-
-def _one_line(error: BaseException) -> str:
-    """What a Hydra or OmegaConf error says, in one line that a user can act on."""
-    parts = [str(error)] + ([str(error.__cause__)] if error.__cause__ is not None else [])
-    lines = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=", "See http"))]
-    text = " ".join(dict.fromkeys(said)) or type(error).__name__
-    unknown = re.match(r"(?:Could not override|Key) '([^']+)'(?: not in|\.)", text)
-    if unknown:
-        return _unknown_key(unknown[1])
-    key = getattr(error, "full_key", None)
-    return f"{key}: {text}" if key and key not in text else text
-
-
-def _unknown_key(key: str) -> str:
-    known = keys(Config(phases={"completion": PhaseConfig(), "discriminator": PhaseConfig(), "joint": PhaseConfig()}))
-    close = difflib.get_close_matches(key, known, 1) or [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    hint = f"did you mean {close[0]}?" if close else "`glci train --help` says where the keys are explained"
-    return f"{key} is no configuration key: {hint}"

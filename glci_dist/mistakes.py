@@ -1,0 +1,91 @@
+"""A wrong override in one line that a user can act on, from what Hydra and OmegaConf raised."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+from glci_dist import config as schema
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a word",
+    "list[int]": "a list of whole numbers",
+    "list[float]": "a list of numbers",
+}
+_PHASES = ("completion", "discriminator", "joint")
+_GROUPS = ("recipe", "experiment")
+
+
+def explain(error: Exception) -> str:
+    """What is wrong with the override that made Hydra or OmegaConf raise ``error``."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} is no override: write KEY=VALUE, and quote twice what has spaces or "
+            "signs in it, as in 'KEY=\"a=b c\"'"
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name} is not known: choose one of {', '.join(error.options)}"
+    standing = re.match(r"Could not append to config. An item is already at '(.*)'", str(error))
+    if standing:
+        return f"{standing[1]} stands in the configuration already: write {standing[1]}=... without the +"
+    cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    key = getattr(cause, "full_key", None) or ""
+    text = _first_line(cause)
+    if re.match(r"Key '.*' (is )?not in", text):
+        return unknown_key(key)
+    merging = re.match(r"Error merging override ([+~]*)([^=]*)", _first_line(error))
+    if merging is None:
+        return f"{key}: {text}" if key and key not in text else text
+    given = _first_line(error).removeprefix("Error merging override ")
+    if merging[1] == "~":
+        return removed_key(merging[2])
+    if merging[2].startswith("phases.") and "PhaseConfig" in text:
+        return unknown_key(merging[2])
+    kind = dict(key_types()).get(re.sub(r"^phases\.[^.]+\.", "phases.*.", merging[2]))
+    return f"{given} has the wrong type: {merging[2]} must be {_words(kind)}" if kind else f"{given}: {text}"
+
+
+def unknown_key(key: str) -> str:
+    """That ``key`` does not exist, and which one may have been meant."""
+    known = [name.replace("*", phase) for phase in _PHASES for name, _ in key_types()]
+    if re.match(r"phases\.[^.]+", key) and key.split(".")[1] not in _PHASES:
+        name = key.split(".")[1]
+        return (
+            f"{key}: the recipe has no phase {name!r}, only {', '.join(_PHASES)}; "
+            f"to add one: '+phases={{{name}: {{steps: 100, ...}}}}'"
+        )
+    close = difflib.get_close_matches(key, [*known, *_GROUPS], 1)
+    same_end = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    near = (close or same_end)[:1]
+    hint = f"did you mean {near[0]}?" if near else "`glci train --help` says where the keys are explained"
+    return f"{key} is no configuration key: {hint}"
+
+
+def removed_key(key: str) -> str:
+    """That ``~key`` cannot be done."""
+    return f"~{key}: a key cannot be removed from the configuration; give it another value"
+
+
+def key_types(kind: str = "Config", prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every dotted key of the schema, groups too, with its type; a phase's are ``phases.*.<key>``."""
+    for name, field in vars(schema)[kind].__dataclass_fields__.items():
+        yield f"{prefix}{name}", field.type
+        inner = "PhaseConfig" if field.type == "dict[str, PhaseConfig]" else field.type
+        if inner in vars(schema):
+            yield from key_types(inner, f"{prefix}{name}.*." if inner == "PhaseConfig" else f"{prefix}{name}.")
+
+
+def _words(kind: str) -> str:
+    plain = kind.removesuffix(" | None")
+    return _WORDS.get(plain, "a group of keys") + (" or null" if plain != kind else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

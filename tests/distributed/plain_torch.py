@@ -1,0 +1,125 @@
+"""GLCIC's three phases as a hand-written, single-process loop over the global batch, in plain torch.
+
+It shares with the project the networks (whose batch norm is held against torch's own elsewhere),
+the schedule's numbers and the photos. Masks, patches, composites, losses, gradients, optimisers and
+running statistics are written out here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glci_dist import compose
+from glci_dist.data.batch import Batch
+from glci_dist.data.index import load_index
+from glci_dist.data.loader import StepDataset
+from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.models.completion import fill_colour
+from glci_dist.training.phases import Schedule
+from tests.distributed.recordings import Recording, make_smooth
+
+
+def record_plain(overrides: list[str], colour: list[float]) -> Recording:
+    """The same record as ``record`` makes of a world."""
+    config = compose.load(overrides)
+    completion, discriminators = build_completion(config), build_discriminators(config)
+    fill_colour(completion).copy_(torch.tensor(colour).view(1, 3, 1, 1))
+    make_smooth(completion)
+    make_smooth(discriminators)
+    optimizers = {
+        "completion": torch.optim.Adam(completion.parameters(), betas=(0.9, 0.99), eps=1e-6, fused=True),
+        "discriminator": torch.optim.Adam(discriminators.parameters(), betas=(0.5, 0.99), eps=1e-6, fused=True),
+    }
+    schedule, recording = Schedule(config.phases), Recording()
+    faces = StepDataset(
+        load_index(config.data.shards),
+        config.data,
+        config.holes,
+        seed=config.seed,
+        global_batch=config.global_batch,
+        slots=range(config.global_batch),
+    )
+
+    def step(side: str, network: nn.Module, loss: Tensor, lr: float) -> None:
+        optimizers[side].zero_grad()
+        parameters = dict(network.named_parameters())
+        # The fused optimiser reads gradients as if they lay in memory as their parameters do.
+        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(loss, list(parameters.values()))]
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        recording.gradients.append(
+            {f"{side}/{name}": gradient for name, gradient in zip(parameters, gradients, strict=True)}
+        )
+        optimizers[side].param_groups[0]["lr"] = lr
+        optimizers[side].step()
+        _blend_statistics(network)
+
+    for number in range(schedule.steps):
+        moment, batch = schedule.at(number), faces[number]
+        photos, masks = _photos(batch), _masks(batch)
+        outputs = completion(photos, masks)
+        completed = photos * (1 - masks) + outputs * masks
+        if moment.updates_discriminator:
+            real = discriminators.judge(photos, _cut(photos, batch.real_patches, config.holes.patch))
+            fake = discriminators.judge(
+                completed.detach(), _cut(completed.detach(), batch.fake_patches, config.holes.patch)
+            )
+            loss = -(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean()) / 2
+            step("discriminator", discriminators, loss, moment.discriminator_lr)
+        if moment.updates_completion:
+            squares = ((outputs - photos) ** 2 * masks).flatten(1).sum(1) / (3 * masks.flatten(1).sum(1))
+            loss = squares.mean()
+            if moment.alpha:
+                logits = discriminators.judge(completed, _cut(completed, batch.fake_patches, config.holes.patch))
+                loss = loss - moment.alpha * torch.log(torch.sigmoid(logits)).mean()
+            step("completion", completion, loss, moment.completion_lr)
+        for network in (completion, discriminators):
+            _forget_statistics(network)
+        recording.losses.append({})
+    recording.weights = {
+        f"{place}/{name}": tensor.detach().clone()
+        for place, network in enumerate((completion, discriminators))
+        for name, tensor in network.state_dict().items()
+    }
+    return recording
+
+
+def _blend_statistics(network: nn.Module) -> None:
+    """Running statistics follow what an updated network saw, by a tenth, photo batch by photo batch."""
+    for norm in _norms(network):
+        for mean, variance in norm.seen:
+            norm.running_mean += 0.1 * (mean - norm.running_mean)
+            norm.running_var += 0.1 * (variance - norm.running_var)
+            norm.num_batches_tracked += 1
+    _forget_statistics(network)
+
+
+def _forget_statistics(network: nn.Module) -> None:
+    for norm in _norms(network):
+        norm.seen.clear()
+
+
+def _norms(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+
+
+def _photos(batch: Batch) -> Tensor:
+    return (batch.photos.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _masks(batch: Batch) -> Tensor:
+    count, size = len(batch.photos), batch.photos.shape[1]
+    masks = torch.zeros(count, 1, size, size)
+    for number, ((left, top, width, height),) in enumerate(batch.boxes.tolist()):
+        masks[number, :, top : top + height, left : left + width] = 1
+    return masks
+
+
+def _cut(images: Tensor, corners: Tensor, side: int) -> Tensor:
+    return torch.stack(
+        [image[:, y : y + side, x : x + side] for image, (x, y) in zip(images, corners.tolist(), strict=True)]
+    ).contiguous(memory_format=torch.channels_last)

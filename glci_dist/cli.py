@@ -58,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
         subparsers,
         "config",
         "print the configuration that overrides make",
-        "Print the whole configuration as YAML.",
+        "Print the whole configuration as YAML, without starting anything.\n\n"
+        "example:\n  glci config experiment=faces160 recipe=paper data.shards=shards/train\n",
     )
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     show.set_defaults(run=_config)

@@ -25,9 +25,11 @@ class CacheConfig:
     """The node's cache of remote shards."""
 
     dir: str = "~/.cache/glci-dist/shards"
+    """Folder on the node's own disk, shared by its processes and by later runs."""
     max_gib: float = 50.0
     """Least recently used shards are removed beyond this many GiB."""
     retries: int = 5
+    """Times that a failed transfer is tried again before the run ends."""
     backoff_s: float = 0.5
     """Wait before the first retry, seconds; doubled for each further one."""
     timeout_s: float = 60.0
@@ -97,6 +99,7 @@ class DiscriminatorConfig:
     kind: str = "global_local"
     """``global_local``, or one branch alone: ``global``, ``local``."""
     width: float = 1.0
+    """Factor on every channel count."""
 
 
 @dataclass
@@ -124,12 +127,15 @@ class PhaseConfig:
     """One phase of the schedule; phases follow each other in the order in which they stand."""
 
     steps: int = MISSING
+    """Length of the phase; 0 leaves it out."""
     completion_every: int = 0
     """The completion network is updated at every n-th step of the phase; 0: never."""
     discriminator_every: int = 0
     """The discriminators are updated at every n-th step of the phase; 0: never."""
     completion_lr: float = 0.0
+    """The completion network's learning rate."""
     discriminator_lr: float = 0.0
+    """The discriminators' learning rate."""
     reconstruction: float = 1.0
     """Weight of the reconstruction loss."""
     alpha: float = 0.0
@@ -153,7 +159,9 @@ class OptimizerConfig:
     rho: float = 0.9
     """Adadelta's."""
     eps: float = 1e-8
+    """Added to a denominator: Adam's root of the second moment, Adadelta's mean squares."""
     weight_decay: float = 0.0
+    """Share of the weights that is added to their gradient (L2)."""
 
 
 @dataclass
@@ -197,8 +205,9 @@ class MonitorConfig:
     """What the observers write, and when (in steps)."""
 
     scalars_every: int = 10
+    """Steps between scalars in TensorBoard; each is a mean over them."""
     pictures_every: int = 250
-    """0: no pictures."""
+    """Steps between picture grids; 0: no pictures."""
     pictures: int = 8
     """Faces in a picture grid."""
     progress: bool = True
@@ -212,7 +221,9 @@ class Config:
     name: str = MISSING
     """The run's name; its folder is ``runs``/``name``."""
     runs: str = "runs"
+    """Folder of the runs' folders."""
     seed: int = 0
+    """Of all random numbers: weights, order, crops, flips, holes, patches."""
     global_batch: int = 32
     """Slots in a step, over all ranks."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -221,5 +232,6 @@ class Config:
     losses: LossConfig = field(default_factory=LossConfig)
     optimizers: OptimizersConfig = field(default_factory=OptimizersConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)
+    """The schedule, by name; the recipe has ``completion``, ``discriminator`` and ``joint``."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)

@@ -39,7 +39,9 @@ def explain(error: Exception) -> str:
     key = getattr(cause, "full_key", None) or ""
     text = _first_line(cause)
     if re.match(r"Key '.*' (is )?not in", text):
-        return unknown_key(key)
+        asked = re.match(r"Could not override '(.*)'", str(error))
+        # OmegaConf names the group at which it gave up, Hydra the whole key.
+        return unknown_key(asked[1] if asked and asked[1].startswith(key) else key)
     merging = re.match(r"Error merging override ([+~]*)([^=]*)", _first_line(error))
     if merging is None:
         return f"{key}: {text}" if key and key not in text else text
@@ -54,13 +56,13 @@ def explain(error: Exception) -> str:
 
 def unknown_key(key: str) -> str:
     """That ``key`` does not exist, and which one may have been meant."""
-    known = [name.replace("*", phase) for phase in _PHASES for name, _ in key_types()]
-    if re.match(r"phases\.[^.]+", key) and key.split(".")[1] not in _PHASES:
-        name = key.split(".")[1]
+    group, phase, inner = (*key.split(".", 2), "", "")[:3]
+    if group == "phases" and phase not in _PHASES and inner in ("", *vars(schema.PhaseConfig())):
         return (
-            f"{key}: the recipe has no phase {name!r}, only {', '.join(_PHASES)}; "
-            f"to add one: '+phases={{{name}: {{steps: 100, ...}}}}'"
+            f"{key}: the recipe has no phase {phase!r}, only {', '.join(_PHASES)}; "
+            f"to add one: '+phases={{{phase}: {{steps: 100, ...}}}}'"
         )
+    known = [name.replace("*", each) for each in dict.fromkeys([phase, *_PHASES]) for name, _ in key_types()]
     close = difflib.get_close_matches(key, [*known, *_GROUPS], 1)
     same_end = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     near = (close or same_end)[:1]

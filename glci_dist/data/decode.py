@@ -19,41 +19,34 @@ class DecodeError(Exception):
     """A photo cannot be decoded; the message is the reason, in one line."""
 
 
-def decode(
-    encoded: bytes, *, short_edge: int | None, target: Pixels | None = None, scratch: Pixels | None = None
-) -> Pixels:
+def decode(encoded: bytes, *, short_edge: int | None, scratch: Pixels | None = None) -> Pixels:
     """Decode a photo to uint8 (H, W, 3), RGB, its shorter side ``short_edge`` px long (None: as it is).
 
     JPEG photos are scaled by the decoder to the least of its sizes that is large enough, then exactly: by
     area where that makes them smaller, linearly where it makes them larger.
 
-    ``target``, uint8 (h, w, 3) and contiguous, is decoded into and returned where the photo has that size and
-    needs no scaling. ``scratch``, uint8 (n,), is decoded into where it is large enough, so the result holds
-    only until the next call. Both save memory traffic, nothing else.
+    ``scratch``, uint8 (n,), saves memory traffic: it is decoded into where it is large enough, so the result
+    holds only until the next call.
 
     Raises ``DecodeError`` when the bytes are no photo, or a damaged one.
     """
     if encoded[:2] == b"\xff\xd8":
-        return _decode_jpeg(encoded, short_edge, target, scratch)
+        return _decode_jpeg(encoded, short_edge, scratch)
     photo = _decode_other(encoded)
     return _resize(photo, *_scaled(photo.shape[0], photo.shape[1], short_edge))
 
 
-def _decode_jpeg(encoded: bytes, short_edge: int | None, target: Pixels | None, scratch: Pixels | None) -> Pixels:
+def _decode_jpeg(encoded: bytes, short_edge: int | None, scratch: Pixels | None) -> Pixels:
     try:
         height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
         _check_size(height, width)
-        final = _scaled(height, width, short_edge)
-        if target is not None and target.shape == (height, width, 3) and final == (height, width):
-            simplejpeg.decode_jpeg(encoded, buffer=target)
-            return target
         fits = scratch is not None and scratch.size >= height * width * 3
         least = short_edge or 0
         photo = simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least, buffer=scratch if fits else None)
     except ValueError as error:
         raise DecodeError(_one_line(error)) from error
     # The decoder rounds its sizes up, so the final one is that of the encoded photo.
-    return _resize(photo, *final)
+    return _resize(photo, *_scaled(height, width, short_edge))
 
 
 def _decode_other(encoded: bytes) -> Pixels:

@@ -164,15 +164,14 @@ class StepDataset(Dataset[Batch]):
         """Decode, cut and mirror a photo into ``target``, uint8 (size, size, 3)."""
         if self._scratch is None:
             self._scratch = np.empty(_SCRATCH_BYTES, np.uint8)
-        photo = decode(encoded, short_edge=crop.short_edge, target=target, scratch=self._scratch)
-        if photo is not target:
-            size = self._data.size
-            left = int(crop.left * (photo.shape[1] - size + 1))
-            top = int(crop.top * (photo.shape[0] - size + 1))
-            target[:] = photo[top : top + size, left : left + size]
-        if self._data.flip and crop.mirror < 0.5:
-            # In place, where the photo is in the cache: from one array to another takes twice as long.
-            cv2.flip(target, 1, dst=target)
+        photo = decode(encoded, short_edge=crop.short_edge, scratch=self._scratch)
+        size = self._data.size
+        left = int(crop.left * (photo.shape[1] - size + 1))
+        top = int(crop.top * (photo.shape[0] - size + 1))
+        cut = photo[top : top + size, left : left + size]
+        # Mirrored before it leaves the cache: straight into the batch takes longer than with this copy
+        # (measured).
+        target[:] = cv2.flip(cut, 1) if self._data.flip and crop.mirror < 0.5 else cut
 
 
 class Loader:

@@ -12,8 +12,8 @@ from glci_dist.models.context_encoder import ContextEncoder, bottleneck_side
 from glci_dist.models.discriminators import ContextDiscriminators
 
 
-def build_completion(config: Config) -> nn.Module:
-    """The completion network, with weights drawn from ``config.seed``: equal on every rank."""
+def check_models(config: Config) -> None:
+    """Raise ``UserError`` for a photo's size that the chosen completion network cannot take."""
     chosen, size = config.model.completion, config.data.size
     if (
         chosen.kind == "context_encoder"
@@ -23,6 +23,12 @@ def build_completion(config: Config) -> nn.Module:
             f"data.size={size} cannot be halved down to at most 8 px, as model.completion.kind=context_encoder needs: "
             "choose a size such as 64, 128, 160 or 256"
         )
+
+
+def build_completion(config: Config) -> nn.Module:
+    """The completion network, with weights drawn from ``config.seed``: equal on every rank."""
+    check_models(config)
+    chosen, size = config.model.completion, config.data.size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if chosen.kind == "context_encoder":

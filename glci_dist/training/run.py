@@ -11,6 +11,7 @@ from typing import Any
 
 from glci_dist import compose
 from glci_dist.config import Config
+from glci_dist.data.index import write_whole
 from glci_dist.errors import UserError
 
 _FREE = (
@@ -55,7 +56,7 @@ class RunFolder:
         try:
             for folder in (self.path, self.checkpoints, self.tensorboard, self.pictures):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.config_file.write_text(compose.to_yaml(config))
+            write_whole(self.config_file, compose.to_yaml(config).encode())
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}: choose another runs=...") from error
 

@@ -18,10 +18,11 @@ from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.holes import check_holes
 from glci_dist.data.index import Index, load_index
 from glci_dist.data.loader import make_loader
+from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
-from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.models.build import build_completion, build_discriminators, check_models
 from glci_dist.models.completion import fill_colour
 from glci_dist.training import checkpoints
 from glci_dist.training.ema import MovingAverage
@@ -94,6 +95,7 @@ def prepare(config: Config, world: World) -> Job:
     """Everything that a run needs, on every rank; raises ``UserError`` where something is wrong."""
     compose.check_world(config, world.size, world.device.type)
     check_holes(config.holes, config.data.size)
+    check_models(config)
     folder = RunFolder(Path(config.runs) / config.name)
     index, colour = _open_data(config, world, folder)
     contest = build_contest(config, world)
@@ -140,6 +142,9 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
     try:
         index = load_index(config.data.shards)
         check_shards(index)
+        Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
+        if config.data.val:
+            check_shards(load_index(config.data.val))
         if world.is_main:
             colour = config.data.mean_colour or _mean_colour(index, config)
             folder.claim(config)

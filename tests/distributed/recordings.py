@@ -25,7 +25,6 @@ TINY = (
     "data.workers=0",
     "monitor.pictures_every=0",
     "monitor.progress=false",
-    "phases.completion.lr_warmup=0",
     "phases.completion.completion_lr=1e-4",
     "phases.discriminator.discriminator_lr=5e-6",
     "phases.joint.completion_lr=1e-5",

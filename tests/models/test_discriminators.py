@@ -10,6 +10,11 @@ from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import Branch, ContextDiscriminators
 
 
+@pytest.fixture(autouse=True)
+def _same_weights() -> None:
+    torch.manual_seed(1)
+
+
 def millions(branch: nn.Module) -> float:
     return round(sum(parameter.numel() for parameter in branch.parameters()) / 1e6, 1)
 

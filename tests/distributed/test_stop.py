@@ -1,0 +1,136 @@
+"""A signal to any rank stops all in good order, and the same command completes the run to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from glci_dist import compose
+from glci_dist.training import checkpoints
+from glci_dist.training.loop import train
+from tests.small_run import small
+from tests.worlds import free_port, launcher_environment, run_world
+
+pytestmark = pytest.mark.distributed
+STEPS = (90, 5, 5)
+SPEAKING = ("monitor.progress=true",)
+
+
+class Command:
+    """``glci train`` in one real process a rank, as a launcher starts them."""
+
+    def __init__(self, overrides: list[str], *, size: int, log: Path) -> None:
+        self._log, port = log, free_port()
+        self.ranks = []
+        for rank in range(size):
+            environment = {**os.environ, **launcher_environment(rank, size, port)}
+            with (log.parent / f"{log.name}.{rank}").open("w") as output:
+                self.ranks.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "glci_dist", "train", *overrides],
+                        env=environment,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    def said(self, rank: int = 0) -> str:
+        return (self._log.parent / f"{self._log.name}.{rank}").read_text()
+
+    def wait_for(self, text: str, *, seconds: float = 90) -> None:
+        """Return as soon as rank 0 said ``text``."""
+        deadline = time.monotonic() + seconds
+        while text not in self.said():
+            assert time.monotonic() < deadline, f"never said {text!r}:\n{self.said()}"
+            assert all(process.poll() is None for process in self.ranks), f"ended:\n{self.said()}"
+            time.sleep(0.01)
+
+    def exit_codes(self, *, seconds: float = 90) -> list[int]:
+        return [process.wait(seconds) for process in self.ranks]
+
+
+@contextmanager
+def started(overrides: list[str], *, size: int, log: Path) -> Iterator[Command]:
+    """A command none of whose processes outlives the block."""
+    command = Command(overrides, size=size, log=log)
+    try:
+        yield command
+    finally:
+        for process in command.ranks:
+            process.kill()
+            process.wait()
+
+
+def train_undisturbed(overrides: list[str]) -> None:
+    train(compose.load(overrides))
+
+
+def journal(runs: Path) -> list[tuple[str, int]]:
+    lines = (runs / "run" / "journal.jsonl").read_text().splitlines()
+    return [(entry["event"], entry["step"]) for entry in map(json.loads, lines)]
+
+
+def final_networks(runs: Path) -> bytes:
+    saved = checkpoints.latest(runs / "run" / "checkpoints")
+    assert saved is not None
+    assert saved.step == sum(STEPS)
+    return (saved.path / "networks.safetensors").read_bytes()
+
+
+def test_a_signal_to_one_rank_stops_both_and_the_same_command_ends_as_if_undisturbed(
+    faces_shards: str, tmp_path: Path
+) -> None:
+    overrides = small(faces_shards, tmp_path / "stopped", steps=STEPS, extra=SPEAKING)
+    with started(overrides, size=2, log=tmp_path / "first") as command:
+        command.wait_for("completion: step 1/")
+        command.ranks[1].send_signal(signal.SIGUSR1)
+        assert command.exit_codes() == [3, 3]
+        assert "stopped by a signal" in command.said()
+        assert "run the same command again" in command.said()
+        assert "Traceback" not in command.said(0) + command.said(1)
+    saved = checkpoints.latest(tmp_path / "stopped" / "run" / "checkpoints")
+    assert saved is not None
+    assert 0 < saved.step < STEPS[0]
+    assert journal(tmp_path / "stopped") == [("start", 0), ("signal", saved.step - 2), ("checkpoint", saved.step)]
+
+    with started(overrides, size=2, log=tmp_path / "second") as command:
+        assert command.exit_codes() == [0, 0], command.said()
+    after = journal(tmp_path / "stopped")[3:]
+    assert after[0] == ("resume", saved.step)
+    assert after[-1] == ("end", sum(STEPS))
+
+    run_world(2, train_undisturbed, small(faces_shards, tmp_path / "undisturbed", steps=STEPS))
+    assert final_networks(tmp_path / "stopped") == final_networks(tmp_path / "undisturbed")
+
+    with started(overrides, size=2, log=tmp_path / "third") as command:
+        assert command.exit_codes() == [0, 0]
+        assert f"is complete: {sum(STEPS)} steps are done" in command.said()
+    assert journal(tmp_path / "stopped")[-1] == after[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_other_signals_stop_a_single_process_in_the_same_way(
+    faces_shards: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    overrides = small(faces_shards, tmp_path, steps=(300, 0, 0), extra=(*SPEAKING, "data.workers=1"))
+    with started(overrides, size=1, log=tmp_path / "log") as command:
+        command.wait_for("completion: step 1/")
+        command.ranks[0].send_signal(number)
+        assert command.exit_codes() == [3]
+        assert "stopped by a signal" in command.said()
+        assert "Traceback" not in command.said()
+
+    saved = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert saved is not None
+    assert 0 < saved.step < 300
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    assert json.loads(lines[1])["signals"] == [number.name]

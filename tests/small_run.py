@@ -1,0 +1,34 @@
+"""The smallest run that is one: 32 px, 4 photos a step; for tests of what surrounds the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glci_dist.data.build import build_shards
+from glci_dist.data.demo_faces import write_corpus
+from glci_dist.data.plan import BuildOptions
+from tests.distributed.recordings import tiny
+
+_SMALL = (
+    "name=run",
+    "global_batch=4",
+    "data.size=32",
+    "data.short_edge=[32,36]",
+    "data.mean_colour=[0.5,0.5,0.5]",
+    "holes.min_side=8",
+    "holes.max_side=16",
+    "holes.patch=20",
+    "engine.threads=1",
+)
+
+
+def small(shards: Path | str, runs: Path, *, steps: tuple[int, int, int], extra: tuple[str, ...] = ()) -> list[str]:
+    """Overrides of a run at ``runs``/run with so many steps in its three phases."""
+    return tiny(str(shards), str(runs), steps=steps, extra=(*_SMALL, *extra))
+
+
+def build_faces(folder: Path, *, photos: int, samples: int) -> Path:
+    """Shards of ``samples`` rendered faces each."""
+    write_corpus(folder / "photos", photos=photos, seed=3, size=40, processes=1)
+    build_shards(folder / "photos", folder / "shards", BuildOptions(samples=samples), processes=1)
+    return folder / "shards"

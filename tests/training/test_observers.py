@@ -1,0 +1,205 @@
+"""What TensorBoard, the progress line and the pictures show is what the reports said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from glci_dist import compose
+from glci_dist.config import PhaseConfig
+from glci_dist.training.heartbeat import Report
+from glci_dist.training.loop import train
+from glci_dist.training.observers import Progress, TensorBoard
+from glci_dist.training.phases import Schedule
+from tests.small_run import small
+from tests.worlds import run_world
+
+PHASES = {
+    "completion": PhaseConfig(steps=5, completion_every=1, completion_lr=0.5),
+    "joint": PhaseConfig(steps=4, completion_every=2, discriminator_every=1, discriminator_lr=0.25),
+}
+ALWAYS = {
+    "phase/number",
+    "time/step_seconds",
+    "time/slowest_rank_ratio",
+    "time/data_share",
+    "time/communication_share",
+    "time/compute_share",
+    "speed/images_per_second",
+    "data/replaced_samples",
+    "updates/skipped",
+    "memory/peak_rank0_gib",
+}
+OF_COMPLETION = {"loss/reconstruction", "gradient_norm/completion", "learning_rate/completion"}
+OF_DISCRIMINATOR = {
+    "loss/real",
+    "loss/completed",
+    "accuracy/real",
+    "accuracy/completed",
+    "gradient_norm/discriminator",
+    "learning_rate/discriminator",
+}
+
+
+def reports() -> list[Report]:
+    """What two ranks might say of each step: its losses are its number, in some way."""
+    made = []
+    schedule = Schedule(PHASES)
+    for step in range(schedule.steps):
+        moment = schedule.at(step)
+        losses: dict[str, float] = {}
+        if moment.updates_completion:
+            losses["reconstruction"] = float(step)
+        if moment.updates_discriminator:
+            losses |= {"real_loss": 10.0 * step, "completed_loss": 1.0, "real_accuracy": 0.75, "completed_accuracy": 1}
+        made.append(
+            Report(
+                moment=moment,
+                losses=losses,
+                completion_norm=2.0 * step if moment.updates_completion else None,
+                discriminator_norm=3.0 * step if moment.updates_discriminator else None,
+                skipped=step == 3,
+                step_seconds=(0.1, 0.3),
+                data_seconds=0.02,
+                collective_seconds=0.05,
+                replaced=2 if step == 1 else 0,
+                stop=False,
+            )
+        )
+    return made
+
+
+def read(folder: Path) -> EventAccumulator:
+    """The event files, as TensorBoard reads them."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    return events.Reload()
+
+
+def scalars(events: EventAccumulator) -> dict[int, dict[str, float]]:
+    """For each step at which something was written, its tags and values."""
+    found: dict[int, dict[str, float]] = {}
+    for tag in events.Tags()["scalars"]:
+        for event in events.Scalars(tag):
+            found.setdefault(event.step, {})[tag] = event.value
+    return found
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> dict[int, dict[str, float]]:
+    """The scalars of ``reports``, written every 3 steps."""
+    config = compose.load(["data.shards=x", "monitor.scalars_every=3", "global_batch=8"])
+    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"))
+    for report in reports():
+        board.see(report)
+    board.close()
+    return scalars(read(tmp_path))
+
+
+def test_scalars_are_written_at_their_steps_and_at_each_phases_end(written: dict[int, dict[str, float]]) -> None:
+    assert sorted(written) == [2, 4, 5, 8]
+
+
+def test_each_phase_writes_the_tags_of_what_it_updates(written: dict[int, dict[str, float]]) -> None:
+    for step in (2, 4):
+        assert written[step].keys() == ALWAYS | OF_COMPLETION
+    # Step 5 is the first of a phase that updates the completion network at every second step only.
+    assert written[5].keys() == ALWAYS | OF_DISCRIMINATOR
+    assert written[8].keys() == ALWAYS | OF_COMPLETION | OF_DISCRIMINATOR
+
+
+def test_values_are_means_since_the_last_writing(written: dict[int, dict[str, float]]) -> None:
+    assert [written[step]["loss/reconstruction"] for step in (2, 4, 8)] == [1.0, 3.5, 7.0]
+    assert [written[step]["gradient_norm/completion"] for step in (2, 4, 8)] == [2.0, 7.0, 14.0]
+    assert [written[step]["loss/real"] for step in (5, 8)] == [50.0, 70.0]
+    assert written[8]["accuracy/real"] == 0.75
+    assert written[8]["learning_rate/discriminator"] == 0.25
+    assert [written[step]["learning_rate/completion"] for step in (2, 8)] == [0.5, 0.0]
+    assert [written[step]["phase/number"] for step in (2, 4, 5, 8)] == [0, 0, 1, 1]
+
+
+def test_skipped_updates_and_replaced_samples_are_counted_over_the_run(written: dict[int, dict[str, float]]) -> None:
+    assert [written[step]["data/replaced_samples"] for step in (2, 4, 8)] == [2, 2, 2]
+    assert [written[step]["updates/skipped"] for step in (2, 4, 8)] == [0, 1, 1]
+
+
+def test_time_is_shared_out_over_data_compute_and_communication(written: dict[int, dict[str, float]]) -> None:
+    for values in written.values():
+        assert values["time/step_seconds"] == pytest.approx(0.2)
+        assert values["time/slowest_rank_ratio"] == pytest.approx(1.5)
+        assert values["time/data_share"] == pytest.approx(0.1)
+        assert values["time/communication_share"] == pytest.approx(0.25)
+        assert values["time/compute_share"] == pytest.approx(0.65)
+        assert values["speed/images_per_second"] > 0
+        assert 0.05 < values["memory/peak_rank0_gib"] < 100
+
+
+def test_a_resumed_run_replaces_what_was_written_after_its_first_step(tmp_path: Path) -> None:
+    config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
+    for first_step, factor in ((0, 1.0), (3, 100.0)):
+        board = TensorBoard(tmp_path, config, first_step=first_step, device=torch.device("cpu"))
+        for report in reports()[first_step:5]:
+            report.losses["reconstruction"] *= factor
+            board.see(report)
+        board.close()
+
+    values = {step: found["loss/reconstruction"] for step, found in scalars(read(tmp_path)).items()}
+    assert values == {0: 0, 1: 1, 2: 2, 3: 300, 4: 400}
+
+
+def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(first_step=0, steps=9, global_batch=8)
+    for report in reports():
+        progress.see(report)
+    progress.close()
+
+    lines = capsys.readouterr().out.splitlines()
+    # Without a terminal: at the start of each phase and at the end; else every 30 s.
+    assert [line.split(",")[0] for line in lines] == ["completion: step 1/9", "joint: step 6/9", "joint: step 9/9"]
+    for line in lines:
+        assert " img/s, " in line
+        assert " min left, " in line
+    assert lines[0].endswith("reconstruction 0")
+    assert lines[2].endswith("reconstruction 8 real loss 80 completed loss 1 real accuracy 0.75 completed accuracy 1")
+    assert "0.0 min left" in lines[2]
+
+
+def run_all(overrides: list[str]) -> None:
+    train(compose.load(overrides))
+
+
+@pytest.mark.distributed
+def test_a_run_writes_scalars_pictures_and_its_configuration_from_rank_0_alone(
+    faces_shards: str, tmp_path: Path
+) -> None:
+    watching = ("monitor.scalars_every=2", "monitor.pictures_every=2", "monitor.pictures=3")
+    run_world(2, run_all, small(faces_shards, tmp_path, steps=(3, 2, 2), extra=watching))
+
+    folder = tmp_path / "run"
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+    events = read(folder / "tensorboard")
+    values = scalars(events)
+    assert sorted(values) == [1, 2, 3, 4, 5, 6]
+    assert values[1].keys() == values[2].keys() == ALWAYS | OF_COMPLETION
+    assert values[3].keys() == values[4].keys() == ALWAYS | OF_DISCRIMINATOR
+    assert values[6].keys() == ALWAYS | OF_COMPLETION | OF_DISCRIMINATOR | {"loss/adversarial"}
+    for found in values.values():
+        assert np.isfinite(list(found.values())).all()
+
+    # Every second step and each phase's end.
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert names == [f"step-{step:08d}.png" for step in (2, 3, 4, 5, 6, 7)]
+    shown = [np.asarray(Image.open(folder / "pictures" / name)) for name in names]
+    # Three faces high and photo, hole, output, completed wide, 32 px each at twice their size.
+    assert all(picture.shape[0] >= 3 * 64 and picture.shape[1] >= 4 * 64 for picture in shown)
+    assert not np.array_equal(shown[0], shown[-1])
+    assert [event.step for event in events.Images("pictures")] == [1, 2, 3, 4, 5, 6]
+
+    (tag,) = events.Tags()["tensors"]
+    text = events.Tensors(tag)[0].tensor_proto.string_val[0].decode()
+    assert "seed: 0" in text
+    assert faces_shards in text

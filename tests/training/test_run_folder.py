@@ -1,0 +1,118 @@
+"""A run's folder belongs to one configuration, and its journal is one JSON object a line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from glci_dist import compose
+from glci_dist.config import Config
+from glci_dist.errors import UserError
+from glci_dist.training.run import Journal, RunFolder
+
+
+@functools.cache
+def configuration(*overrides: str) -> Config:
+    return compose.load(["data.shards=shards/train", *overrides])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A folder that the plain configuration has claimed."""
+    made = RunFolder(tmp_path / "runs" / "one")
+    made.claim(configuration())
+    return made
+
+
+def test_a_claim_writes_the_resolved_configuration_and_makes_the_rooms(folder: RunFolder) -> None:
+    assert compose.read(folder.config_file) == configuration()
+    for room in (folder.checkpoints, folder.tensorboard, folder.pictures):
+        assert room.is_dir()
+
+
+def test_the_same_configuration_may_claim_again(folder: RunFolder) -> None:
+    folder.claim(configuration())
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("seed=7", "seed: 0 / 7"),
+        ("phases.joint.alpha=1e-3", "phases.joint.alpha: 0.0004 / 0.001"),
+        ("data.shards=elsewhere", "data.shards: shards/train / elsewhere"),
+        ("engine.precision=fp32", "engine.precision: bf16 / fp32"),
+        ("engine.zero_stage=1", "engine.zero_stage: 0 / 1"),
+    ],
+)
+def test_another_configuration_is_refused_in_one_line_that_names_the_keys(
+    folder: RunFolder, override: str, named: str
+) -> None:
+    before = folder.config_file.read_bytes()
+    with pytest.raises(UserError) as refusal:
+        folder.claim(configuration(override))
+
+    message = str(refusal.value)
+    assert named in message
+    assert str(folder.path) in message
+    assert "choose another name=" in message
+    assert "\n" not in message
+    assert folder.config_file.read_bytes() == before
+
+
+def test_of_many_differing_keys_three_are_named_and_the_rest_counted(folder: RunFolder) -> None:
+    overrides = ("seed=7", "global_batch=64", "data.flip=false", "engine.ema=0.9", "engine.gradient_clip=1")
+    with pytest.raises(UserError, match=r"seed: 0 / 7; global_batch: 32 / 64; .*\(and 2 more\)"):
+        folder.claim(configuration(*overrides))
+
+
+def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None:
+    free = configuration(
+        "runs=elsewhere",
+        "monitor.scalars_every=3",
+        "monitor.progress=false",
+        "data.cache.dir=/somewhere",
+        "data.workers=3",
+        "data.prefetch=2",
+        "engine.threads=1",
+        "engine.timeout_s=60",
+    )
+    folder.claim(free)
+
+    assert compose.read(folder.config_file) == free != configuration()
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="is no run's folder"):
+        RunFolder(tmp_path).claim(configuration())
+
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run").claim(configuration())
+
+
+def test_the_journal_holds_every_event_in_order_with_time_host_and_process(tmp_path: Path) -> None:
+    before = time.time() - 1
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.read() == []
+    journal.write("start", step=0, ranks=2)
+    Journal(journal.path).write("checkpoint", step=10, path="step-00000010")
+
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    assert journal.read() == lines
+    assert [(line["event"], line["step"]) for line in lines] == [("start", 0), ("checkpoint", 10)]
+    assert lines[0]["ranks"] == 2
+    assert lines[1]["path"] == "step-00000010"
+    for line in lines:
+        assert (line["host"], line["pid"]) == (socket.gethostname(), os.getpid())
+        assert before <= line["time"] <= time.time() + 1

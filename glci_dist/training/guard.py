@@ -87,13 +87,12 @@ class Guard:
                     f"{self._job.folder.journal.path} names them; mend the shards or raise data.tolerance"
                 )
             )
-        if report.stop:
+        # The last step's report, read at the end, tells of the same stop once more.
+        if report.stop and not isinstance(self.ending, Interrupted):
             names = self._job.world.to_main(self._stop.name)
             self._job.journal("signal", step, signals=names)
             self._end(
-                Interrupted(
-                    f"stopped by a signal after step {step + 1}; the state is saved: run the same command again"
-                )
+                Interrupted(f"stopped by a signal at step {step}; the state is saved: run the same command again")
             )
 
     def _end(self, reason: Exception) -> None:

@@ -25,14 +25,14 @@ TINY = (
     "data.workers=0",
     "monitor.pictures_every=0",
     "monitor.progress=false",
-    "phases.completion.completion_lr=1e-4",
-    "phases.discriminator.discriminator_lr=5e-6",
-    "phases.joint.completion_lr=1e-5",
-    "phases.joint.discriminator_lr=5e-6",
+    "phases.completion.completion_lr=5e-5",
+    "phases.discriminator.discriminator_lr=2.5e-6",
+    "phases.joint.completion_lr=5e-6",
+    "phases.joint.discriminator_lr=2.5e-6",
 )
 """A run that a test can afford: 8 photos a step, small networks, full precision.
 
-The learning rates are a twentieth of the recipe's. Two worlds differ by rounding, rounding flips a
+The learning rates are a fortieth of the recipe's. Two worlds differ by rounding, rounding flips a
 ReLU here and there, and a flipped ReLU moves a gradient by 1e-4; large steps multiply that each step.
 """
 

@@ -135,7 +135,7 @@ def first_batch_at_scale() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", help="folder of shards; without it rendered faces of 192 px are made")
-    parser.add_argument("--batch", type=int, default=32, help="photos in a batch (default 32)")
+    parser.add_argument("--batch", type=int, default=96, help="photos in a batch (default 96, as in the paper)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the three in turn (default 5)")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     arguments = parser.parse_args()

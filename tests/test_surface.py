@@ -64,12 +64,12 @@ def _describe_keys(kind: type, prefix: str = "") -> Iterator[str]:
 def surface() -> str:
     """The whole surface as text, a name a line."""
     parser = build_parser()
-    lines = ["glci"] + [f"  {_describe_argument(action)}" for action in _arguments(parser)]
+    lines = ["glci", *(f"  {_describe_argument(action)}" for action in _arguments(parser))]
     for name, command, _ in _commands(parser):
-        lines += [name] + [f"  {_describe_argument(action)}" for action in _arguments(command)]
-    lines += ["configuration"] + [f"  {line}" for line in _describe_keys(config.Config)]
+        lines += [name, *(f"  {_describe_argument(action)}" for action in _arguments(command))]
+    lines += ["configuration", *(f"  {line}" for line in _describe_keys(config.Config))]
     for group in ("recipe", "experiment"):
-        lines += [group] + sorted(f"  {path.stem}" for path in (compose.config_folder() / group).glob("*.yaml"))
+        lines += [group, *sorted(f"  {path.stem}" for path in (compose.config_folder() / group).glob("*.yaml"))]
     return "\n".join(lines) + "\n"
 
 

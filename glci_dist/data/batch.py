@@ -41,19 +41,14 @@ class Batch:
     replaced: tuple[Replacement, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A tensor costs a shared-memory file and a socket's round trip between processes. The photos are
-        # worth it; the small ones travel inside the message.
-        small = (self.boxes, self.strokes, self.fake_patches, self.real_patches)
-        arrays = tuple(tensor.numpy() for tensor in small)
-        return _rebuild, (self.step, self.photos, arrays, self.keys, self.replaced)
+        # As arrays: between processes each tensor would cost a file of shared memory and a socket's round
+        # trip.
+        tensors = (self.photos, self.boxes, self.strokes, self.fake_patches, self.real_patches)
+        return _rebuild, (self.step, tuple(tensor.numpy() for tensor in tensors), self.keys, self.replaced)
 
 
 def _rebuild(
-    step: int,
-    photos: Tensor,
-    arrays: tuple[np.ndarray, ...],
-    keys: tuple[str, ...],
-    replaced: tuple[Replacement, ...],
+    step: int, arrays: tuple[np.ndarray, ...], keys: tuple[str, ...], replaced: tuple[Replacement, ...]
 ) -> Batch:
-    boxes, strokes, fake_patches, real_patches = (torch.from_numpy(array) for array in arrays)
+    photos, boxes, strokes, fake_patches, real_patches = (torch.from_numpy(array) for array in arrays)
     return Batch(step, photos, boxes, strokes, fake_patches, real_patches, keys, replaced)

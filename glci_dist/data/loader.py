@@ -6,6 +6,7 @@ process imports this module, and the server that the workers are forked from imp
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -205,8 +206,8 @@ class Loader:
         for message in messages:
             if isinstance(message, UserError):
                 raise message
-            batch, worker, place = message
-            yield replace(batch, photos=ring.take(worker, place))
+            pickled, worker, place = message
+            yield replace(pickle.loads(pickled), photos=ring.take(worker, place))
 
 
 class _Ring:
@@ -239,13 +240,13 @@ class _Ring:
         return photos
 
 
-class _RingDataset(Dataset["tuple[Batch, int, int] | UserError"]):
-    """Each step's batch without its photos, and the worker and place of the ring where they are."""
+class _RingDataset(Dataset["tuple[bytes, int, int] | UserError"]):
+    """Each step's pickled batch without its photos, and the worker and place of the ring where they are."""
 
     def __init__(self, dataset: StepDataset, ring: _Ring) -> None:
         self._dataset, self._ring = dataset, ring
 
-    def __getitem__(self, step: int) -> tuple[Batch, int, int] | UserError:
+    def __getitem__(self, step: int) -> tuple[bytes, int, int] | UserError:
         info = torch.utils.data.get_worker_info()
         assert info is not None
         photos, place = self._ring.fill(info.id)
@@ -254,7 +255,8 @@ class _RingDataset(Dataset["tuple[Batch, int, int] | UserError"]):
         except UserError as error:
             # Returned, because DataLoader would wrap a raised one in the worker's traceback.
             return error
-        return replace(batch, photos=_NO_PHOTOS), info.id, place
+        # Pickled here: a thread of the queue would do it in three times as long, while this one waits for it.
+        return pickle.dumps(replace(batch, photos=_NO_PHOTOS)), info.id, place
 
 
 _NO_PHOTOS = torch.empty(0, dtype=torch.uint8)

@@ -37,7 +37,7 @@ if __name__ == "__main__":
         if word == "end":
             worker = next(child for child in multiprocessing.active_children() if child.pid == int(rest[0]))
             worker.terminate()
-            worker.join(10)
+            worker.join(60)
             print(json.dumps({"exit": worker.exitcode}), flush=True)
             continue
         step = next(batches).step
@@ -123,7 +123,7 @@ def test_workers_end_when_their_training_process_is_killed(training: Training) -
     assert len(family) >= 3
     training.process.kill()
     training.process.wait()
-    _, alive = psutil.wait_procs(family, timeout=15)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,19 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from glci_dist import compose
+from glci_dist.cli import main
 from glci_dist.training import checkpoints
-from glci_dist.training.loop import train
 from tests.small_run import small
 from tests.worlds import free_port, launcher_environment, run_world
 
-pytestmark = pytest.mark.distributed
-STEPS = (90, 5, 5)
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+STEPS = (60, 3, 3)
 SPEAKING = ("monitor.progress=true",)
 
 
@@ -46,7 +46,7 @@ class Command:
     def said(self, rank: int = 0) -> str:
         return (self._log.parent / f"{self._log.name}.{rank}").read_text()
 
-    def wait_for(self, text: str, *, seconds: float = 90) -> None:
+    def wait_for(self, text: str, *, seconds: float = 120) -> None:
         """Return as soon as rank 0 said ``text``."""
         deadline = time.monotonic() + seconds
         while text not in self.said():
@@ -54,7 +54,7 @@ class Command:
             assert all(process.poll() is None for process in self.ranks), f"ended:\n{self.said()}"
             time.sleep(0.01)
 
-    def exit_codes(self, *, seconds: float = 90) -> list[int]:
+    def exit_codes(self, *, seconds: float = 120) -> list[int]:
         return [process.wait(seconds) for process in self.ranks]
 
 
@@ -70,8 +70,11 @@ def started(overrides: list[str], *, size: int, log: Path) -> Iterator[Command]:
             process.wait()
 
 
-def train_undisturbed(overrides: list[str]) -> None:
-    train(compose.load(overrides))
+def run_command(arguments: list[str]) -> tuple[int, str]:
+    """``glci`` with these arguments, in a rank that is there already: its exit code and what it printed."""
+    output = io.StringIO()
+    with redirect_stdout(output):
+        return main(arguments), output.getvalue()
 
 
 def journal(runs: Path) -> list[tuple[str, int]]:
@@ -108,12 +111,12 @@ def test_a_signal_to_one_rank_stops_both_and_the_same_command_ends_as_if_undistu
     assert after[0] == ("resume", saved.step)
     assert after[-1] == ("end", sum(STEPS))
 
-    run_world(2, train_undisturbed, small(faces_shards, tmp_path / "undisturbed", steps=STEPS))
+    run_world(2, run_command, ["train", *small(faces_shards, tmp_path / "undisturbed", steps=STEPS)])
     assert final_networks(tmp_path / "stopped") == final_networks(tmp_path / "undisturbed")
 
-    with started(overrides, size=2, log=tmp_path / "third") as command:
-        assert command.exit_codes() == [0, 0]
-        assert f"is complete: {sum(STEPS)} steps are done" in command.said()
+    (code, said), (other_code, _) = run_world(2, run_command, ["train", *overrides])
+    assert (code, other_code) == (0, 0)
+    assert f"is complete: {sum(STEPS)} steps are done" in said
     assert journal(tmp_path / "stopped")[-1] == after[-1]
 
 

@@ -32,6 +32,11 @@ class Pass:
     running_mean: Tensor
     running_var: Tensor
 
+    @classmethod
+    def made_of(cls, *tensors: Tensor | None) -> Pass:
+        assert all(tensor is not None for tensor in tensors)
+        return cls(*tensors)  # type: ignore[arg-type]
+
 
 def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The global batch, whose photos differ much in mean and spread, and what its output is weighed with."""
@@ -51,10 +56,7 @@ def twice(norm: nn.BatchNorm2d, x: Tensor, probe: Tensor) -> Pass:
     norm(x.detach() + 1)
     (output * probe).sum().backward()
     commit_running_statistics(norm, accept=True)
-    gradients = (x.grad, norm.weight.grad, norm.bias.grad)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return Pass(output.detach(), *(g for g in gradients if g is not None), norm.running_mean, norm.running_var)
+    return Pass.made_of(output.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var)
 
 
 def pass_shares() -> tuple[dict[torch.dtype, Pass], dict[str, Tensor], str]:
@@ -149,9 +151,7 @@ def test_running_statistics_are_bitwise_equal_on_all_ranks_and_in_fp32_in_every_
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("size", WORLDS)
-def test_a_pass_that_is_not_accepted_or_only_a_look_through_leaves_no_trace(
-    worlds: dict[int, list], size: int
-) -> None:
+def test_a_pass_that_is_not_accepted_or_only_a_look_through_leaves_no_trace(worlds: dict[int, list], size: int) -> None:
     assert [trace for _, _, trace in worlds[size]] == [""] * size
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,7 +89,7 @@ def test_the_receptive_field_is_307_px_and_99_without_dilation(enlarge: str) -> 
 def test_any_multiple_of_4_fits_and_the_output_lies_between_0_and_1(size: int, enlarge: str) -> None:
     network = CompletionNetwork(width=0.1, enlarge=enlarge)
     with torch.no_grad():
-        network.layers[-1].weight.mul_(100)
+        list(network.parameters())[-2].mul_(100)  # the last layer's weight
         output = network(*photos_and_masks(size))
 
     assert output.shape == (2, 3, size, size)
@@ -154,7 +156,7 @@ def test_the_width_factor_scales_every_hidden_channel_count() -> None:
 )
 def test_no_layer_has_a_bias_before_batch_norm(network: nn.Module) -> None:
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | BatchNorm2d)]
-    before = [one for one, then in zip(layers, layers[1:], strict=False) if isinstance(then, BatchNorm2d)]
+    before = [one for one, then in itertools.pairwise(layers) if isinstance(then, BatchNorm2d)]
 
     assert len(before) == sum(isinstance(layer, BatchNorm2d) for layer in layers)
     assert all(layer.bias is None for layer in before)

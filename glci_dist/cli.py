@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return parsed.run(parsed)
     except UserError as error:
-        return _say(f"glci: error: {error}", 2)
+        return _say(f"glci: error: {error}", 2, every_rank=error.one_rank)
     except Interrupted as error:
         return _say(f"glci: {error}", 3)
     except Fault as error:
@@ -126,9 +126,9 @@ def _groups() -> dict[str, str]:
     }
 
 
-def _say(line: str, code: int) -> int:
-    """Print once for all ranks; every rank returns the code."""
-    if environment_rank() == 0:
+def _say(line: str, code: int, *, every_rank: bool = False) -> int:
+    """Print on rank 0, or on the rank that alone knows; every rank returns the code."""
+    if every_rank or environment_rank() == 0:
         sys.stdout.flush()
         print(line, file=sys.stderr, flush=True)
     return code

@@ -4,8 +4,13 @@
 class UserError(Exception):
     """What was asked cannot be done: exit code 2.
 
-    The message is one line that names the value, the rule it breaks and the way out.
+    The message is one line that names the value, the rule it breaks and the way out. With
+    ``one_rank`` only this rank met it (its node's disk, say), so this rank has to say it.
     """
+
+    def __init__(self, message: str, *, one_rank: bool = False) -> None:
+        super().__init__(message)
+        self.one_rank = one_rank
 
 
 class Interrupted(Exception):

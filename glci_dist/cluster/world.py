@@ -71,6 +71,11 @@ def choose_device(name: str) -> str:
     return name
 
 
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone (gloo has no error class of its own)."""
+    return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
+
+
 @contextmanager
 def joined(config: EngineConfig) -> Iterator[World]:
     """This process's place in the world that the launcher describes, for as long as the block lasts."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from glci_dist.cluster.signals import StopRequest, stop_request
-from glci_dist.cluster.world import joined
+from glci_dist.cluster.world import is_lost_peer, joined
 from glci_dist.config import Config
+from glci_dist.data.batch import Batch
+from glci_dist.errors import Fault, UserError
 from glci_dist.training.guard import Guard
 from glci_dist.training.heartbeat import Heartbeat, Pulse
 from glci_dist.training.setup import Job, prepare
@@ -27,6 +30,13 @@ def train(config: Config) -> None:
         job.journal("resume" if job.first_step else "start", job.first_step, ranks=world.size)
         try:
             ending = run(job, stop)
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            raise Fault(
+                f"rank {world.rank} on {world.host} lost another rank, whose own message says why; "
+                "run the same command again"
+            ) from error
         finally:
             job.close()
         if ending is not None:
@@ -41,7 +51,7 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
     for step in range(job.first_step, job.schedule.steps):
         start = time.perf_counter()
         moment = job.schedule.at(step)
-        batch = next(batches)
+        batch = _take(batches, job)
         data_seconds = time.perf_counter() - start
         measures = job.contest.update(to_device(batch, job.world.device), moment)
         job.follow(measures, step)
@@ -61,3 +71,12 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             return guard.ending
     job.journal("end", job.schedule.steps)
     return None
+
+
+def _take(batches: Iterator[Batch], job: Job) -> Batch:
+    """The next batch; what is wrong with this rank's data is said by this rank."""
+    try:
+        return next(batches)
+    except UserError as error:
+        world = job.world
+        raise UserError(f"rank {world.rank} on {world.host}: {error}", one_rank=True) from error

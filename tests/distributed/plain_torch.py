@@ -19,6 +19,7 @@ from glci_dist.data.loader import StepDataset
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.models.completion import fill_colour
+from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.training.phases import Schedule
 from tests.distributed.recordings import Recording, make_smooth
 
@@ -28,6 +29,8 @@ def record_plain(overrides: list[str], colour: list[float]) -> Recording:
     config = compose.load(overrides)
     completion, discriminators = build_completion(config), build_discriminators(config)
     fill_colour(completion).copy_(torch.tensor(colour).view(1, 3, 1, 1))
+    assert isinstance(discriminators, ContextDiscriminators)
+    judge = discriminators.judge
     make_smooth(completion)
     make_smooth(discriminators)
     optimizers = {
@@ -64,17 +67,15 @@ def record_plain(overrides: list[str], colour: list[float]) -> Recording:
         outputs = completion(photos, masks)
         completed = photos * (1 - masks) + outputs * masks
         if moment.updates_discriminator:
-            real = discriminators.judge(photos, _cut(photos, batch.real_patches, config.holes.patch))
-            fake = discriminators.judge(
-                completed.detach(), _cut(completed.detach(), batch.fake_patches, config.holes.patch)
-            )
+            real = judge(photos, _cut(photos, batch.real_patches, config.holes.patch))
+            fake = judge(completed.detach(), _cut(completed.detach(), batch.fake_patches, config.holes.patch))
             loss = -(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean()) / 2
             step("discriminator", discriminators, loss, moment.discriminator_lr)
         if moment.updates_completion:
             squares = ((outputs - photos) ** 2 * masks).flatten(1).sum(1) / (3 * masks.flatten(1).sum(1))
             loss = squares.mean()
             if moment.alpha:
-                logits = discriminators.judge(completed, _cut(completed, batch.fake_patches, config.holes.patch))
+                logits = judge(completed, _cut(completed, batch.fake_patches, config.holes.patch))
                 loss = loss - moment.alpha * torch.log(torch.sigmoid(logits)).mean()
             step("completion", completion, loss, moment.completion_lr)
         for network in (completion, discriminators):

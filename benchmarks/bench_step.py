@@ -134,8 +134,8 @@ def measure_updates(batch: int, rounds: int, steps: int) -> dict[str, float]:
     return {"update_s": ours, "hand_written_s": theirs, "speed_ratio": paired}
 
 
-def measure_peak(batch: int, which: str) -> None:
-    """Print this process's peak memory after a few steps of one of the two."""
+def measure_peak(batch: int, which: str) -> dict[str, float]:
+    """This process's peak memory after a few steps of one of the two."""
     config = configuration(batch)
     with joined(config.engine) as world:
         data, moment = random_batch(config), Schedule(config.phases).at(0)
@@ -143,7 +143,7 @@ def measure_peak(batch: int, which: str) -> None:
         update = build_contest(config, world).update if which == "ours" else HandWritten(config).update
         for _ in range(3):
             update(data, moment)
-        print(peak_gib())
+        return {f"{which}_peak_gib": peak_gib()}
 
 
 class BareInTurn:
@@ -158,7 +158,8 @@ class BareInTurn:
 
     def see(self, report: Report) -> None:
         self._count += 1
-        if self._count % self._steps:
+        if self._count % self._steps or report.moment.ends_phase:
+            # The last report follows the one before it at once, without a step in between.
             return
         now = time.perf_counter()
         trained = None if self._start is None else now - self._start
@@ -206,35 +207,40 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps of each in a round")
     parser.add_argument("--shards", default=None, help="shards for the whole run (default: rendered faces)")
     parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON")
-    parser.add_argument("--peak", choices=["ours", "hand"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=["updates", "train", "ours", "hand"], help=argparse.SUPPRESS)
     parsed = parser.parse_args()
-    if parsed.peak:
-        return measure_peak(parsed.batches[0], parsed.peak)
+    if parsed.only:
+        print(json.dumps(measure(parsed.only, parsed.batches[0], parsed.rounds, parsed.steps, parsed.shards)))
+        return
     results = []
     with tempfile.TemporaryDirectory() as folder:
         shards = parsed.shards or render_shards(Path(folder))
         for batch in parsed.batches:
-            peaks = {which: float(_peak_of(batch, which)) for which in ("ours", "hand")}
-            results.append(
-                {
-                    "batch": batch,
-                    **measure_updates(batch, parsed.rounds, parsed.steps),
-                    **measure_train(batch, parsed.rounds, parsed.steps, shards),
-                    "peak_gib": peaks["ours"],
-                    "hand_written_peak_gib": peaks["hand"],
-                    "peak_ratio": peaks["ours"] / peaks["hand"],
-                }
-            )
-            print(json.dumps(results[-1], indent=1), flush=True)
+            result: dict[str, float] = {"batch": batch}
+            for only in ("updates", "train", "ours", "hand"):
+                result |= in_own_process(only, batch, parsed.rounds, parsed.steps, shards)
+            result["peak_ratio"] = result["ours_peak_gib"] / result["hand_peak_gib"]
+            results.append(result)
+            print(json.dumps(result, indent=1), flush=True)
     if parsed.out:
         parsed.out.parent.mkdir(parents=True, exist_ok=True)
         parsed.out.write_text(json.dumps({"hardware": hardware(), "results": results}, indent=1) + "\n")
-    return None
 
 
-def _peak_of(batch: int, which: str) -> str:
-    command = [sys.executable, __file__, "--batches", str(batch), "--peak", which]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+def measure(only: str, batch: int, rounds: int, steps: int, shards: str) -> dict[str, float]:
+    if only == "updates":
+        return measure_updates(batch, rounds, steps)
+    if only == "train":
+        return measure_train(batch, rounds, steps, shards)
+    return measure_peak(batch, only)
+
+
+def in_own_process(only: str, batch: int, rounds: int, steps: int, shards: str) -> dict[str, float]:
+    """One measurement in a process of its own: DeepSpeed starts once a process, and peaks must not mix."""
+    options = {"--batches": batch, "--rounds": rounds, "--steps": steps, "--shards": shards, "--only": only}
+    words = [str(word) for pair in options.items() for word in pair]
+    run = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def decode(encoded: bytes, *, short_edge: int | None, scratch: Pixels | None = N
     if encoded[:2] == b"\xff\xd8":
         return _decode_jpeg(encoded, short_edge, scratch)
     photo = _decode_other(encoded)
-    return _resize(photo, *_scaled(photo.shape[0], photo.shape[1], short_edge))
+    return _scale(photo, photo.shape[0], photo.shape[1], short_edge)
 
 
 def _decode_jpeg(encoded: bytes, short_edge: int | None, scratch: Pixels | None) -> Pixels:
@@ -45,8 +45,7 @@ def _decode_jpeg(encoded: bytes, short_edge: int | None, scratch: Pixels | None)
         photo = simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least, buffer=scratch if fits else None)
     except ValueError as error:
         raise DecodeError(_one_line(error)) from error
-    # The decoder rounds its sizes up, so the final one is that of the encoded photo.
-    return _resize(photo, *_scaled(height, width, short_edge))
+    return _scale(photo, height, width, short_edge)
 
 
 def _decode_other(encoded: bytes) -> Pixels:
@@ -63,18 +62,17 @@ def _decode_other(encoded: bytes) -> Pixels:
         raise DecodeError(_one_line(error)) from error
 
 
-def _scaled(height: int, width: int, short_edge: int | None) -> tuple[int, int]:
-    if short_edge is None:
-        return height, width
+def _scale(photo: Pixels, height: int, width: int, short_edge: int | None) -> Pixels:
+    """``photo``, of encoded ``height`` and ``width``, at its short edge."""
     now = min(height, width)
-    return round(height * short_edge / now), round(width * short_edge / now)
-
-
-def _resize(photo: Pixels, height: int, width: int) -> Pixels:
-    if photo.shape[:2] == (height, width):
+    if short_edge is None or now == short_edge:
         return photo
-    method = cv2.INTER_AREA if height < photo.shape[0] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(photo, (width, height), interpolation=method), dtype=np.uint8)
+    # From the encoded size, because the decoder rounds its own up.
+    size = (round(width * short_edge / now), round(height * short_edge / now))
+    if photo.shape[1::-1] == size:
+        return photo
+    method = cv2.INTER_AREA if size[1] < photo.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(photo, size, interpolation=method), dtype=np.uint8)
 
 
 def _check_size(height: int, width: int) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load
 
 from glci_dist.cli import main
 from glci_dist.training import checkpoints
@@ -86,7 +87,9 @@ def final_networks(runs: Path) -> bytes:
     saved = checkpoints.latest(runs / "run" / "checkpoints")
     assert saved is not None
     assert saved.step == sum(STEPS)
-    return (saved.path / "networks.safetensors").read_bytes()
+    content = (saved.path / "networks.safetensors").read_bytes()
+    assert {name.split("/")[0] for name in load(content)} == {"completion", "discriminator", "average"}
+    return content
 
 
 def test_a_signal_to_one_rank_stops_both_and_the_same_command_ends_as_if_undisturbed(

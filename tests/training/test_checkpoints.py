@@ -185,6 +185,7 @@ def test_what_a_killed_save_left_behind_does_not_hinder_the_next(tmp_path: Path)
     left.mkdir()
     (left / "networks.safetensors").write_bytes(b"half")
     (tmp_path / "step-00000002").mkdir()
+    (tmp_path / "step-00000002" / "networks.safetensors").write_bytes(b"half")
     run_world(1, save_some, tmp_path, (1, 2))
 
     found = checkpoints.latest(tmp_path)

@@ -85,6 +85,7 @@ def scalars(events: EventAccumulator) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for tag in events.Tags()["scalars"]:
         for event in events.Scalars(tag):
+            assert tag not in found.get(event.step, {}), f"{tag} was written twice for step {event.step}"
             found.setdefault(event.step, {})[tag] = event.value
     return found
 
@@ -140,15 +141,15 @@ def test_time_is_shared_out_over_data_compute_and_communication(written: dict[in
 
 def test_a_resumed_run_replaces_what_was_written_after_its_first_step(tmp_path: Path) -> None:
     config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
-    for first_step, factor in ((0, 1.0), (3, 100.0)):
+    for first_step, end, factor in ((0, 5, 1.0), (3, 4, 100.0)):
         board = TensorBoard(tmp_path, config, first_step=first_step, device=torch.device("cpu"))
-        for report in reports()[first_step:5]:
+        for report in reports()[first_step:end]:
             report.losses["reconstruction"] *= factor
             board.see(report)
         board.close()
 
     values = {step: found["loss/reconstruction"] for step, found in scalars(read(tmp_path)).items()}
-    assert values == {0: 0, 1: 1, 2: 2, 3: 300, 4: 400}
+    assert values == {0: 0, 1: 1, 2: 2, 3: 300}
 
 
 def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:

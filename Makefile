@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	test -f shards/demo/train/index.json || $(BIN)/glci demo-corpus shards/demo
-	$(BIN)/torchrun --nproc-per-node $(WORKERS) -m glci_dist train experiment=demo
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(WORKERS) -m glci_dist train experiment=demo
 	$(BIN)/glci evaluate runs/demo --data shards/demo/val
 	@echo
 	@echo "the run's folder:   runs/demo"

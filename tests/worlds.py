@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# DeepSpeed takes seconds to import: the server does it once for all processes that it forks.
-_CONTEXT.set_forkserver_preload(["deepspeed", "glci_dist.training.setup"])
+# These take seconds to import (optimisers import dynamo): the server does it once for all that it forks.
+_CONTEXT.set_forkserver_preload(["torch._dynamo", "deepspeed", "glci_dist.training.setup"])
 
 
 def run_world(size: int, function: Callable[..., Any], *args: Any, timeout: float = 100) -> list[Any]:

@@ -9,7 +9,7 @@ from glci_dist.cluster.signals import StopRequest, stop_request
 from glci_dist.cluster.world import is_lost_peer, joined
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Fault, UserError
+from glci_dist.errors import Fault, Interrupted, UserError
 from glci_dist.training.guard import Guard
 from glci_dist.training.heartbeat import Heartbeat, Pulse
 from glci_dist.training.setup import Job, prepare
@@ -67,7 +67,8 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
         if moment.ends_phase or guard.ending is not None:
             guard.see(heartbeat.flush())
             job.save(moment)
-        if guard.ending is not None:
+        done = step + 1 == job.schedule.steps
+        if guard.ending is not None and not (done and isinstance(guard.ending, Interrupted)):
             return guard.ending
     job.journal("end", job.schedule.steps)
     return None

@@ -16,14 +16,14 @@ help:
 	@echo "make wheel         the package, in dist/"
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glci-dist needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "glci-dist needs Python 3.11 to 3.13: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(READY)
-	test -f shards/demo/train/index.json || $(BIN)/glci demo-corpus shards/demo
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(WORKERS) -m glci_dist train experiment=demo
+	$(BIN)/glci demo-corpus shards/demo
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node $(WORKERS) -m glci_dist train experiment=demo
 	$(BIN)/glci evaluate runs/demo --data shards/demo/val
 	@echo
 	@echo "the run's folder:   runs/demo"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
 import subprocess
@@ -155,6 +156,7 @@ class BareInTurn:
         self._start: float | None = None
         self.ratios: list[float] = []
         self.trained: list[float] = []
+        self.worker_mib = {"rss": 0.0, "pss": 0.0}
 
     def see(self, report: Report) -> None:
         self._count += 1
@@ -162,6 +164,10 @@ class BareInTurn:
             # The last report follows the one before it at once, without a step in between.
             return
         now = time.perf_counter()
+        for worker in multiprocessing.active_children():
+            memory = psutil.Process(worker.pid).memory_full_info()
+            for kind in self.worker_mib:
+                self.worker_mib[kind] = max(self.worker_mib[kind], getattr(memory, kind) / 2**20)
         trained = None if self._start is None else now - self._start
         for _ in range(self._steps):
             self._contest.update(self._data, report.moment)
@@ -182,6 +188,8 @@ def measure_train(batch: int, rounds: int, steps: int, shards: str) -> dict[str,
             f"data.shards={shards}",
             f"runs={runs}",
             "monitor.pictures_every=0",
+            # No more than this is decoded while the bare updates run.
+            "data.prefetch=1",
             f"phases.joint.steps={(rounds + 1) * steps}",
         )
         with joined(config.engine) as world:
@@ -189,14 +197,13 @@ def measure_train(batch: int, rounds: int, steps: int, shards: str) -> dict[str,
             bare = BareInTurn(job.contest, random_batch(config), steps)
             job.observers.append(bare)
             run(job, StopRequest())
-            workers = [
-                psutil.Process(child.pid).memory_full_info() for child in psutil.Process().children(recursive=True)
-            ]
             job.close()
     return {
         "train_s": statistics.median(bare.trained),
         "train_ratio": statistics.median(bare.ratios),
-        "largest_worker_mib": max((memory.pss for memory in workers), default=0) / 2**20,
+        "train_peak_gib": peak_gib(),
+        "worker_rss_mib": bare.worker_mib["rss"],
+        "worker_pss_mib": bare.worker_mib["pss"],
     }
 
 
@@ -220,6 +227,7 @@ def main() -> None:
             for only in ("updates", "train", "ours", "hand"):
                 result |= in_own_process(only, batch, parsed.rounds, parsed.steps, shards)
             result["peak_ratio"] = result["ours_peak_gib"] / result["hand_peak_gib"]
+            result["train_peak_ratio"] = result["train_peak_gib"] / result["hand_peak_gib"]
             results.append(result)
             print(json.dumps(result, indent=1), flush=True)
     if parsed.out:

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         return _say(f"glci: {error}", 3)
     except Fault as error:
-        return _say(f"glci: fault: {error}", 1)
+        return _say(f"glci: fault: {error}", 1, every_rank=error.one_rank)
     except KeyboardInterrupt:
         return _say("glci: stopped at once", 130)
     except BrokenPipeError:

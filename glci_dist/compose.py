@@ -185,6 +185,11 @@ def check_world(config: Config, world_size: int, device: str) -> None:
         )
     if config.engine.precision == "fp16" and device == "cpu":
         raise UserError("engine.precision=fp16 needs a GPU: on a CPU choose bf16 or fp32")
+    if config.engine.precision == "fp16" and config.engine.zero_stage:
+        raise UserError(
+            "engine.precision=fp16 with engine.zero_stage=1 is refused: DeepSpeed never lowers its loss scale there; "
+            "choose engine.zero_stage=0, or bf16"
+        )
 
 
 def _check_numbers(flat: dict[str, Any]) -> None:

@@ -1,11 +1,10 @@
 """The ways a command ends early."""
 
 
-class UserError(Exception):
-    """What was asked cannot be done: exit code 2.
+class Ending(Exception):
+    """Why a command ends, in one line.
 
-    The message is one line that names the value, the rule it breaks and the way out. With
-    ``one_rank`` only this rank met it (its node's disk, say), so this rank has to say it.
+    With ``one_rank`` only this rank knows (its node's disk, a lost peer), so this rank has to say it.
     """
 
     def __init__(self, message: str, *, one_rank: bool = False) -> None:
@@ -13,9 +12,13 @@ class UserError(Exception):
         self.one_rank = one_rank
 
 
-class Interrupted(Exception):
+class UserError(Ending):
+    """What was asked cannot be done: exit code 2. Names the value, the rule it breaks and the way out."""
+
+
+class Interrupted(Ending):
     """A signal stopped the run in good order; the same command resumes it: exit code 3."""
 
 
-class Fault(Exception):
+class Fault(Ending):
     """The run cannot go on, by no mistake in what was asked: exit code 1."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequest:
@@ -29,7 +29,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Turn SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 into a ``StopRequest`` while the block lasts."""
+    """Turn SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 into a ``StopRequest`` while the block lasts."""
     request = StopRequest()
     before = {number: signal.signal(number, request._handle) for number in STOPPING}
     try:

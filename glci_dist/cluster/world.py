@@ -84,6 +84,11 @@ def joined(config: EngineConfig) -> Iterator[World]:
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"{local_size} ranks on a machine of {torch.cuda.device_count()} GPU(s): start one rank a GPU "
+                "(torchrun --nproc-per-node), or use engine.device=cpu"
+            )
         torch.cuda.set_device(device)
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(config.threads or max(1, cores // local_size))

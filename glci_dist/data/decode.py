@@ -19,27 +19,33 @@ class DecodeError(Exception):
     """A photo cannot be decoded; the message is the reason, in one line."""
 
 
-def decode(encoded: bytes, *, short_edge: int | None, scratch: Pixels | None = None) -> Pixels:
+def decode(
+    encoded: bytes, *, short_edge: int | None, target: Pixels | None = None, scratch: Pixels | None = None
+) -> Pixels:
     """Decode a photo to uint8 (H, W, 3), RGB, its shorter side ``short_edge`` px long (None: as it is).
 
     JPEG photos are scaled by the decoder to the least of its sizes that is large enough, then exactly: by
     area where that makes them smaller, linearly where it makes them larger.
 
-    ``scratch``, uint8 (n,), saves memory traffic: it is decoded into where it is large enough, so the result
-    holds only until the next call.
+    Both buffers only save time. A JPEG that needs no scaling is decoded into ``target``, uint8 (h, w, 3) and
+    contiguous, where it has that size; then ``target`` itself is returned. Others are decoded into
+    ``scratch``, uint8 (n,), where it is large enough, so the result holds only until the next call.
 
     Raises ``DecodeError`` when the bytes are no photo, or a damaged one.
     """
     if encoded[:2] == b"\xff\xd8":
-        return _decode_jpeg(encoded, short_edge, scratch)
+        return _decode_jpeg(encoded, short_edge, target, scratch)
     photo = _decode_other(encoded)
     return _scale(photo, photo.shape[0], photo.shape[1], short_edge)
 
 
-def _decode_jpeg(encoded: bytes, short_edge: int | None, scratch: Pixels | None) -> Pixels:
+def _decode_jpeg(encoded: bytes, short_edge: int | None, target: Pixels | None, scratch: Pixels | None) -> Pixels:
     try:
         height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
         _check_size(height, width)
+        if target is not None and target.shape[:2] == (height, width) and short_edge in (None, min(height, width)):
+            simplejpeg.decode_jpeg(encoded, buffer=target)
+            return target
         fits = scratch is not None and scratch.size >= height * width * 3
         least = short_edge or 0
         photo = simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least, buffer=scratch if fits else None)

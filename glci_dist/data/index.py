@@ -9,6 +9,7 @@ so a billion samples cost an index of counts (shards/README.md is the format's p
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import os
@@ -63,6 +64,14 @@ class Index:
     def total(self) -> int:
         """Samples of the corpus."""
         return int(self.counts.sum())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the shards hold and their order, wherever they lie."""
+        content = hashlib.sha256()
+        for shard in self.shards:
+            content.update(f"{shard.samples} {shard.sha256}\n".encode())
+        return content.hexdigest()
 
 
 def load_index(root: str) -> Index:

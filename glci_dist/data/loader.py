@@ -179,7 +179,9 @@ class StepDataset(Dataset[Batch]):
         """Decode and cut a photo into ``target``, uint8 (size, size, 3)."""
         if self._scratch is None:
             self._scratch = np.empty(_SCRATCH_BYTES, np.uint8)
-        photo = decode(encoded, short_edge=crop.short_edge, scratch=self._scratch)
+        photo = decode(encoded, short_edge=crop.short_edge, target=target, scratch=self._scratch)
+        if photo is target:
+            return
         size = self._data.size
         left = int(crop.left * (photo.shape[1] - size + 1))
         top = int(crop.top * (photo.shape[0] - size + 1))

@@ -52,7 +52,7 @@ def evaluate_run(
     methods: dict[str, Complete] = {
         "mean colour": mean_colour(fill_colour(network).flatten().tolist()),
         "OpenCV Telea": telea,
-        name: _complete_with(network, torch.device(choose_device(config.engine.device))),
+        name: _complete_with(network, torch.device(choose_device("auto"))),
     }
     result = evaluate(methods, stream(), protocol, batch=batch, total=total, progress=True)
     samples = take_samples(methods, stream(), protocol, count=_SAMPLES)

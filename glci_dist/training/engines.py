@@ -97,12 +97,15 @@ class Engine:
         return update
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state: whole with ZeRO stage 0, this rank's part of it with stage 1."""
-        return self.optimizer.state_dict()
+        """The optimiser's state (whole with ZeRO stage 0, this rank's part with stage 1) and fp16's loss scale."""
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
         """Take up an ``optimizer_state`` of the same world, after the network's weights were loaded."""
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self._engine.torch_autocast_z0_gradscaler.load_state_dict(state["scaler"])
         if self._config.zero_stage:
             self._engine.optimizer.refresh_fp32_params()
 

@@ -56,11 +56,13 @@ class Guard:
             f"step {step}: the gradient of the {' and the '.join(sides)} network is not finite; "
             f"engine.not_finite={engine.not_finite} (keys of its samples: {self._job.folder.journal.path})"
         )
-        if engine.not_finite == "stop" or self._skips >= engine.not_finite_limit:
+        # In fp16 an overflow now and then is how the loss scale finds its height.
+        stops = engine.not_finite == "stop" and engine.precision != "fp16"
+        if stops or self._skips >= engine.not_finite_limit:
             self._end(
                 Fault(
                     f"step {step}: {self._skips} step(s) in a row had a gradient that is not finite; state saved: "
-                    "lower the learning rates, or use engine.precision=fp32, and see the journal for the samples"
+                    "see the journal for the samples; start another run (name=...) with lower learning rates or fp32"
                 )
             )
 

@@ -19,24 +19,25 @@ from glci_dist.training.updates import to_device
 def train(config: Config) -> None:
     """Train from the last checkpoint, or from the start, to the end of the schedule.
 
-    Raises ``UserError`` for what cannot be done, ``Interrupted`` where a signal stopped the run
-    (its state is saved), ``Fault`` where the run cannot go on (its state is saved too).
+    Raises ``UserError`` for what cannot be done, ``Interrupted`` where a signal stopped the run (its
+    state is saved), ``Fault`` where the run cannot go on (saved too, unless another rank was lost).
     """
     with joined(config.engine) as world, stop_request() as stop:
         job = prepare(config, world)
         if job.first_step == job.schedule.steps:
             job.tell(f"{job.folder.path} is complete: {job.schedule.steps} steps are done")
             return
-        job.journal("resume" if job.first_step else "start", job.first_step, ranks=world.size)
+        job.begin()
         try:
             ending = run(job, stop)
         except RuntimeError as error:
             if not is_lost_peer(error):
                 raise
-            raise Fault(
+            ending = Fault(
                 f"rank {world.rank} on {world.host} lost another rank, whose own message says why; "
-                "run the same command again"
-            ) from error
+                "the same command goes on from the last checkpoint",
+                one_rank=True,
+            )
         finally:
             job.close()
         if ending is not None:
@@ -51,6 +52,8 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
     for step in range(job.first_step, job.schedule.steps):
         start = time.perf_counter()
         moment = job.schedule.at(step)
+        if moment.phase_step == 0:
+            job.journal("phase", step, phase=moment.phase)
         batch = _take(batches, job)
         data_seconds = time.perf_counter() - start
         measures = job.contest.update(to_device(batch, job.world.device), moment)
@@ -69,6 +72,7 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             job.save(moment)
         done = step + 1 == job.schedule.steps
         if guard.ending is not None and not (done and isinstance(guard.ending, Interrupted)):
+            job.journal("stopped", step + 1, reason=str(guard.ending))
             return guard.ending
     job.journal("end", job.schedule.steps)
     return None

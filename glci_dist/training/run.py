@@ -20,8 +20,11 @@ _FREE = (
     "data.cache.",
     "data.workers",
     "data.prefetch",
+    "data.tolerance",
+    "data.val",
     "engine.threads",
     "engine.timeout_s",
+    "engine.not_finite",
 )
 """Keys that may change when a run is resumed: they do not touch its result."""
 
@@ -32,13 +35,17 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file = path / "config.yaml"
+        self.corpus_file = path / "corpus.sha256"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.pictures = path / "pictures"
         self.journal = Journal(path / "journal.jsonl")
 
-    def claim(self, config: Config) -> None:
-        """Make the folder this configuration's; raises ``UserError`` where it is another's."""
+    def claim(self, config: Config, corpus: str) -> None:
+        """Make the folder this configuration's and corpus'; raises ``UserError`` where it is another's.
+
+        ``corpus`` is the digest of the shards: the same path may hold other photos one day.
+        """
         if self.config_file.exists():
             differing = [
                 line
@@ -53,10 +60,17 @@ class RunFolder:
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(f"{self.path} exists and is no run's folder: choose another name=... or runs=...")
+        if self.corpus_file.exists() and self.corpus_file.read_text() != corpus:
+            raise UserError(
+                f"{self.path} was trained on other shards than {config.data.shards} holds now: "
+                "choose another name=..., or bring the old shards back"
+            )
         try:
-            for folder in (self.path, self.checkpoints, self.tensorboard, self.pictures):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.config_file, compose.to_yaml(config).encode())
+            write_whole(self.corpus_file, corpus.encode())
+            for folder in (self.checkpoints, self.tensorboard, self.pictures):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}: choose another runs=...") from error
 

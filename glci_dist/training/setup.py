@@ -35,6 +35,8 @@ from glci_dist.training.run import RunFolder
 from glci_dist.training.updates import Contest, Measures
 
 _COLOUR_PHOTOS = 256
+_COLOUR_SHARDS = 8
+"""So few that a remote corpus is not fetched whole for its colour."""
 
 
 @dataclass
@@ -85,6 +87,17 @@ class Job:
         """Print a line, on rank 0."""
         if self.world.is_main:
             print(line, flush=True)
+
+    def begin(self) -> None:
+        """Say and write down that the run starts, or goes on, and on what."""
+        engine, world = self.config.engine, self.world
+        event = "resume" if self.first_step else "start"
+        self.journal(event, self.first_step, ranks=world.size, device=str(world.device), precision=engine.precision)
+        self.tell(
+            f"{event} {self.folder.path} at step {self.first_step} of {self.schedule.steps}: {world.size} rank(s), "
+            f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
+            f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
+        )
 
     def close(self) -> None:
         for observer in self.observers:
@@ -147,7 +160,7 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
             check_shards(load_index(config.data.val))
         if world.is_main:
             colour = config.data.mean_colour or _mean_colour(index, config)
-            folder.claim(config)
+            folder.claim(config, index.digest)
     except UserError as error:
         problem = str(error)
     world.agree(problem)
@@ -156,18 +169,19 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
 
 
 def _mean_colour(index: Index, config: Config) -> list[float]:
-    """Mean red, green, blue in [0, 1] of photos that lie evenly over the corpus."""
+    """Mean red, green, blue in [0, 1] of photos that lie evenly in a few shards, evenly over the corpus."""
     store = ShardStore(index, config.data.cache)
-    starts = np.concatenate([[0], np.cumsum(index.counts)])
+    shards = np.unique(np.linspace(0, len(index.shards) - 1, _COLOUR_SHARDS).astype(np.int64))
     colours = []
-    for position in np.linspace(0, index.total - 1, min(_COLOUR_PHOTOS, index.total)).astype(np.int64):
-        shard = int(np.searchsorted(starts, position, side="right")) - 1
-        _, encoded = store.sample(shard, int(position - starts[shard]))
-        try:
-            colours.append(decode(encoded, short_edge=config.data.size).mean((0, 1)) / 255)
-        except DecodeError:
-            # A photo that does not decode is counted and named where the stream meets it.
-            continue
+    for shard in shards.tolist():
+        samples = index.shards[shard].samples
+        for number in np.unique(np.linspace(0, samples - 1, _COLOUR_PHOTOS // len(shards)).astype(np.int64)).tolist():
+            _, encoded = store.sample(shard, number)
+            try:
+                colours.append(decode(encoded, short_edge=config.data.size).mean((0, 1)) / 255)
+            except DecodeError:
+                # A photo that does not decode is counted and named where the stream meets it.
+                continue
     if not colours:
         raise UserError(f"{index.root}: none of {_COLOUR_PHOTOS} photos decodes: run `glci shards verify` on it")
     return [float(value) for value in np.mean(colours, 0)]
@@ -180,7 +194,8 @@ def _networks(contest: Contest, average: MovingAverage | None) -> dict[str, torc
 
 def _resume(config: Config, world: World, folder: RunFolder, contest: Contest, average: MovingAverage | None) -> int:
     """Fill the networks and optimisers from the last checkpoint; returns the next step to run."""
-    checkpoint = checkpoints.latest(folder.checkpoints)
+    # One rank looks, lest a slow network file system shows the ranks different folders.
+    checkpoint = world.from_main(checkpoints.latest(folder.checkpoints) if world.is_main else None)
     if checkpoint is None:
         return 0
     states = checkpoints.load_optimizers(checkpoint, zero_stage=config.engine.zero_stage, world=world)

@@ -92,8 +92,22 @@ def test_damaged_photos_are_refused_with_a_reason_in_one_line(encoded: bytes) ->
         assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("short_edge", [None, 96])
+def test_a_jpeg_of_the_right_size_is_decoded_into_the_target(short_edge: int | None) -> None:
+    target = np.zeros((96, 128, 3), np.uint8)
+    scratch = np.zeros(10**6, np.uint8)
+    assert decode(JPEG, short_edge=short_edge, target=target, scratch=scratch) is target
+    assert (target == decode(JPEG, short_edge=96)).all()
+    assert not scratch.any()
+
+
 @pytest.mark.parametrize("short_edge", [40, 48, 96, 120])
 @pytest.mark.parametrize("scratch_bytes", [0, 10, 96 * 128 * 3, 10**6])
-def test_scratch_memory_changes_no_pixel(short_edge: int, scratch_bytes: int) -> None:
-    photo = decode(JPEG, short_edge=short_edge, scratch=np.zeros(scratch_bytes, np.uint8))
+@pytest.mark.parametrize("shape", [(96, 96, 3), (128, 96, 3), (48, 64, 3)])
+def test_a_photo_of_another_size_leaves_the_target_alone(
+    short_edge: int, scratch_bytes: int, shape: tuple[int, int, int]
+) -> None:
+    target = np.zeros(shape, np.uint8)
+    photo = decode(JPEG, short_edge=short_edge, target=target, scratch=np.zeros(scratch_bytes, np.uint8))
     assert (photo == decode(JPEG, short_edge=short_edge)).all()
+    assert not target.any()

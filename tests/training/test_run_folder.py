@@ -26,7 +26,7 @@ def configuration(*overrides: str) -> Config:
 def folder(tmp_path: Path) -> RunFolder:
     """A folder that the plain configuration has claimed."""
     made = RunFolder(tmp_path / "runs" / "one")
-    made.claim(configuration())
+    made.claim(configuration(), "corpus")
     return made
 
 
@@ -37,7 +37,7 @@ def test_a_claim_writes_the_resolved_configuration_and_makes_the_rooms(folder: R
 
 
 def test_the_same_configuration_may_claim_again(folder: RunFolder) -> None:
-    folder.claim(configuration())
+    folder.claim(configuration(), "corpus")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_another_configuration_is_refused_in_one_line_that_names_the_keys(
 ) -> None:
     before = folder.config_file.read_bytes()
     with pytest.raises(UserError) as refusal:
-        folder.claim(configuration(override))
+        folder.claim(configuration(override), "corpus")
 
     message = str(refusal.value)
     assert named in message
@@ -68,7 +68,7 @@ def test_another_configuration_is_refused_in_one_line_that_names_the_keys(
 def test_of_many_differing_keys_three_are_named_and_the_rest_counted(folder: RunFolder) -> None:
     overrides = ("seed=7", "global_batch=64", "data.flip=false", "engine.ema=0.9", "engine.gradient_clip=1")
     with pytest.raises(UserError, match=r"seed: 0 / 7; global_batch: 32 / 64; .*\(and 2 more\)"):
-        folder.claim(configuration(*overrides))
+        folder.claim(configuration(*overrides), "corpus")
 
 
 def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None:
@@ -82,7 +82,7 @@ def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None
         "engine.threads=1",
         "engine.timeout_s=60",
     )
-    folder.claim(free)
+    folder.claim(free, "corpus")
 
     assert compose.read(folder.config_file) == free != configuration()
 
@@ -90,7 +90,7 @@ def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="is no run's folder"):
-        RunFolder(tmp_path).claim(configuration())
+        RunFolder(tmp_path).claim(configuration(), "corpus")
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -98,7 +98,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder(tmp_path / "file" / "run").claim(configuration())
+        RunFolder(tmp_path / "file" / "run").claim(configuration(), "corpus")
 
 
 def test_the_journal_holds_every_event_in_order_with_time_host_and_process(tmp_path: Path) -> None:

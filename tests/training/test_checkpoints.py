@@ -74,14 +74,16 @@ def round_trip(overrides: list[str]) -> dict[str, list[str]]:
             for name, old, new in pairs:
                 networks = (old.network.state_dict(), new.network.state_dict())
                 differences[f"{name} {when}"] = differing(*networks)
-                differences[f"{name} optimiser {when}"] = differing(old.optimizer_state(), new.optimizer_state())
+                differences[f"{name} optimiser {when}"] = differing(
+                    old.optimizer_state()["optimizer"], new.optimizer_state()["optimizer"]
+                )
 
         compare("as loaded")
         for contest in (job.contest, fresh):
             for moment in moments[-2:]:
                 contest.update(batches[moment.step], moment)
         compare("two steps later")
-        differences["moments"] = [] if _optimizer_numbers(fresh.completion.optimizer_state()) else ["none"]
+        differences["moments"] = [] if _optimizer_numbers(fresh.completion.optimizer_state()["optimizer"]) else ["none"]
     return differences
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from glci_dist.data.grid import grid, scale_to
 
 if TYPE_CHECKING:
     from glci_dist.evaluation.evaluate import Result, Sample
 
-BACKGROUND = (255, 255, 255)
-INK = (40, 40, 40)
 HOLE = (255, 255, 255)
-LARGEST_FONT, SMALLEST_FONT = 16, 8
 
 
 def write_report(result: Result, samples: Sequence[Sample], folder: Path, *, network: str, beside: str) -> Path:
@@ -43,48 +42,6 @@ def write_report(result: Result, samples: Sequence[Sample], folder: Path, *, net
     return picture
 
 
-def scale_to(size: int, target: int = 160) -> int:
-    """The whole factor that draws a picture of ``size`` px at about ``target`` px; at least 1."""
-    return max(1, round(target / size))
-
-
 def with_hole(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The photo (H, W, 3) with its hole, bool (H, W), painted white."""
     return np.where(hole[..., None], np.array(HOLE, np.uint8), photo)
-
-
-def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], scale: int) -> np.ndarray:
-    """One picture of titled columns: uint8 (H, W, 3).
-
-    ``rows`` hold one uint8 picture (size, size, 3) a column, all of one size, drawn ``scale`` times
-    larger. Raises ValueError where a row has not one picture a title.
-    """
-    if not rows or any(len(row) != len(titles) for row in rows):
-        raise ValueError(f"a grid needs rows of {len(titles)} pictures, one a title")
-    height, width = (scale * side for side in rows[0][0].shape[:2])
-    gap = max(2, width // 32)
-    font = _font_for(titles, width)
-    top = int(font.getbbox("Ag")[3]) + 3 * gap
-    sheet = Image.new(
-        "RGB",
-        (gap + len(titles) * (width + gap), top + len(rows) * (height + gap)),
-        BACKGROUND,
-    )
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        centre = gap + column * (width + gap) + width / 2
-        draw.text((centre, top / 2), title, fill=INK, font=font, anchor="mm")
-    for line, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            enlarged = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
-            sheet.paste(enlarged, (gap + column * (width + gap), top + line * (height + gap)))
-    return np.asarray(sheet)
-
-
-def _font_for(titles: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, as large as the longest title leaves room for; needs no font on the machine."""
-    for size in range(LARGEST_FONT, SMALLEST_FONT, -1):
-        font = ImageFont.load_default(size)
-        if max(font.getlength(title) for title in titles) <= width:
-            return font
-    return ImageFont.load_default(SMALLEST_FONT)

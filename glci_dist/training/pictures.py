@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from glci_dist.config import Config
+from glci_dist.data.grid import grid, scale_to
 from glci_dist.data.index import Index
 from glci_dist.data.loader import StepDataset
-from glci_dist.evaluation.report import grid
 from glci_dist.training.losses import composite
 from glci_dist.training.updates import to_device
 
@@ -41,7 +41,7 @@ class PictureGrid:
         network.train(was_training)
         columns = [photos, photos * (1 - masks) + 0.5 * masks, outputs, composite(outputs, photos, masks)]
         rows = [[_to_bytes(column[i]) for column in columns] for i in range(len(photos))]
-        picture = grid(rows, ["photo", "hole", "output", "completed"], scale=2 if photos.shape[-1] < 128 else 1)
+        picture = grid(rows, ["photo", "hole", "output", "completed"], scale_to(photos.shape[-1]))
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
         return picture

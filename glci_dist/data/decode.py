@@ -43,7 +43,8 @@ def _decode_jpeg(encoded: bytes, short_edge: int | None, target: Pixels | None, 
     try:
         height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
         _check_size(height, width)
-        if target is not None and target.shape[:2] == (height, width) and short_edge in (None, min(height, width)):
+        as_it_is = short_edge is None or short_edge == min(height, width)
+        if as_it_is and target is not None and target.shape == (height, width, 3):
             simplejpeg.decode_jpeg(encoded, buffer=target)
             return target
         fits = scratch is not None and scratch.size >= height * width * 3

@@ -60,13 +60,6 @@ def make_loader(
     return Loader(dataset, data, steps)
 
 
-class _Sample(NamedTuple):
-    shard: int
-    number: int
-    key: str
-    encoded: bytes
-
-
 class _Crop(NamedTuple):
     """What is cut out of a slot's photo; ``left`` and ``top`` are in [0, 1)."""
 
@@ -109,33 +102,11 @@ class StepDataset(Dataset[Batch]):
         self.mirror(step, batch.photos)
         return batch
 
-    def make(self, step: int, photos: Tensor) -> Batch:
-        """The batch of ``step``, its photos written, not yet mirrored, into ``photos`` (B, size, size, 3)."""
-        pixels = photos.numpy()
-        keys: list[str] = []
-        replaced: list[Replacement] = []
-        samples = self._read(self._order.samples(step, self.slots))
-        for slot, crop, sample, target in zip(self.slots, self._crops(step), samples, pixels, strict=True):
-            key, failures = self._place(sample, slot, crop, target)
-            keys.append(key)
-            replaced.extend(failures)
-        holes = draw_holes(self._holes, self._data.size, seed=self._seed, step=step, slots=self.slots)
-        return Batch(
-            step=step,
-            photos=photos,
-            boxes=torch.from_numpy(holes.boxes),
-            strokes=torch.from_numpy(holes.strokes),
-            fake_patches=torch.from_numpy(holes.fake_patches),
-            real_patches=torch.from_numpy(holes.real_patches),
-            keys=tuple(keys),
-            replaced=tuple(replaced),
-        )
-
     def mirror(self, step: int, photos: Tensor) -> None:
         """Mirror in place those of the photos that ``make`` wrote which the step's draws choose.
 
-        Apart from ``make`` because a loader worker is limited by the memory it touches: the training process,
-        which has the photos at hand when it copies them, takes a tenth of the worker's time off it so.
+        Apart from ``make`` because the decoder writes around the processor's cache: whoever copies the photos
+        next has them at hand, the loader worker would wait for each.
         """
         if not self._data.flip:
             return
@@ -144,48 +115,71 @@ class StepDataset(Dataset[Batch]):
         for place in np.flatnonzero(uniform(words[:, 0]) < 0.5):
             cv2.flip(pixels[place], 1, dst=pixels[place])
 
+    def make(self, step: int, photos: Tensor) -> Batch:
+        """The batch of ``step``, its photos written, not yet mirrored, into ``photos`` (B, size, size, 3)."""
+        pixels = photos.numpy()
+        keys: list[str] = []
+        replaced: list[Replacement] = []
+        samples, crops = self._order.samples(step, self.slots), self._crops(step)
+        for start in range(0, len(samples), _READ_TOGETHER):
+            # Several in a row: one read between two photos that are decoded takes eight times as long,
+            # because the decoder has pushed all that it needs out of the processor's caches (measured).
+            read = [self._store.sample(*sample) for sample in samples[start : start + _READ_TOGETHER]]
+            for place, (key, encoded) in enumerate(read, start):
+                try:
+                    self._place(encoded, crops[place], pixels[place])
+                except DecodeError as error:
+                    key, failures = self._replace(samples[place], key, error, crops[place], pixels[place])
+                    replaced += [replace(failure, slot=self.slots[place]) for failure in failures]
+                keys.append(key)
+        holes = draw_holes(self._holes, self._data.size, seed=self._seed, step=step, slots=self.slots)
+        shards = self._index.shards
+        return Batch(
+            step=step,
+            photos=photos,
+            boxes=torch.from_numpy(holes.boxes),
+            strokes=torch.from_numpy(holes.strokes),
+            fake_patches=torch.from_numpy(holes.fake_patches),
+            real_patches=torch.from_numpy(holes.real_patches),
+            keys=tuple([f"{shards[shard].name}/{key}" for (shard, _), key in zip(samples, keys, strict=True)]),
+            replaced=tuple(replaced),
+        )
+
     def _crops(self, step: int) -> list[_Crop]:
         words = draws(seed=self._seed, purpose="crops", step=step, slots=self.slots, words=3)
         short_edges = integers(words[:, 0], *self._data.short_edge).tolist()
         shares = uniform(words[:, 1:]).tolist()
         return [_Crop(edge, left, top) for edge, (left, top) in zip(short_edges, shares, strict=True)]
 
-    def _read(self, samples: list[tuple[int, int]]) -> Iterator[_Sample]:
-        # Several in a row: between two photos that are decoded, a read takes eight times as long (measured),
-        # because the decoder has pushed it out of the processor's caches.
-        for start in range(0, len(samples), _READ_TOGETHER):
-            group = samples[start : start + _READ_TOGETHER]
-            yield from [_Sample(shard, number, *self._store.sample(shard, number)) for shard, number in group]
-
-    def _place(self, sample: _Sample, slot: int, crop: _Crop, target: Pixels) -> tuple[str, list[Replacement]]:
-        """Put a sample, or the next that can be decoded, into ``target``; its key, and which failed."""
-        shard = self._index.shards[sample.shard]
-        failures: list[Replacement] = []
-        key, encoded = sample.key, sample.encoded
-        while True:
-            try:
-                self._crop(encoded, crop, target)
-                return f"{shard.name}/{key}", failures
-            except DecodeError as error:
-                failures.append(Replacement(shard.name, key, str(error), slot))
-            if len(failures) == min(1 + NEIGHBOURS, shard.samples):
-                raise UserError(
-                    f"{shard.name}: none of the {len(failures)} samples from number {sample.number} on can be "
-                    f"decoded ({failures[-1].reason}): run `glci shards verify`, or build the shard again"
-                )
-            key, encoded = self._store.sample(sample.shard, (sample.number + len(failures)) % shard.samples)
-
-    def _crop(self, encoded: bytes, crop: _Crop, target: Pixels) -> None:
+    def _place(self, encoded: bytes, crop: _Crop, target: Pixels) -> None:
         """Decode and cut a photo into ``target``, uint8 (size, size, 3)."""
         if self._scratch is None:
             self._scratch = np.empty(_SCRATCH_BYTES, np.uint8)
         photo = decode(encoded, short_edge=crop.short_edge, target=target, scratch=self._scratch)
         if photo is target:
             return
-        size = self._data.size
-        left = int(crop.left * (photo.shape[1] - size + 1))
-        top = int(crop.top * (photo.shape[0] - size + 1))
-        target[:] = photo[top : top + size, left : left + size]
+        height, width = target.shape[:2]
+        left = int(crop.left * (photo.shape[1] - width + 1))
+        top = int(crop.top * (photo.shape[0] - height + 1))
+        target[:] = photo[top : top + height, left : left + width]
+
+    def _replace(
+        self, sample: tuple[int, int], key: str, error: DecodeError, crop: _Crop, target: Pixels
+    ) -> tuple[str, list[Replacement]]:
+        """Put the next sample that can be decoded into ``target``; its key, and those that cannot be."""
+        shard, number = self._index.shards[sample[0]], sample[1]
+        failures = [Replacement(shard.name, key, str(error), slot=-1)]
+        while len(failures) < min(1 + NEIGHBOURS, shard.samples):
+            key, encoded = self._store.sample(sample[0], (number + len(failures)) % shard.samples)
+            try:
+                self._place(encoded, crop, target)
+                return key, failures
+            except DecodeError as another:
+                failures.append(Replacement(shard.name, key, str(another), slot=-1))
+        raise UserError(
+            f"{shard.name}: none of the {len(failures)} samples from number {number} on can be decoded "
+            f"({failures[-1].reason}): run `glci shards verify`, or build the shard again"
+        )
 
 
 class Loader:

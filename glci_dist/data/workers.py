@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerContext
 
 import cv2
 
-SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 """What SLURM, a terminal and submitit send to all processes of a job."""
 
 

@@ -107,5 +107,7 @@ def joined(config: EngineConfig) -> Iterator[World]:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), local_rank, local_size, device)
+        # No rank tears its connections down while another still needs them.
+        dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -25,6 +25,8 @@ import os, signal, sys
 from glci_dist.cli import main
 from glci_dist.data.plan import BuildJournal
 
+# A shell that runs the tests in its background starts them with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 add = BuildJournal.add
 done = []
 

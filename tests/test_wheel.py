@@ -57,7 +57,7 @@ def test_the_wheel_holds_the_package_its_configuration_and_licence_and_nothing_e
 def test_the_wheel_installs_the_command_glci(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [entry_points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-        assert "glci = glci_dist.cli:main" in archive.read(entry_points).decode()
+        assert "glci = glci_dist.__main__:entry" in archive.read(entry_points).decode()
 
 
 def test_an_installed_wheel_takes_its_configuration_from_itself(installed: Path, tmp_path: Path) -> None:

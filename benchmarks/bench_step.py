@@ -161,7 +161,6 @@ class BareInTurn:
     def see(self, report: Report) -> None:
         self._count += 1
         if self._count % self._steps or report.moment.ends_phase:
-            # The last report follows the one before it at once, without a step in between.
             return
         now = time.perf_counter()
         for worker in multiprocessing.active_children():
@@ -175,6 +174,9 @@ class BareInTurn:
         if trained is not None:
             self.ratios.append((self._start - now) / trained)
             self.trained.append(trained / self._steps)
+
+    def rewind(self, step: int) -> None:
+        raise AssertionError("nothing rolls back here")
 
     def close(self) -> None:
         pass

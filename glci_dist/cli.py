@@ -1,7 +1,7 @@
 """`glci`: each subcommand is a few lines that call one room.
 
 Exit codes: 0 done; 2 what was asked cannot be done (one line says why); 3 stopped by a signal
-and resumable; 1 a fault.
+and resumable; 4 another attempt owns the run; 1 a fault.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from glci_dist import __version__, compose
 from glci_dist.cluster.environment import environment_rank
 from glci_dist.data import commands as data_commands
-from glci_dist.errors import Fault, Interrupted, UserError
+from glci_dist.errors import Fault, Interrupted, Superseded, UserError
 
 _TRAIN = """\
 Train a completion network: from the last checkpoint of the run, or from the start.
@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"glci: error: {error}", 2, every_rank=error.one_rank)
     except Interrupted as error:
         return _say(f"glci: {error}", 3)
+    except Superseded as error:
+        return _say(f"glci: {error}", 4)
     except Fault as error:
         return _say(f"glci: fault: {error}", 1, every_rank=error.one_rank)
     except KeyboardInterrupt:

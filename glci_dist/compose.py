@@ -34,7 +34,8 @@ _CHOICES = {
     "optimizers.discriminator.kind": ("adam", "adadelta"),
     "engine.device": ("auto", "cpu", "cuda"),
     "engine.precision": ("bf16", "fp16", "fp32"),
-    "engine.not_finite": ("skip", "stop"),
+    "engine.not_finite": ("skip", "stop", "rollback"),
+    "engine.spike": ("skip", "stop", "rollback"),
 }
 
 _AT_LEAST = {
@@ -54,7 +55,16 @@ _AT_LEAST = {
     "engine.gradient_clip": 0,
     "engine.accumulation": 1,
     "engine.not_finite_limit": 1,
+    "engine.spike_factor": 0,
+    "engine.spike_window": 2,
+    "engine.pass_over": 1,
+    "engine.rollbacks": 0,
     "engine.threads": 0,
+    "checkpoints.every": 0,
+    "checkpoints.run_ahead": -1,
+    "checkpoints.keep": 2,
+    "checkpoints.keep_every": 0,
+    "checkpoints.stop_within_s": 0,
     "monitor.scalars_every": 1,
     "monitor.pictures_every": 0,
     "monitor.pictures": 1,

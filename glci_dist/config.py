@@ -189,15 +189,43 @@ class EngineConfig:
     ema: float = 0.999
     """Decay of the completion network's moving average; 0: none."""
     not_finite: str = "skip"
-    """Answer to a gradient that is not finite: ``skip`` the update, or ``stop`` the run."""
+    """Answer to a gradient that is not finite: ``skip`` the update, ``stop`` the run, or ``rollback``."""
     not_finite_limit: int = 20
     """Skipped steps in a row after which the run stops all the same."""
+    spike: str = "skip"
+    """Answer to a gradient whose norm jumps: ``skip``, ``stop`` or ``rollback``; such an update is never applied."""
+    spike_factor: float = 0.0
+    """A norm jumps when it exceeds this many times the median of the last ones; 0: no such watch."""
+    spike_window: int = 64
+    """Applied updates of a network that the median is taken over; none is judged before there are as many."""
+    pass_over: int = 1
+    """After a ``rollback`` to the last checkpoint: steps that are passed over, the offending one the last of them."""
+    rollbacks: int = 3
+    """Rollbacks of a run, since its newest checkpoint, after which it stops all the same."""
     deterministic: bool = False
     """Bitwise repeatable on GPUs too (CPUs always are), at some cost."""
     threads: int = 0
     """CPU threads of each rank; 0: the machine's cores divided by its ranks."""
     timeout_s: float = 600.0
     """A collective that takes longer ends the run, seconds."""
+
+
+@dataclass
+class CheckpointsConfig:
+    """When the state is saved, and which of the saved ones are kept (docs/checkpoints.md)."""
+
+    every: int = 500
+    """Steps between checkpoints, beside the one at each phase's end; 0: only those."""
+    run_ahead: int = -1
+    """Steps that training runs on while a checkpoint is written; 0: it waits; -1: until the next one is due."""
+    keep: int = 3
+    """The newest checkpoints that are kept, at least 2; each phase's end is kept for good."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this step are kept for good; 0: none."""
+    stop_within_s: float = 0.0
+    """A run that a signal stops ends this long after it, saved or not, seconds; 0: however long saving takes."""
+    accept: list[str] = field(default_factory=list)
+    """Keys whose change since the run began is accepted on resuming, such as ``[global_batch,data.shards]``."""
 
 
 @dataclass
@@ -234,4 +262,5 @@ class Config:
     phases: dict[str, PhaseConfig] = field(default_factory=dict)
     """The schedule, by name; the recipe has ``completion``, ``discriminator`` and ``joint``."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)

@@ -22,3 +22,7 @@ class Interrupted(Ending):
 
 class Fault(Ending):
     """The run cannot go on, by no mistake in what was asked: exit code 1."""
+
+
+class Superseded(Fault):
+    """A newer attempt owns the run, so this one ends without a trace: exit code 4, not to be restarted."""

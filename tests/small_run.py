@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glci_dist.checkpoints import reading
+from glci_dist.checkpoints.manifest import Checkpoint
 from glci_dist.data.build import build_shards
 from glci_dist.data.demo_faces import write_corpus
 from glci_dist.data.plan import BuildOptions
@@ -32,3 +34,12 @@ def build_faces(folder: Path, *, photos: int, samples: int) -> Path:
     write_corpus(folder / "photos", photos=photos, seed=3, size=40, processes=1)
     build_shards(folder / "photos", folder / "shards", BuildOptions(samples=samples), processes=1)
     return folder / "shards"
+
+
+def newest_in(root: Path) -> Checkpoint | None:
+    """The newest checkpoint, none of which may be damaged."""
+
+    def damaged(path: Path, problem: str) -> None:
+        raise AssertionError(f"{path} is damaged: {problem}")
+
+    return reading.newest(root, damaged=damaged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,8 +13,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from glci_dist.cluster.collectives import collective
+from glci_dist.cluster.watch import Watch
 from glci_dist.config import EngineConfig
-from glci_dist.errors import UserError
+from glci_dist.errors import Ending, UserError
+
+_GRACE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    behind: dist.ProcessGroup | None = None
+    """For what happens behind the training, in another thread: host memory, and in its own order."""
+    watch: Watch | None = None
 
     @property
     def is_main(self) -> bool:
@@ -44,20 +51,57 @@ class World:
     def from_main(self, value: Any) -> Any:
         """Rank 0's ``value``, on every rank."""
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        with collective("a value from rank 0"):
+            dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def once(self, function: Callable[[], Any]) -> Any:
+        """What ``function`` returns, or the ``Ending`` that it raises, on rank 0; on every rank."""
+        answer: Any = None
+        if self.is_main:
+            try:
+                answer = function()
+            except Ending as ending:
+                answer = ending
+        answer = self.from_main(answer)
+        if isinstance(answer, Ending):
+            raise answer
+        return answer
 
     def to_main(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks, on rank 0; elsewhere an empty list."""
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
-        dist.gather_object(value, boxes, dst=0)
+        with collective("values to rank 0"):
+            dist.gather_object(value, boxes, dst=0)
         return boxes or []
+
+    def to_all(self, value: Any) -> list[Any]:
+        """Every rank's ``value`` in the order of ranks, on every rank."""
+        boxes: list[Any] = [None] * self.size
+        with collective("values to all ranks"):
+            dist.all_gather_object(boxes, value)
+        return boxes
+
+    def to_main_behind(self, value: Any) -> list[Any]:
+        """``to_main``, for the one other thread that talks to its like on the other ranks."""
+        boxes: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, boxes, dst=0, group=self.behind)
+        return boxes or []
+
+    def from_main_behind(self, value: Any) -> Any:
+        """``from_main``, for that thread."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.behind)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        with collective("a barrier"):
+            dist.barrier()
 
     def agree(self, error: str | None) -> None:
         """Raise ``UserError`` on every rank with the first rank's message, if any rank has one."""
-        errors: list[Any] = [None] * self.size
-        dist.all_gather_object(errors, error)
-        said = next((message for message in errors if message), None)
+        said = next((message for message in self.to_all(error) if message), None)
         if said is not None:
             raise UserError(said)
 
@@ -100,14 +144,22 @@ def joined(config: EngineConfig) -> Iterator[World]:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     backend = "nccl" if kind == "cuda" else "gloo"
-    timeout = timedelta(seconds=config.timeout_s)
+    # The watch ends a rank that waits longer than engine.timeout_s, and says for whom; the backend's own
+    # time-out, which knows neither, only stands behind it.
+    timeout = timedelta(seconds=config.timeout_s + _GRACE_S)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    rank, size, host = dist.get_rank(), dist.get_world_size(), socket.gethostname()
+    # A slow disk may keep a checkpoint much longer than any step.
+    behind = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    watch = Watch(rank=rank, size=size, host=host, timeout_s=config.timeout_s)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), local_rank, local_size, device)
+        world = World(rank, size, local_rank, local_size, device, behind, watch)
+        yield world
         # No rank tears its connections down while another still needs them.
-        dist.barrier()
+        world.barrier()
     finally:
+        watch.close()
         dist.destroy_process_group()

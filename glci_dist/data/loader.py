@@ -7,7 +7,7 @@ process imports this module, and the server that the workers are forked from imp
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ def make_loader(
     global_batch: int,
     rank: int,
     world_size: int,
-    steps: range,
+    steps: Sequence[int],
 ) -> Loader:
     """The batches of ``rank`` for each of ``steps``, in that order, from ``data.workers`` processes.
 
@@ -185,7 +185,7 @@ class StepDataset(Dataset[Batch]):
 class Loader:
     """Iterates over the batches of its steps; each iteration starts its own workers and ends them."""
 
-    def __init__(self, dataset: StepDataset, data: DataConfig, steps: range) -> None:
+    def __init__(self, dataset: StepDataset, data: DataConfig, steps: Sequence[int]) -> None:
         self._dataset, self._data, self._steps = dataset, data, steps
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glci_dist import compose
+from glci_dist.checkpoints import reading
 from glci_dist.cluster.world import choose_device
 from glci_dist.config import Config
 from glci_dist.data.index import load_index
@@ -22,8 +23,7 @@ from glci_dist.evaluation.protocol import box_protocol, evaluation_photos
 from glci_dist.evaluation.report import write_report
 from glci_dist.models.build import build_completion
 from glci_dist.models.completion import fill_colour
-from glci_dist.training import checkpoints
-from glci_dist.training.run import RunFolder
+from glci_dist.runs.folder import RunFolder
 
 _SAMPLES = 8
 
@@ -67,11 +67,13 @@ def load_completion(folder: Path) -> tuple[Config, nn.Module, int]:
     """A run's configuration, its completion network (the moving average, if it has one), and its step."""
     run = RunFolder(folder)
     config = compose.read(run.config_file)
-    checkpoint = checkpoints.latest(run.checkpoints)
+    checkpoint = reading.newest(
+        run.checkpoints, damaged=lambda path, problem: print(f"{path} is damaged ({problem}): an older one is taken")
+    )
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: one is written at the end of each phase")
     network = build_completion(config)
-    checkpoints.load_networks(checkpoint, {"average" if config.engine.ema else "completion": network})
+    reading.load_networks(checkpoint, {"average" if config.engine.ema else "completion": network})
     return config, network.eval(), checkpoint.step
 
 

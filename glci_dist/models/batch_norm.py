@@ -10,7 +10,6 @@ skipped step, or a network that is only looked through, leaves no trace.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,22 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_collective_seconds = 0.0
-
-
-def take_collective_seconds() -> float:
-    """Host seconds spent in this module's collectives since the last call (GPUs: launching them)."""
-    global _collective_seconds
-    seconds, _collective_seconds = _collective_seconds, 0.0
-    return seconds
-
-
-@contextmanager
-def _timed() -> Iterator[None]:
-    global _collective_seconds
-    start = time.perf_counter()
-    yield
-    _collective_seconds += time.perf_counter() - start
+from glci_dist.cluster.collectives import collective
 
 
 def _world_size() -> int:
@@ -47,7 +31,7 @@ def _gather(local: Tensor) -> Tensor:
     if _world_size() == 1:
         return local
     everyone = local.new_empty(_world_size(), *local.shape)
-    with _timed():
+    with collective("the statistics of a batch norm"):
         dist.all_gather(list(everyone.unbind(0)), local)
     return everyone.flatten(0, 1)
 
@@ -100,7 +84,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
         )
         total = torch.stack([grad_weight, grad_bias])
         if _world_size() > 1:
-            with _timed():
+            with collective("the gradient of a batch norm"):
                 dist.all_reduce(total)
         count = _world_size() * x.numel() / x.shape[1]
         mean_grad_xhat, mean_grad = total / count
@@ -142,9 +126,10 @@ class BatchNorm2d(nn.BatchNorm2d):
             if world_size > 1:
                 from torch.nn.modules._functions import SyncBatchNorm
 
-                y = SyncBatchNorm.apply(
-                    x, self.weight, self.bias, mean, unbiased, self.eps, 1.0, dist.group.WORLD, world_size
-                )
+                with collective("the statistics of a batch norm"):
+                    y = SyncBatchNorm.apply(
+                        x, self.weight, self.bias, mean, unbiased, self.eps, 1.0, dist.group.WORLD, world_size
+                    )
             else:
                 y = F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, 1.0, self.eps)
         if self.remember:

@@ -6,10 +6,11 @@ averaged over the ranks once an update; a gradient that is not finite is never a
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glci_dist.checkpoints.state import Part, Vectors
+from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig, OptimizerConfig
 from glci_dist.models.batch_norm import commit_running_statistics, looked_through
@@ -29,9 +32,14 @@ class Update:
     """What became of one update."""
 
     applied: bool
-    """False where the gradient was not finite: weights and running statistics stand as before."""
+    """False where the gradient was not finite, or beyond the limit: all stands as before."""
     gradient_norm: float
     """Of the gradient averaged over ranks, before clipping."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the gradient was; one that was not applied all the same was beyond the limit."""
+        return math.isfinite(self.gradient_norm)
 
 
 class Engine:
@@ -61,9 +69,10 @@ class Engine:
             config=_deepspeed_config(config, global_batch=global_batch, world_size=world.size),
         )
         self._engine.train()
-        self.collective_seconds = 0.0
-        """Host seconds in gradient collectives since it was last set to 0."""
-        self._engine.allreduce_gradients = self._timed(self._engine.allreduce_gradients)
+        self._limit = self._norm = math.inf
+        self._engine.allreduce_gradients = _in_collective(self._engine.allreduce_gradients)
+        if config.zero_stage:
+            self._watch_norm()
 
     def __call__(self, *inputs: Any) -> Any:
         """The network's output, to be followed by ``backward``."""
@@ -85,66 +94,145 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> Update:
-        """Apply the accumulated gradient, unless it is not finite; then forget it.
+    def step(self, lr: float, limit: float = math.inf) -> Update:
+        """Apply the accumulated gradient, unless it is not finite or its norm exceeds ``limit``; then forget it.
 
         The decision is the same on every rank: it is taken on the averaged gradient.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        update = self._step_whole() if self._config.zero_stage == 0 else self._step_partitioned()
+        update = self._step_whole(limit) if self._config.zero_stage == 0 else self._step_partitioned(limit)
         commit_running_statistics(self.network, accept=update.applied)
         return update
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state (whole with ZeRO stage 0, this rank's part with stage 1) and fp16's loss scale."""
+    def optimizer_parts(self, world: World) -> tuple[dict[str, Part], dict[str, Any]]:
+        """This rank's share of the optimiser's state, and what is one number for all of it.
+
+        Each kind of state (Adam's ``exp_avg``, ``exp_avg_sq``) is one vector over all parameters in their
+        order, the same for every world and ZeRO stage; each rank has an equal stretch of it, or with ZeRO
+        stage 1 the stretch whose optimiser it runs. Nothing before the first update.
+        """
+        total = _numel(self.network)
         scaler = self._engine.torch_autocast_z0_gradscaler
-        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
-
-    def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Take up an ``optimizer_state`` of the same world, after the network's weights were loaded."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:
-            self._engine.torch_autocast_z0_gradscaler.load_state_dict(state["scaler"])
+        numbers: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else {}}
         if self._config.zero_stage:
-            self._engine.optimizer.refresh_fp32_params()
+            first, last = self._own_range(world)
+            states = [(0, self.optimizer.state.get(self._partition(), {}))]
+        else:
+            first, last = world.rank * total // world.size, (world.rank + 1) * total // world.size
+            offsets = itertools.accumulate((p.numel() for p in self.network.parameters()), initial=0)
+            pairs = zip(offsets, self.network.parameters(), strict=False)
+            states = [(offset, self.optimizer.state.get(parameter, {})) for offset, parameter in pairs]
+        parts = {}
+        for name in _vectors_in(states[0][1]):
+            if self._config.zero_stage:
+                pieces = [states[0][1][name][: last - first]]
+            else:
+                pieces = [
+                    state[name].reshape(-1)[max(first - offset, 0) : last - offset]
+                    for offset, state in states
+                    if offset < last and offset + state[name].numel() > first
+                ]
+            parts[name] = Part(first, total, pieces)
+        steps = {float(state["step"]) for _, state in states if "step" in state}
+        if len(steps) > 1 or (steps and not all("step" in state for _, state in states)):
+            raise RuntimeError(f"parameters of one network were updated {sorted(steps)} times: no such state is saved")
+        numbers["step"] = steps.pop() if steps else None
+        return parts, numbers
 
-    def _step_whole(self) -> Update:
+    def load_optimizer(self, vectors: Vectors, prefix: str, numbers: Mapping[str, Any], world: World) -> None:
+        """Take up what ``optimizer_parts`` of any world and ZeRO stage gave, after the weights were loaded."""
+        names = [name for name in vectors.names() if name.startswith(prefix)]
+        self.optimizer.state.clear()
+        if self._config.zero_stage:
+            parameter = self._partition()
+            first, last = self._own_range(world)
+            targets = [(first, last, parameter)]
+            self._engine.optimizer.refresh_fp32_params()
+        else:
+            ends = list(itertools.accumulate(p.numel() for p in self.network.parameters()))
+            targets = [
+                (end - parameter.numel(), end, parameter)
+                for end, parameter in zip(ends, self.network.parameters(), strict=True)
+            ]
+        for first, last, parameter in targets:
+            state: dict[str, Tensor] = {}
+            for name in names:
+                values = torch.zeros(parameter.numel())
+                values[: last - first] = vectors.read(name, first, last)
+                state[name.removeprefix(prefix)] = values.view(parameter.shape).to(parameter.device)
+            if names:
+                # Fused optimisers want the count beside the parameters, the others on the CPU.
+                fused = self.optimizer.param_groups[0].get("fused")
+                state["step"] = torch.tensor(float(numbers["step"]), device=parameter.device if fused else "cpu")
+                self.optimizer.state[parameter] = state
+        if numbers["scaler"]:
+            self._engine.torch_autocast_z0_gradscaler.load_state_dict(numbers["scaler"])
+
+    def _partition(self) -> Tensor:
+        """ZeRO stage 1: the flat stretch of weights whose optimiser this rank runs, padded at the end."""
+        (partition,) = self._engine.optimizer.single_partition_of_fp32_groups
+        return partition
+
+    def _own_range(self, world: World) -> tuple[int, int]:
+        """Which elements of the vector over all parameters ``_partition`` is."""
+        total, each = _numel(self.network), self._partition().numel()
+        return min(world.rank * each, total), min((world.rank + 1) * each, total)
+
+    def _watch_norm(self) -> None:
+        """ZeRO stage 1 takes the norm inside its step; one beyond the limit is shown to it as an overflow."""
+        optimizer = self._engine.optimizer
+        if any(any(padding) for padding in optimizer.round_robin_bit16_padding) or optimizer.round_robin_gradients:
+            raise RuntimeError("DeepSpeed laid the parameters out in another order than the network's")
+        measure = optimizer.scaled_global_norm
+
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            norm = measure(*args, **kwargs)
+            # DeepSpeed shows a norm that is not finite as -1.
+            self._norm = float(norm) if norm >= 0 else math.inf
+            return norm if self._norm <= self._limit else norm * math.inf
+
+        optimizer.scaled_global_norm = measured
+
+    def _step_whole(self, limit: float) -> Update:
         scaler = self._engine.torch_autocast_z0_gradscaler
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients, foreach=True))
         if scaler is not None:
-            # fp16: the scaler itself skips a step that overflowed, and lowers its scale.
             norm /= scaler.get_scale()
-            self._engine.step()
-            return Update(norm == norm and norm != float("inf"), norm)
-        if not _is_finite(norm):
+        # fp16: the scaler itself skips a step that overflowed, and lowers its scale.
+        if norm > limit or (scaler is None and not math.isfinite(norm)):
             self._engine.zero_grad()
             return Update(False, norm)
         self._engine.step()
-        return Update(True, norm)
+        return Update(math.isfinite(norm), norm)
 
-    def _step_partitioned(self) -> Update:
-        self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())
-        return Update(bool(self._engine.was_step_applied()) and _is_finite(norm), norm)
+    def _step_partitioned(self, limit: float) -> Update:
+        self._limit, self._norm = limit, math.inf
+        with collective("the weights of a ZeRO update"):
+            self._engine.step()
+        return Update(bool(self._engine.was_step_applied()) and math.isfinite(self._norm), self._norm)
 
     def _autocast(self) -> torch.autocast:
         dtype = _DTYPES.get(self._config.precision, torch.bfloat16)
         return torch.autocast(self._device, dtype=dtype, enabled=self._config.precision != "fp32")
 
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*args, **kwargs)
-            self.collective_seconds += time.perf_counter() - start
-            return result
 
-        return timed
+def _in_collective(function: Callable[..., Any]) -> Callable[..., Any]:
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with collective("the mean of a network's gradient"):
+            return function(*args, **kwargs)
+
+    return inside
 
 
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+def _vectors_in(state: Mapping[str, Any]) -> list[str]:
+    """The kinds of state that are one number a weight."""
+    return [name for name, value in state.items() if isinstance(value, Tensor) and value.dim()]
+
+
+def _numel(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -1,13 +1,15 @@
-"""What the ranks agree on besides the weights: to stop, to give up, what to write down."""
+"""What the ranks agree on besides the weights: to stop, to give up, to go back, what to write down."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from glci_dist.cluster.signals import StopRequest
-from glci_dist.data.batch import Batch, Replacement
+from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, UserError
+from glci_dist.training.health import Trouble
 from glci_dist.training.heartbeat import Report
-from glci_dist.training.setup import Job
-from glci_dist.training.updates import Measures
+from glci_dist.training.job import Job
 
 _FEWEST = 1000
 """Samples that the tolerance is reckoned on at the least: one bad photo in a first batch ends nothing."""
@@ -25,77 +27,78 @@ class Guard:
         """Why the run ends after this step, if it does."""
         self._job = job
         self._stop = stop
-        self._seen = self._replaced = self._skips = 0
-        self._replacements: dict[int, tuple[Replacement, ...]] = {}
+        self._seen = self._replaced = 0
 
-    def check(self, measures: Measures, batch: Batch, step: int) -> None:
-        """Answer an update that was not applied, at once; keep what the report will ask for."""
-        self._replacements[step] = batch.replaced
-        if not measures.skipped:
-            self._skips = 0
-            return
-        self._skips += 1
-        engine = self._job.config.engine
-        keys = self._job.world.to_main(batch.keys)
-        sides = [
-            name
-            for name, update in (
-                ("completion", measures.completion),
-                ("discriminator", measures.discriminator),
-            )
-            if update is not None and not update.applied
-        ]
-        self._job.journal(
-            "not-finite",
-            step,
-            networks=sides,
-            answer=engine.not_finite,
-            keys=[key for rank in keys for key in rank],
-        )
-        self._job.tell(
-            f"step {step}: the gradient of the {' and the '.join(sides)} network is not finite; "
-            f"engine.not_finite={engine.not_finite} (keys of its samples: {self._job.folder.journal.path})"
-        )
-        # In fp16 an overflow now and then is how the loss scale finds its height.
-        stops = engine.not_finite == "stop" and engine.precision != "fp16"
-        if stops or self._skips >= engine.not_finite_limit:
-            self._end(
-                Fault(
-                    f"step {step}: {self._skips} step(s) in a row had a gradient that is not finite; state saved: "
-                    "see the journal for the samples; start another run (name=...) with lower learning rates or fp32"
-                )
-            )
-
-    def see(self, report: Report | None) -> None:
+    def see(self, report: Report, batch: Batch | None) -> None:
         """Show a report to the observers and act on what the ranks said in it."""
-        if report is None:
+        job, step = self._job, report.moment.step
+        if report.superseded:
+            self._end(job.attempt.superseded())
             return
-        self._job.observe(report)
-        step = report.moment.step
-        replacements = self._replacements.pop(step, ())
-        self._seen += self._job.config.global_batch
+        job.observe(report)
+        self._seen += job.config.global_batch
         self._replaced += report.replaced
-        if report.replaced:
-            for rank in self._job.world.to_main(replacements):
+        if report.replaced and batch is not None:
+            for rank in job.world.to_main(batch.replaced):
                 for each in rank:
-                    self._job.journal(
-                        "replaced", step, shard=each.shard, key=each.key, slot=each.slot, reason=each.reason
-                    )
-        tolerance = self._job.config.data.tolerance
+                    job.journal("replaced", step, shard=each.shard, key=each.key, slot=each.slot, reason=each.reason)
+        tolerance = job.config.data.tolerance
         if self._replaced > tolerance * max(self._seen, _FEWEST):
             self._end(
                 UserError(
                     f"{self._replaced} of {self._seen} samples did not decode, more than data.tolerance={tolerance}: "
-                    f"{self._job.folder.journal.path} names them; mend the shards or raise data.tolerance"
+                    f"{job.folder.journal} names them; mend the shards or raise data.tolerance"
                 )
             )
-        # The last step's report, read at the end, tells of the same stop once more.
-        if report.stop and not isinstance(self.ending, Interrupted):
-            names = self._job.world.to_main(self._stop.name)
-            self._job.journal("signal", step, signals=names)
-            self._end(
-                Interrupted(f"stopped by a signal at step {step}; the state is saved: run the same command again")
+        if report.stop:
+            names = job.world.to_main(self._stop.name)
+            job.journal("signal", step, signals=names)
+            self._end(Interrupted(f"stopped by a signal at step {step}"))
+
+    def answer(self, trouble: Trouble | None, batch: Batch | None, step: int) -> bool:
+        """Answer updates that were not applied; whether the run has to go back to its last checkpoint."""
+        if trouble is None or batch is None:
+            return False
+        job, engine = self._job, self._job.config.engine
+        keys = [key for rank in job.world.to_main(batch.keys) for key in rank]
+        # In fp16 an overflow now and then is how the loss scale finds its height.
+        answer = "skip" if engine.precision == "fp16" and trouble.kind == "not-finite" else trouble.answer
+        details: dict[str, Any] = {
+            "networks": trouble.sides,
+            "answer": answer,
+            "norms": [str(norm) for norm in trouble.norms],
+        }
+        if trouble.kind == "spike":
+            details["limits"] = trouble.limits
+        job.journal(trouble.kind, step, **details, keys=keys)
+        job.tell(
+            f"step {step}: the gradient of the {' and the '.join(trouble.sides)} network {_what(trouble)}; "
+            f"answer: {answer} (keys of its samples: {job.folder.journal})"
+        )
+        if job.health.skips >= engine.not_finite_limit:
+            self._fail(step, f"{job.health.skips} step(s) in a row had such a gradient")
+        elif answer == "stop":
+            self._fail(step, f"the gradient {_what(trouble)}")
+        elif answer == "rollback" and self.ending is None:
+            if job.health.rollbacks < engine.rollbacks:
+                return True
+            self._fail(step, f"{job.health.rollbacks} rollbacks to the last checkpoint (engine.rollbacks) did not help")
+        return False
+
+    def _fail(self, step: int, reason: str) -> None:
+        self._end(
+            Fault(
+                f"step {step}: {reason}: see the journal for the samples; "
+                "start another run (name=...) with lower learning rates or fp32"
             )
+        )
 
     def _end(self, reason: Exception) -> None:
         self.ending = self.ending or reason
+
+
+def _what(trouble: Trouble) -> str:
+    if trouble.kind == "not-finite":
+        return "is not finite"
+    norms = ", ".join(f"{norm:.3g} > {limit:.3g}" for norm, limit in zip(trouble.norms, trouble.limits, strict=True))
+    return f"jumped (norm {norms})"

@@ -1,6 +1,8 @@
-"""One small collective a step: mean losses, agreed stop, not-finite guard and straggler sight.
+"""One small collective a step: mean losses, agreed stop and straggler sight.
 
-It is sent at a step's end and read at the next one's, so that no device is waited for.
+It is read at once. Every update has waited for its gradient's norm already, and batch norm holds the
+ranks together within each step, so there is little left to wait for; and a signal, or a step that
+went wrong, is answered before the next step begins.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.training.phases import Moment
 from glci_dist.training.updates import Measures
@@ -22,7 +25,7 @@ _LOSSES = (
     "real_accuracy",
     "completed_accuracy",
 )
-_HOST = ("data_seconds", "collective_seconds", "replaced", "stops")
+_HOST = ("data_seconds", "collective_seconds", "stall_seconds", "replaced", "stops", "superseded")
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class Pulse:
     """Waiting for the batch."""
     collective_seconds: float
     """Host time in collectives."""
-    replaced: int
+    replaced: int = 0
     """Samples of this rank's slots that did not decode."""
-    stop: bool
+    stop: bool = False
     """This rank was asked to stop."""
+    stall_seconds: float = 0.0
+    """Waiting for checkpoints, since the last step's end."""
+    superseded: bool = False
+    """This rank knows that a newer attempt owns the run."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Report:
     completion_norm: float | None
     discriminator_norm: float | None
     skipped: bool
-    """An update was not applied: its gradient was not finite."""
+    """An update was not applied."""
     step_seconds: tuple[float, ...]
     """Of each rank."""
     data_seconds: float
@@ -60,61 +67,50 @@ class Report:
     replaced: int
     """Samples that did not decode, over all ranks."""
     stop: bool
-    """Some rank was asked to stop: all stop after the step in which they read this."""
+    """Some rank was asked to stop: all stop after this step."""
+    stall_seconds: float
+    """Mean over ranks."""
+    superseded: bool
+    """A newer attempt owns the run: all end at once."""
 
 
-class Heartbeat:
-    """Sends a step's pulse; hands out the report of the step before."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._pending: tuple[Moment, Measures, torch.Tensor, dist.Work] | None = None
-
-    def send(self, moment: Moment, measures: Measures, pulse: Pulse) -> Report | None:
-        """Start this step's collective and return the last step's report (None at the first)."""
-        report = self.flush()
-        device = self._world.device
-        losses = [getattr(measures, name) for name in _LOSSES]
-        zero = torch.zeros((), device=device)
-        host = torch.zeros(len(_HOST) + self._world.size)
-        host[: len(_HOST)] = torch.tensor(
-            [pulse.data_seconds, pulse.collective_seconds, float(pulse.replaced), float(pulse.stop)]
-        )
-        host[len(_HOST) + self._world.rank] = pulse.step_seconds
-        vector = torch.cat(
-            [
-                torch.stack([zero if loss is None else loss.float() for loss in losses]),
-                host.to(device, non_blocking=True),
-            ]
-        )
-        work = dist.all_reduce(vector, async_op=True)
-        self._pending = (moment, measures, vector, work)
-        return report
-
-    def flush(self) -> Report | None:
-        """Wait for the collective under way and return its report."""
-        if self._pending is None:
-            return None
-        moment, measures, vector, work = self._pending
-        self._pending = None
-        work.wait()
+def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Report:
+    """Put the pulses of all ranks together; every rank calls it at a step's end."""
+    device, size = world.device, world.size
+    losses = [getattr(measures, name) for name in _LOSSES]
+    zero = torch.zeros((), device=device)
+    host = torch.zeros(len(_HOST) + size)
+    host[: len(_HOST)] = torch.tensor(
+        [
+            pulse.data_seconds,
+            pulse.collective_seconds,
+            pulse.stall_seconds,
+            float(pulse.replaced),
+            float(pulse.stop),
+            float(pulse.superseded),
+        ]
+    )
+    host[len(_HOST) + world.rank] = pulse.step_seconds
+    vector = torch.cat([torch.stack([zero if loss is None else loss.float() for loss in losses]), host.to(device)])
+    with collective("the heartbeat"):
+        dist.all_reduce(vector)
         values = vector.tolist()
-        size = self._world.size
-        host = dict(zip(_HOST, values[len(_LOSSES) :], strict=False))
-        losses = {
+    sums = dict(zip(_HOST, values[len(_LOSSES) :], strict=False))
+    return Report(
+        moment=moment,
+        losses={
             name: value / size
             for name, value in zip(_LOSSES, values, strict=False)
             if getattr(measures, name) is not None
-        }
-        return Report(
-            moment=moment,
-            losses=losses,
-            completion_norm=measures.completion.gradient_norm if measures.completion else None,
-            discriminator_norm=measures.discriminator.gradient_norm if measures.discriminator else None,
-            skipped=measures.skipped,
-            step_seconds=tuple(values[-size:]),
-            data_seconds=host["data_seconds"] / size,
-            collective_seconds=host["collective_seconds"] / size,
-            replaced=round(host["replaced"]),
-            stop=host["stops"] > 0,
-        )
+        },
+        completion_norm=measures.completion.gradient_norm if measures.completion else None,
+        discriminator_norm=measures.discriminator.gradient_norm if measures.discriminator else None,
+        skipped=measures.skipped,
+        step_seconds=tuple(values[-size:]),
+        data_seconds=sums["data_seconds"] / size,
+        collective_seconds=sums["collective_seconds"] / size,
+        stall_seconds=sums["stall_seconds"] / size,
+        replaced=round(sums["replaced"]),
+        stop=sums["stops"] > 0,
+        superseded=sums["superseded"] > 0,
+    )

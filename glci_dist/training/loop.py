@@ -1,34 +1,36 @@
-"""The loop. For each step: its moment, its batch, its update, the heartbeat, the observers."""
+"""The loop. For each step: its moment, its batch, its update, the heartbeat, the guard, the checkpoint."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 
+from glci_dist.cluster import collectives
 from glci_dist.cluster.signals import StopRequest, stop_request
 from glci_dist.cluster.world import is_lost_peer, joined
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Fault, Interrupted, UserError
+from glci_dist.errors import Fault, Interrupted, Superseded, UserError
 from glci_dist.training.guard import Guard
-from glci_dist.training.heartbeat import Heartbeat, Pulse
-from glci_dist.training.setup import Job, prepare
-from glci_dist.training.updates import to_device
+from glci_dist.training.heartbeat import Pulse, beat
+from glci_dist.training.job import Job
+from glci_dist.training.setup import prepare
+from glci_dist.training.updates import Measures, to_device
 
 
 def train(config: Config) -> None:
     """Train from the last checkpoint, or from the start, to the end of the schedule.
 
     Raises ``UserError`` for what cannot be done, ``Interrupted`` where a signal stopped the run (its
-    state is saved), ``Fault`` where the run cannot go on (saved too, unless another rank was lost).
+    state is saved), ``Superseded`` where a newer attempt owns it, ``Fault`` where the run cannot go on.
     """
-    with joined(config.engine) as world, stop_request() as stop:
+    with joined(config.engine) as world, stop_request(config.checkpoints.stop_within_s) as stop:
         job = prepare(config, world)
-        if job.first_step == job.schedule.steps:
+        if job.is_complete:
             job.tell(f"{job.folder.path} is complete: {job.schedule.steps} steps are done")
             return
-        job.begin()
         try:
+            job.begin()
             ending = run(job, stop)
         except RuntimeError as error:
             if not is_lost_peer(error):
@@ -46,36 +48,45 @@ def train(config: Config) -> None:
 
 def run(job: Job, stop: StopRequest) -> Exception | None:
     """Run the steps that are left; returns why the run ended early, if it did."""
-    heartbeat = Heartbeat(job.world)
     guard = Guard(job, stop)
-    batches = iter(job.batches)
-    for step in range(job.first_step, job.schedule.steps):
+    batches = iter(job.batches(job.first_step))
+    step = job.first_step
+    while step < job.schedule.steps:
         start = time.perf_counter()
+        collectives.begin("a batch", step=step)
         moment = job.schedule.at(step)
         if moment.phase_step == 0:
             job.journal("phase", step, phase=moment.phase)
-        batch = _take(batches, job)
+        batch = None if step in job.health.passed_over else _take(batches, job)
         data_seconds = time.perf_counter() - start
-        measures = job.contest.update(to_device(batch, job.world.device), moment)
-        job.follow(measures, step)
+        limits = job.health.limits()
+        measures = (
+            Measures() if batch is None else job.contest.update(to_device(batch, job.world.device), moment, limits)
+        )
+        job.follow(measures, batch, step)
         pulse = Pulse(
             step_seconds=time.perf_counter() - start,
             data_seconds=data_seconds,
-            collective_seconds=job.contest.take_collective_seconds(),
-            replaced=len(batch.replaced),
+            collective_seconds=collectives.take_collective_seconds(),
+            stall_seconds=job.take_stall_seconds(),
+            replaced=0 if batch is None else len(batch.replaced),
             stop=bool(stop),
+            superseded=job.is_superseded,
         )
-        guard.see(heartbeat.send(moment, measures, pulse))
-        guard.check(measures, batch, step)
-        if moment.ends_phase or guard.ending is not None:
-            guard.see(heartbeat.flush())
-            job.save(moment)
-        done = step + 1 == job.schedule.steps
-        if guard.ending is not None and not (done and isinstance(guard.ending, Interrupted)):
-            job.journal("stopped", step + 1, reason=str(guard.ending))
+        guard.see(beat(job.world, moment, measures, pulse), batch)
+        if guard.answer(job.health.judge(measures, limits), batch, step):
+            step = job.go_back(step)
+            batches = iter(job.batches(step))
+            continue
+        if isinstance(guard.ending, Superseded):
             return guard.ending
-    job.journal("end", job.schedule.steps)
-    return None
+        job.save_if_due(moment, must=guard.ending is not None)
+        step += 1
+        if guard.ending is not None:
+            break
+    # A signal in the last step does not keep the run from being done.
+    is_done = step == job.schedule.steps and isinstance(guard.ending, Interrupted)
+    return job.end(step, None if is_done else guard.ending)
 
 
 def _take(batches: Iterator[Batch], job: Job) -> Batch:

@@ -6,10 +6,12 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -22,9 +24,13 @@ from glci_dist.training.pictures import PictureGrid
 
 
 class Observer(Protocol):
-    """Sees every step's report, in order, one step late."""
+    """Sees every step's report, in order; may raise ``OSError`` and be called again."""
 
     def see(self, report: Report) -> None: ...
+
+    def rewind(self, step: int) -> None:
+        """The run goes on from ``step``: what was shown of it and of later ones is void."""
+        ...
 
     def close(self) -> None: ...
 
@@ -32,7 +38,18 @@ class Observer(Protocol):
 class TensorBoard:
     """Scalars (means since they were last written) and the configuration."""
 
-    def __init__(self, folder: Path, config: Config, *, first_step: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        *,
+        first_step: int,
+        device: torch.device,
+        shares: Callable[[], dict[str, float]] = dict,
+    ) -> None:
+        """``shares``: of the run's wall time, by what it went into."""
+        self._folder = folder
+        self._shares = shares
         self._every = config.monitor.scalars_every
         self._global_batch = config.global_batch
         self._device = device
@@ -41,8 +58,8 @@ class TensorBoard:
         self._replaced = self._skipped = 0
         self._written = time.perf_counter()
         self._steps = 0
-        self.writer = SummaryWriter(str(folder), purge_step=first_step)
-        self.writer.add_text("configuration", f"```\n{to_yaml(config)}\n```", first_step)
+        self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=first_step)
+        self._writer.add_text("configuration", f"```\n{to_yaml(config)}\n```", first_step)
 
     def see(self, report: Report) -> None:
         self._replaced += report.replaced
@@ -63,14 +80,37 @@ class TensorBoard:
         scalars["memory/peak_rank0_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if self._device.type == "cuda":
             scalars["memory/peak_gpu0_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
-        for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, step)
+        scalars |= {f"goodput/{kind}": share for kind, share in self._shares().items()}
         self._sums.clear()
         self._counts.clear()
         self._written, self._steps = now, 0
+        with self._writing() as writer:
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, step)
+
+    def add_picture(self, picture: np.ndarray, step: int) -> None:
+        """Show a picture ``(H, W, 3)``, uint8."""
+        with self._writing() as writer:
+            writer.add_image("pictures", picture, step, dataformats="HWC")
+
+    def rewind(self, step: int) -> None:
+        self.close()
+        self._writer = SummaryWriter(str(self._folder), purge_step=step)
 
     def close(self) -> None:
-        self.writer.close()
+        with suppress(OSError), self._writing() as writer:
+            writer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[SummaryWriter]:
+        """The writer; one that could not write never does again, so another one takes its place."""
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self._folder))
+        try:
+            yield self._writer
+        except OSError:
+            self._writer = None
+            raise
 
 
 def _scalars(report: Report) -> Iterable[tuple[str, float]]:
@@ -127,30 +167,28 @@ class Progress:
                 flush=True,
             )
 
+    def rewind(self, step: int) -> None:
+        self._first, self._start = step, time.perf_counter()
+        self._bar.n = self._bar.initial = step
+
     def close(self) -> None:
         self._bar.close()
 
 
 class Pictures:
-    """Grids of fixed faces at fixed steps, as PNG and in TensorBoard.
+    """Grids of fixed faces at fixed steps, as PNG and in TensorBoard."""
 
-    They show the network as it is when the report is seen, one step after the one it names.
-    """
-
-    def __init__(self, grid: PictureGrid, network: nn.Module, folder: Path, every: int, writer: SummaryWriter) -> None:
-        self._grid, self._network, self._folder, self._every, self._writer = (
-            grid,
-            network,
-            folder,
-            every,
-            writer,
-        )
+    def __init__(self, grid: PictureGrid, network: nn.Module, folder: Path, every: int, board: TensorBoard) -> None:
+        self._grid, self._network, self._folder, self._every, self._board = grid, network, folder, every, board
 
     def see(self, report: Report) -> None:
         step = report.moment.step
         if (self._every and (step + 1) % self._every == 0) or report.moment.ends_phase:
             picture = self._grid.draw(self._network, self._folder / f"step-{step + 1:08d}.png")
-            self._writer.add_image("pictures", picture, step, dataformats="HWC")
+            self._board.add_picture(picture, step)
+
+    def rewind(self, step: int) -> None:
+        """The grids of steps that are run again are drawn again."""
 
     def close(self) -> None:
         pass

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from glci_dist import compose
+from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World
 from glci_dist.config import Config, OptimizerConfig
 from glci_dist.data.batch import Batch
@@ -24,84 +23,21 @@ from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.models.build import build_completion, build_discriminators, check_models
 from glci_dist.models.completion import fill_colour
-from glci_dist.training import checkpoints
+from glci_dist.runs import attempts
+from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.folder import RunFolder
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
-from glci_dist.training.heartbeat import Report
+from glci_dist.training.health import Health
+from glci_dist.training.job import Job
 from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard
-from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.phases import Schedule
 from glci_dist.training.pictures import PictureGrid
-from glci_dist.training.run import RunFolder
-from glci_dist.training.updates import Contest, Measures
+from glci_dist.training.updates import Contest
 
 _COLOUR_PHOTOS = 256
 _COLOUR_SHARDS = 8
 """So few that a remote corpus is not fetched whole for its colour."""
-
-
-@dataclass
-class Job:
-    """A run that is ready to go on at ``first_step``."""
-
-    config: Config
-    world: World
-    folder: RunFolder
-    schedule: Schedule
-    contest: Contest
-    average: MovingAverage | None
-    first_step: int
-    batches: Iterable[Batch]
-    observers: list[Observer] = field(default_factory=list)
-
-    def follow(self, measures: Measures, step: int) -> None:
-        """Let the moving average follow an applied update of the completion network."""
-        if self.average is not None and measures.completion is not None and measures.completion.applied:
-            self.average.follow(self.contest.completion.network, step)
-
-    def observe(self, report: Report) -> None:
-        for observer in self.observers:
-            observer.see(report)
-
-    def save(self, moment: Moment) -> None:
-        """Save the state after ``moment``'s step; every rank calls it."""
-        path = checkpoints.save(
-            self.folder.checkpoints,
-            step=moment.step + 1,
-            phase=moment.phase,
-            networks=_networks(self.contest, self.average),
-            optimizers={
-                "completion": self.contest.completion.optimizer_state(),
-                "discriminator": self.contest.discriminators.optimizer_state(),
-            },
-            zero_stage=self.config.engine.zero_stage,
-            world=self.world,
-        )
-        self.journal("checkpoint", moment.step + 1, phase=moment.phase, path=path.name)
-
-    def journal(self, event: str, step: int, **details: Any) -> None:
-        """Write an event, on rank 0."""
-        if self.world.is_main:
-            self.folder.journal.write(event, step=step, **details)
-
-    def tell(self, line: str) -> None:
-        """Print a line, on rank 0."""
-        if self.world.is_main:
-            print(line, flush=True)
-
-    def begin(self) -> None:
-        """Say and write down that the run starts, or goes on, and on what."""
-        engine, world = self.config.engine, self.world
-        event = "resume" if self.first_step else "start"
-        self.journal(event, self.first_step, ranks=world.size, device=str(world.device), precision=engine.precision)
-        self.tell(
-            f"{event} {self.folder.path} at step {self.first_step} of {self.schedule.steps}: {world.size} rank(s), "
-            f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
-            f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
-        )
-
-    def close(self) -> None:
-        for observer in self.observers:
-            observer.close()
 
 
 def prepare(config: Config, world: World) -> Job:
@@ -110,24 +46,39 @@ def prepare(config: Config, world: World) -> Job:
     check_holes(config.holes, config.data.size)
     check_models(config)
     folder = RunFolder(Path(config.runs) / config.name)
-    index, colour = _open_data(config, world, folder)
+    collectives.begin("opening the data")
+    index, colour, changes = _open_data(config, world, folder)
+    collectives.begin("building the networks")
     contest = build_contest(config, world)
     fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     average = MovingAverage(contest.completion.network, config.engine.ema) if config.engine.ema else None
-    schedule = Schedule(config.phases)
-    first_step = _resume(config, world, folder, contest, average)
-    batches = make_loader(
-        index,
-        config.data,
-        config.holes,
-        seed=config.seed,
-        global_batch=config.global_batch,
-        rank=world.rank,
-        world_size=world.size,
-        steps=range(first_step, schedule.steps),
+
+    def stream(steps: Sequence[int]) -> Iterable[Batch]:
+        return make_loader(
+            index,
+            config.data,
+            config.holes,
+            seed=config.seed,
+            global_batch=config.global_batch,
+            rank=world.rank,
+            world_size=world.size,
+            steps=steps,
+        )
+
+    job = Job(
+        config=config,
+        world=world,
+        folder=folder,
+        attempt=_take_attempt(folder, world),
+        schedule=Schedule(config.phases),
+        contest=contest,
+        average=average,
+        stream=stream,
+        health=Health(config.engine),
+        changes=changes,
     )
-    job = Job(config, world, folder, schedule, contest, average, first_step, batches)
-    if world.is_main and first_step < schedule.steps:
+    job.resume()
+    if world.is_main and not job.is_complete:
         job.observers = _observers(job, index)
     return job
 
@@ -147,11 +98,12 @@ def build_contest(config: Config, world: World) -> Contest:
     )
 
 
-def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, list[float]]:
-    """The index and the mean colour; what is wrong on one rank ends all with the same line."""
+def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, list[float], list[str]]:
+    """The index, the mean colour and the accepted changes; what is wrong on one rank ends all with the same line."""
     problem: str | None = None
     index: Index | None = None
     colour: list[float] = []
+    changes: list[str] = []
     try:
         index = load_index(config.data.shards)
         check_shards(index)
@@ -160,12 +112,25 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
             check_shards(load_index(config.data.val))
         if world.is_main:
             colour = config.data.mean_colour or _mean_colour(index, config)
-            folder.claim(config, index.digest)
+            changes = folder.claim(config, index.digest)
     except UserError as error:
         problem = str(error)
     world.agree(problem)
     assert index is not None
-    return index, world.from_main(colour)
+    colour, changes = world.from_main((colour, changes))
+    return index, colour, changes
+
+
+def _take_attempt(folder: RunFolder, world: World) -> Attempt:
+    """The next attempt at the run, the same on every rank; it fences the earlier ones off."""
+
+    def begin() -> Attempt:
+        try:
+            return attempts.begin(folder.path, ranks=world.size)
+        except OSError as error:
+            raise UserError(f"{folder.path} cannot be written: {error.strerror}: make room, or mend it") from error
+
+    return world.once(begin)
 
 
 def _mean_colour(index: Index, config: Config) -> list[float]:
@@ -187,33 +152,17 @@ def _mean_colour(index: Index, config: Config) -> list[float]:
     return [float(value) for value in np.mean(colours, 0)]
 
 
-def _networks(contest: Contest, average: MovingAverage | None) -> dict[str, torch.nn.Module]:
-    networks = {"completion": contest.completion.network, "discriminator": contest.discriminators.network}
-    return networks if average is None else {**networks, "average": average.network}
-
-
-def _resume(config: Config, world: World, folder: RunFolder, contest: Contest, average: MovingAverage | None) -> int:
-    """Fill the networks and optimisers from the last checkpoint; returns the next step to run."""
-    # One rank looks, lest a slow network file system shows the ranks different folders.
-    checkpoint = world.from_main(checkpoints.latest(folder.checkpoints) if world.is_main else None)
-    if checkpoint is None:
-        return 0
-    states = checkpoints.load_optimizers(checkpoint, zero_stage=config.engine.zero_stage, world=world)
-    checkpoints.load_networks(checkpoint, _networks(contest, average))
-    contest.completion.load_optimizer_state(states["completion"])
-    contest.discriminators.load_optimizer_state(states["discriminator"])
-    return checkpoint.step
-
-
 def _observers(job: Job, index: Index) -> list[Observer]:
     config, device = job.config, job.world.device
-    board = TensorBoard(job.folder.tensorboard, config, first_step=job.first_step, device=device)
+    board = TensorBoard(
+        job.folder.tensorboard, config, first_step=job.first_step, device=device, shares=job.time_shares
+    )
     observers: list[Observer] = [board]
     if config.monitor.pictures_every:
         faces = load_index(config.data.val) if config.data.val else index
         network = job.average.network if job.average is not None else job.contest.completion.network
         grid = PictureGrid(faces, config, device)
-        observers.append(Pictures(grid, network, job.folder.pictures, config.monitor.pictures_every, board.writer))
+        observers.append(Pictures(grid, network, job.folder.pictures, config.monitor.pictures_every, board))
     if config.monitor.progress:
         observers.append(
             Progress(first_step=job.first_step, steps=job.schedule.steps, global_batch=config.global_batch)

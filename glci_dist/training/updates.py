@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from glci_dist.config import LossConfig
 from glci_dist.data.batch import Batch
 from glci_dist.data.masks import crop_patches, render_masks
-from glci_dist.models.batch_norm import take_collective_seconds
 from glci_dist.training.engines import Engine, Update
 from glci_dist.training.losses import adversarial, composite, discrimination, reconstruction
 from glci_dist.training.phases import Moment
@@ -67,8 +67,19 @@ class Measures:
 
     @property
     def skipped(self) -> bool:
-        """Whether an update was not applied because its gradient was not finite."""
+        """Whether an update was not applied: its gradient was not finite, or beyond its limit."""
         return any(update is not None and not update.applied for update in (self.completion, self.discriminator))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Gradient norms beyond which an update is not applied."""
+
+    completion: float = math.inf
+    discriminator: float = math.inf
+
+
+NO_LIMITS = Limits()
 
 
 class Contest:
@@ -83,7 +94,7 @@ class Contest:
         self._patch = patch
         self._accumulation = accumulation
 
-    def update(self, batch: DeviceBatch, moment: Moment) -> Measures:
+    def update(self, batch: DeviceBatch, moment: Moment, limits: Limits = NO_LIMITS) -> Measures:
         """The step's updates: the discriminators first, then the completion network against them.
 
         A network that the step does not update is left bitwise as it was. With several
@@ -99,24 +110,16 @@ class Contest:
             for part in parts:
                 outputs = self._complete(part, keep_graph=shared)
                 found = _extend(found, self._judge(part, outputs.detach(), is_last=part is parts[-1]))
-            discriminator = self.discriminators.step(moment.discriminator_lr)
+            discriminator = self.discriminators.step(moment.discriminator_lr, limits.discriminator)
             outputs = outputs if shared else None
         if moment.updates_completion:
             for part in parts:
                 outputs = self._complete(part, keep_graph=True) if outputs is None else outputs
                 found = _extend(found, self._answer(part, outputs, moment, is_last=part is parts[-1]))
                 outputs = None
-            completion = self.completion.step(moment.completion_lr)
+            completion = self.completion.step(moment.completion_lr, limits.completion)
         means = {name: torch.stack(values).mean() for name, values in found.items()}
         return Measures(**means, completion=completion, discriminator=discriminator)
-
-    def take_collective_seconds(self) -> float:
-        """Host seconds that the updates spent in collectives since the last call."""
-        seconds = take_collective_seconds()
-        for engine in (self.completion, self.discriminators):
-            seconds += engine.collective_seconds
-            engine.collective_seconds = 0.0
-        return seconds
 
     def _complete(self, part: DeviceBatch, *, keep_graph: bool) -> Tensor:
         if keep_graph:

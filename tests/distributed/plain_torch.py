@@ -7,6 +7,8 @@ running statistics are written out here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,8 +26,11 @@ from glci_dist.training.phases import Schedule
 from tests.distributed.recordings import Recording, make_smooth
 
 
-def record_plain(overrides: list[str], colour: list[float]) -> Recording:
-    """The same record as ``record`` makes of a world."""
+def record_plain(overrides: list[str], colour: list[float], parts: Sequence[Sequence[int]] | None = None) -> Recording:
+    """The same record as ``record`` makes of a world.
+
+    ``parts``: the slots of each micro-batch, which batch norm sees alone; None: one of all slots.
+    """
     config = compose.load(overrides)
     completion, discriminators = build_completion(config), build_discriminators(config)
     fill_colour(completion).copy_(torch.tensor(colour).view(1, 3, 1, 1))
@@ -61,23 +66,27 @@ def record_plain(overrides: list[str], colour: list[float]) -> Recording:
         optimizers[side].step()
         _blend_statistics(network)
 
+    slots = parts or [range(config.global_batch)]
     for number in range(schedule.steps):
         moment, batch = schedule.at(number), faces[number]
-        photos, masks = _photos(batch), _masks(batch)
-        outputs = completion(photos, masks)
-        completed = photos * (1 - masks) + outputs * masks
+        cuts = [_Part.of(batch, list(part), completion, config.holes.patch) for part in slots]
         if moment.updates_discriminator:
-            real = judge(photos, _cut(photos, batch.real_patches, config.holes.patch))
-            fake = judge(completed.detach(), _cut(completed.detach(), batch.fake_patches, config.holes.patch))
-            loss = -(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean()) / 2
-            step("discriminator", discriminators, loss, moment.discriminator_lr)
+            losses = []
+            for cut in cuts:
+                real = judge(cut.photos, cut.real_patches)
+                fake = judge(cut.completed.detach(), cut.fake_patches.detach())
+                losses.append(-(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean()) / 2)
+            step("discriminator", discriminators, torch.stack(losses).mean(), moment.discriminator_lr)
         if moment.updates_completion:
-            squares = ((outputs - photos) ** 2 * masks).flatten(1).sum(1) / (3 * masks.flatten(1).sum(1))
-            loss = squares.mean()
-            if moment.alpha:
-                logits = judge(completed, _cut(completed, batch.fake_patches, config.holes.patch))
-                loss = loss - moment.alpha * torch.log(torch.sigmoid(logits)).mean()
-            step("completion", completion, loss, moment.completion_lr)
+            losses = []
+            for cut in cuts:
+                squares = ((cut.outputs - cut.photos) ** 2 * cut.masks).flatten(1).sum(1)
+                loss = (squares / (3 * cut.masks.flatten(1).sum(1))).mean()
+                if moment.alpha:
+                    logits = judge(cut.completed, cut.fake_patches)
+                    loss = loss - moment.alpha * torch.log(torch.sigmoid(logits)).mean()
+                losses.append(loss)
+            step("completion", completion, torch.stack(losses).mean(), moment.completion_lr)
         for network in (completion, discriminators):
             _forget_statistics(network)
         recording.losses.append({})
@@ -87,6 +96,32 @@ def record_plain(overrides: list[str], colour: list[float]) -> Recording:
         for name, tensor in network.state_dict().items()
     }
     return recording
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch and what the completion network makes of it."""
+
+    photos: Tensor
+    masks: Tensor
+    outputs: Tensor
+    completed: Tensor
+    real_patches: Tensor
+    fake_patches: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, slots: list[int], completion: nn.Module, patch: int) -> _Part:
+        photos, masks = _photos(batch)[slots], _masks(batch)[slots]
+        outputs = completion(photos, masks)
+        completed = photos * (1 - masks) + outputs * masks
+        return cls(
+            photos,
+            masks,
+            outputs,
+            completed,
+            real_patches=_cut(photos, batch.real_patches[slots], patch),
+            fake_patches=_cut(completed, batch.fake_patches[slots], patch),
+        )
 
 
 def _blend_statistics(network: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.training.engines import Engine, Update
-from glci_dist.training.heartbeat import Heartbeat, Pulse
+from glci_dist.training.heartbeat import Pulse, beat
 from glci_dist.training.setup import prepare
 from glci_dist.training.updates import to_device
 
@@ -73,17 +73,14 @@ def record(overrides: list[str], smooth: bool = False) -> Recording:
     recording = Recording()
     with joined(config.engine) as world:
         job = prepare(config, world)
-        heartbeat = Heartbeat(world)
         for name, engine in (("completion", job.contest.completion), ("discriminator", job.contest.discriminators)):
             _record_gradients(name, engine, recording)
             if smooth:
                 make_smooth(engine.network)
-        for step, batch in enumerate(job.batches):
+        for step, batch in enumerate(job.batches(0)):
             moment = job.schedule.at(step)
             measures = job.contest.update(to_device(batch, world.device), moment)
-            heartbeat.send(moment, measures, Pulse(0, 0, 0, 0, False))
-            report = heartbeat.flush()
-            assert report is not None
+            report = beat(world, moment, measures, Pulse(0, 0, 0))
             recording.keys.append(batch.keys)
             recording.losses.append(report.losses)
         recording.weights = weights(job.contest.completion, job.contest.discriminators)

@@ -16,14 +16,14 @@ from torch import Tensor
 from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
+from glci_dist.data.batch import Batch
 from glci_dist.data.scan import index_folder
 from glci_dist.errors import UserError
-from glci_dist.training import checkpoints
 from glci_dist.training.loop import run, train
 from glci_dist.training.phases import Moment
 from glci_dist.training.setup import Job, prepare
-from glci_dist.training.updates import DeviceBatch, Measures
-from tests.small_run import build_faces, small
+from glci_dist.training.updates import DeviceBatch, Limits, Measures
+from tests.small_run import build_faces, newest_in, small
 from tests.worlds import run_world
 
 pytestmark = pytest.mark.distributed
@@ -68,17 +68,17 @@ def poisoned_run(overrides: list[str], steps: tuple[int, ...]) -> Outcome:
         real_update, real_follow = job.contest.update, job.follow
         start: dict[str, Tensor] = {}
 
-        def update(batch: DeviceBatch, moment: Moment) -> Measures:
+        def update(batch: DeviceBatch, moment: Moment, limits: Limits) -> Measures:
             start.clear()
             start.update(tensors(job))
             if moment.step in steps and world.rank == POISONED_RANK:
                 photos = batch.photos.clone()
                 photos[0, 0, 0, 0] = torch.nan
                 batch = replace(batch, photos=photos)
-            return real_update(batch, moment)
+            return real_update(batch, moment, limits)
 
-        def follow(measures: Measures, step: int) -> None:
-            real_follow(measures, step)
+        def follow(measures: Measures, batch: Batch | None, step: int) -> None:
+            real_follow(measures, batch, step)
             changed = [name for name, tensor in tensors(job).items() if not tensor.equal(start[name])]
             if step not in steps:
                 outcome.moved |= bool(changed)
@@ -89,7 +89,8 @@ def poisoned_run(overrides: list[str], steps: tuple[int, ...]) -> Outcome:
 
         patched: Any = job
         patched.contest.update, patched.follow = update, follow
-        job.batches = _noting(job.batches, steps, outcome)
+        stream = job.stream
+        job.stream = lambda chosen: _noting(stream(chosen), steps, outcome)
         ending = run(job, stop)
         outcome.ending = "" if ending is None else f"{type(ending).__name__}: {ending}"
         outcome.is_finite = all(bool(t.isfinite().all()) for t in tensors(job).values())
@@ -147,9 +148,9 @@ def test_stop_ends_both_ranks_by_a_fault_with_the_state_from_before_saved(
         assert rank.changed == {2: []}
         assert rank.is_finite
     assert [(entry["step"], entry["answer"]) for entry in events(tmp_path, "not-finite")] == [(2, "stop")]
-    saved = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    saved = newest_in(tmp_path / "run" / "checkpoints")
     assert saved is not None
-    assert (saved.step, saved.phase) == (3, "completion")
+    assert (saved.step, saved.manifest.phase) == (3, "completion")
     assert events(tmp_path, "end") == []
 
 
@@ -218,6 +219,6 @@ def test_past_the_tolerance_every_rank_ends_with_one_line_and_the_state_is_saved
     assert str(tmp_path / "run" / "journal.jsonl") in messages[0]
     assert "\n" not in messages[0]
     (entry,) = events(tmp_path, "replaced")
-    saved = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    saved = newest_in(tmp_path / "run" / "checkpoints")
     assert saved is not None
     assert saved.step == min(entry["step"] + 2, 8)

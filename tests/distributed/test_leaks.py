@@ -25,7 +25,7 @@ def observe(overrides: list[str]) -> list[dict[str, bool]]:
     with joined(config.engine) as world:
         job = prepare(config, world)
         completion, discriminators = job.contest.completion, job.contest.discriminators
-        for step, batch in enumerate(job.batches):
+        for step, batch in enumerate(job.batches(0)):
             before = weights(completion), weights(discriminators)
             job.contest.update(to_device(batch, world.device), job.schedule.at(step))
             after = weights(completion), weights(discriminators)
@@ -62,7 +62,7 @@ def completion_gradient(overrides: list[str]) -> tuple[dict[str, Tensor], list[s
             return real_step(lr)
 
         engine.step = step  # type: ignore[method-assign, assignment]
-        job.contest.update(to_device(next(iter(job.batches)), world.device), job.schedule.at(0))
+        job.contest.update(to_device(next(iter(job.batches(0))), world.device), job.schedule.at(0))
         job.close()
     return found, leaked
 

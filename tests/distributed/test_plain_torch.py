@@ -37,6 +37,16 @@ def test_gradients_and_weights_equal_a_hand_written_loop(
     _compare(plain, ranks[0], gradients=stage == 0)
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_accumulated_gradients_are_the_mean_over_micro_batches(faces_shards: str, tmp_path: Path, stage: int) -> None:
+    overrides = _overrides(faces_shards, str(tmp_path), "engine.accumulation=2", f"engine.zero_stage={stage}")
+    # Rank 0 holds slots 0 to 3, rank 1 slots 4 to 7; each cuts its own in two.
+    plain = record_plain(overrides, COLOUR, parts=[(0, 1, 4, 5), (2, 3, 6, 7)])
+    ranks = run_world(2, record, overrides, True)
+
+    _compare(plain, ranks[0], gradients=stage == 0)
+
+
 def _compare(plain: Recording, found: Recording, *, gradients: bool) -> None:
     worst = 0.0
     if gradients:

@@ -17,8 +17,7 @@ import pytest
 from safetensors.torch import load
 
 from glci_dist.cli import main
-from glci_dist.training import checkpoints
-from tests.small_run import small
+from tests.small_run import newest_in, small
 from tests.worlds import free_port, launcher_environment, run_world
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
@@ -84,7 +83,7 @@ def journal(runs: Path) -> list[tuple[str, int]]:
 
 
 def final_networks(runs: Path) -> bytes:
-    saved = checkpoints.latest(runs / "run" / "checkpoints")
+    saved = newest_in(runs / "run" / "checkpoints")
     assert saved is not None
     assert saved.step == sum(STEPS)
     content = (saved.path / "networks.safetensors").read_bytes()
@@ -103,7 +102,7 @@ def test_a_signal_to_one_rank_stops_both_and_the_same_command_ends_as_if_undistu
         assert "stopped by a signal" in command.said()
         assert "run the same command again" in command.said()
         assert "Traceback" not in command.said(0) + command.said(1)
-    saved = checkpoints.latest(tmp_path / "stopped" / "run" / "checkpoints")
+    saved = newest_in(tmp_path / "stopped" / "run" / "checkpoints")
     assert saved is not None
     assert 0 < saved.step < STEPS[0]
     before = journal(tmp_path / "stopped")
@@ -142,7 +141,7 @@ def test_other_signals_stop_a_single_process_in_the_same_way(
         assert "stopped by a signal" in command.said()
         assert "Traceback" not in command.said()
 
-    saved = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    saved = newest_in(tmp_path / "run" / "checkpoints")
     assert saved is not None
     assert 0 < saved.step < 300
     lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()

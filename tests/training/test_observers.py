@@ -69,6 +69,8 @@ def reports() -> list[Report]:
                 collective_seconds=0.05,
                 replaced=2 if step == 1 else 0,
                 stop=False,
+                stall_seconds=0.0,
+                superseded=False,
             )
         )
     return made

@@ -1,13 +1,10 @@
-"""A run's folder: whose configuration it belongs to, and its journal."""
+"""A run's folder: whose configuration and corpus it belongs to."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import time
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from glci_dist import compose
 from glci_dist.config import Config
@@ -25,8 +22,13 @@ _FREE = (
     "engine.threads",
     "engine.timeout_s",
     "engine.not_finite",
+    "engine.zero_stage",
+    "checkpoints.",
 )
 """Keys that may change when a run is resumed: they do not touch its result."""
+
+_NEVER = ("data.size", "model.")
+"""Keys whose change no ``checkpoints.accept`` helps: the saved networks would not fit."""
 
 
 class RunFolder:
@@ -39,32 +41,26 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.pictures = path / "pictures"
-        self.journal = Journal(path / "journal.jsonl")
+        self.journal = path / "journal.jsonl"
 
-    def claim(self, config: Config, corpus: str) -> None:
+    def claim(self, config: Config, corpus: str) -> list[str]:
         """Make the folder this configuration's and corpus'; raises ``UserError`` where it is another's.
 
-        ``corpus`` is the digest of the shards: the same path may hold other photos one day.
+        ``corpus`` is the digest of the shards: the same path may hold other photos one day. Returns the
+        changes since the run began that ``checkpoints.accept`` lets pass, each with both values.
         """
+        changes: list[str] = []
         if self.config_file.exists():
-            differing = [
+            changes = [
                 line
                 for line in compose.differences(compose.read(self.config_file), config)
                 if not line.startswith(_FREE)
             ]
-            if differing:
-                more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-                raise UserError(
-                    f"{self.path} belongs to another configuration (there / here): {'; '.join(differing[:3])}{more}: "
-                    "choose another name=..., or remove that folder"
-                )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(f"{self.path} exists and is no run's folder: choose another name=... or runs=...")
         if self.corpus_file.exists() and self.corpus_file.read_text() != corpus:
-            raise UserError(
-                f"{self.path} was trained on other shards than {config.data.shards} holds now: "
-                "choose another name=..., or bring the old shards back"
-            )
+            changes.append(f"data.shards holds other shards than {self.path} was trained on")
+        self._refuse([line for line in changes if not _is_accepted(line, config.checkpoints.accept)])
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.config_file, compose.to_yaml(config).encode())
@@ -73,29 +69,21 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}: choose another runs=...") from error
+        return changes
+
+    def _refuse(self, changes: Sequence[str]) -> None:
+        if not changes:
+            return
+        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+        keys = [re.split("[: ]", line)[0] for line in changes]
+        way_out = "choose another name=..., or remove that folder"
+        if not any(key.startswith(_NEVER) for key in keys):
+            way_out += f"; to go on all the same: 'checkpoints.accept=[{','.join(keys)}]'"
+        raise UserError(
+            f"{self.path} belongs to another configuration (there / here): {'; '.join(changes[:3])}{more}: {way_out}"
+        )
 
 
-class Journal:
-    """What happened in a run, one JSON object a line. One rank writes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, event: str, *, step: int, **details: Any) -> None:
-        """Append an event of ``step`` with the time (seconds since 1970), host and process."""
-        entry = {
-            "time": round(time.time(), 3),
-            "event": event,
-            "step": step,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            **details,
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def read(self) -> list[dict[str, Any]]:
-        """Every event, oldest first."""
-        if not self.path.exists():
-            return []
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+def _is_accepted(change: str, accepted: Sequence[str]) -> bool:
+    key = re.split("[: ]", change)[0]
+    return not key.startswith(_NEVER) and any(key == each or key.startswith(f"{each}.") for each in accepted)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ import pytest
 from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.errors import UserError
-from glci_dist.training.run import Journal, RunFolder
+from glci_dist.runs.folder import RunFolder
 
 
 @functools.cache
@@ -47,7 +43,7 @@ def test_the_same_configuration_may_claim_again(folder: RunFolder) -> None:
         ("phases.joint.alpha=1e-3", "phases.joint.alpha: 0.0004 / 0.001"),
         ("data.shards=elsewhere", "data.shards: shards/train / elsewhere"),
         ("engine.precision=fp32", "engine.precision: bf16 / fp32"),
-        ("engine.zero_stage=1", "engine.zero_stage: 0 / 1"),
+        ("model.completion.width=0.25", "model.completion.width: 0.5 / 0.25"),
     ],
 )
 def test_another_configuration_is_refused_in_one_line_that_names_the_keys(
@@ -81,6 +77,8 @@ def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None
         "data.prefetch=2",
         "engine.threads=1",
         "engine.timeout_s=60",
+        "engine.zero_stage=1",
+        "checkpoints.every=7",
     )
     folder.claim(free, "corpus")
 
@@ -99,20 +97,3 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         RunFolder(tmp_path / "file" / "run").claim(configuration(), "corpus")
-
-
-def test_the_journal_holds_every_event_in_order_with_time_host_and_process(tmp_path: Path) -> None:
-    before = time.time() - 1
-    journal = Journal(tmp_path / "journal.jsonl")
-    assert journal.read() == []
-    journal.write("start", step=0, ranks=2)
-    Journal(journal.path).write("checkpoint", step=10, path="step-00000010")
-
-    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
-    assert journal.read() == lines
-    assert [(line["event"], line["step"]) for line in lines] == [("start", 0), ("checkpoint", 10)]
-    assert lines[0]["ranks"] == 2
-    assert lines[1]["path"] == "step-00000010"
-    for line in lines:
-        assert (line["host"], line["pid"]) == (socket.gethostname(), os.getpid())
-        assert before <= line["time"] <= time.time() + 1

@@ -1,0 +1,131 @@
+"""A safetensors file in host memory: tensors are copied into it in a moment, the disk gets it later.
+
+The format is written here rather than by ``safetensors`` because that library holds the interpreter
+while it writes, which would stop the training that this is meant to run beside. It is 8 bytes of
+header length, a JSON header, and the tensors' bytes; ``safetensors`` reads the files back.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import mmap
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import xxhash
+from torch import Tensor
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_CHUNK = 8 * 2**20
+_PAGE = mmap.PAGESIZE
+
+Layout = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
+
+
+class Image:
+    """One safetensors file of tensors of a fixed ``layout`` (name, dtype, shape of each), kept for the next save."""
+
+    def __init__(self, layout: Layout, *, pinned: bool) -> None:
+        # Large elements first, as the format wants each tensor aligned to its element.
+        ordered = sorted(layout, key=lambda each: (-each[1].itemsize, each[0]))
+        header: dict[str, object] = {}
+        offsets: dict[str, tuple[int, int]] = {}
+        offset = 0
+        for name, dtype, shape in ordered:
+            size = dtype.itemsize * torch.Size(shape).numel()
+            offsets[name] = (offset, offset + size)
+            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": offsets[name]}
+            offset += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self.layout = layout
+        self.bytes = 8 + len(text) + offset
+        # At a page's start, as writing around the page cache needs it.
+        memory = torch.empty(self.bytes + _PAGE, dtype=torch.uint8, pin_memory=pinned)
+        shift = -memory.data_ptr() % _PAGE
+        self._memory = memory[shift : shift + self.bytes]
+        head = len(text).to_bytes(8, "little") + text
+        self._memory[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        self._tensors: dict[str, Tensor] = {}
+        for name, dtype, shape in ordered:
+            begin, end = offsets[name]
+            self._tensors[name] = self._memory[len(head) + begin : len(head) + end].view(dtype).view(shape)
+
+    def fill(self, name: str, pieces: Sequence[Tensor]) -> None:
+        """Copy a tensor, or a vector from its pieces, into its place; a GPU's copies may still be under way."""
+        if len(pieces) == 1:
+            self._tensors[name].copy_(pieces[0], non_blocking=True)
+            return
+        start = 0
+        for piece in pieces:
+            self._tensors[name][start : start + piece.numel()].copy_(piece.reshape(-1), non_blocking=True)
+            start += piece.numel()
+
+    def write(self, path: Path) -> str:
+        """Write the file, which is on the disk for good afterwards; its XXH3-128 checksum, 32 hex digits.
+
+        Written around the page cache where the file system can: the copy into it would cost the training
+        as much time as the rest of the save, and push the shards out of it. Raises ``OSError``. Other
+        threads run meanwhile.
+        """
+        try:
+            return self._write(path, os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        path.unlink(missing_ok=True)
+        return self._write(path, 0)
+
+    def _write(self, path: Path, direct: int) -> str:
+        digest = xxhash.xxh3_128()
+        content = memoryview(self._memory.numpy().data)
+        whole = self.bytes - self.bytes % _PAGE if direct else self.bytes
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | direct, 0o644)
+        try:
+            _write(file, content[:whole], digest.update)
+            # What does not fill a page can only go through the cache.
+            fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) & ~direct)
+            _write(file, content[whole:], digest.update)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        return digest.hexdigest()
+
+
+def layout_of(tensors: Mapping[str, Sequence[Tensor]]) -> Layout:
+    """The layout of named tensors: one by itself keeps its shape, several become one vector."""
+    layout = []
+    for name, pieces in tensors.items():
+        shape = tuple(pieces[0].shape) if len(pieces) == 1 else (sum(piece.numel() for piece in pieces),)
+        layout.append((name, pieces[0].dtype, shape))
+    return tuple(layout)
+
+
+def checksum(path: Path) -> str:
+    """The XXH3-128 of a file, 32 hex digits; raises ``OSError``."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write(file: int, content: memoryview, seen: Callable[[memoryview], None]) -> None:
+    for start in range(0, len(content), _CHUNK):
+        chunk = content[start : start + _CHUNK]
+        seen(chunk)
+        while chunk:
+            chunk = chunk[os.write(file, chunk) :]

@@ -1,0 +1,154 @@
+"""The manifest of a checkpoint: every file with its size and checksum, and what the state is of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from glci_dist.checkpoints.image import checksum
+
+FORMAT = "glci-checkpoint-2"
+NAME = "manifest.json"
+WHOLE = "networks.safetensors"
+_STEP = re.compile(r"step-(\d{8,})")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DIGEST = "xxh3_128"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not as it was written; the message says in what."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a checkpoint."""
+
+    bytes: int
+    xxh3_128: str
+    """32 hex digits."""
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Which elements, first and after last, of which vectors it holds."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What stands in ``manifest.json``."""
+
+    step: int
+    """The next step to run."""
+    phase: str
+    """Of the last step that was run."""
+    ends_phase: bool
+    parent: int | None
+    """Step of the checkpoint that this state's attempt began or went on from; None: from nothing."""
+    attempt: int
+    time: float
+    """Seconds since 1970."""
+    world_size: int
+    facts: dict[str, Any]
+    vectors: dict[str, int]
+    """Elements of each vector, over all ranks."""
+    files: dict[str, File]
+
+    def encode(self) -> bytes:
+        """The file's content, with its own checksum in the last line but one."""
+        record = {"format": FORMAT, **asdict(self)}
+        text = json.dumps(record, indent=1)
+        return (
+            text.removesuffix("\n}") + f',\n "{_DIGEST}": "{xxhash.xxh3_128(text.encode()).hexdigest()}"\n}}\n'
+        ).encode()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved state in its folder."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    @property
+    def bytes(self) -> int:
+        """Of all files but the manifest."""
+        return sum(file.bytes for file in self.manifest.files.values())
+
+
+def folder_name(step: int) -> str:
+    """``step-00001200``."""
+    return f"step-{step:08d}"
+
+
+def folders(root: Path) -> list[tuple[int, Path]]:
+    """Step and folder of everything in ``root`` that is named as a checkpoint, newest first."""
+    if not root.is_dir():
+        return []
+    found = ((_STEP.fullmatch(path.name), path) for path in root.iterdir() if path.is_dir())
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in folder ``path``, its files unseen; raises ``Damaged`` where its manifest is not whole."""
+    try:
+        content = (path / NAME).read_bytes()
+    except FileNotFoundError:
+        raise Damaged(f"{NAME} is missing") from None
+    except OSError as error:
+        raise Damaged(f"{NAME} cannot be read: {error.strerror}") from error
+    try:
+        record = json.loads(content)
+        if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+            raise Damaged(f"{NAME} is of another format than {FORMAT}")
+        record.pop(_DIGEST, None)
+        files = {name: File(**_entry(entry)) for name, entry in record.pop("files").items()}
+        manifest = Manifest(**record, files=files)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise Damaged(f"{NAME} is malformed") from error
+    # To the byte: its own checksum holds, and nothing stands in it that was not written.
+    if manifest.encode() != content:
+        raise Damaged(f"{NAME} does not have its own checksum")
+    if folder_name(manifest.step) != path.name:
+        raise Damaged(f"{NAME} is of step {manifest.step}")
+    strange = next((name for name in files if not _PLAIN.fullmatch(name)), None)
+    if WHOLE not in files:
+        raise Damaged(f"{NAME} names no {WHOLE}")
+    if strange is not None:
+        raise Damaged(f"{NAME} names the file {strange!r}, which lies elsewhere")
+    return Checkpoint(path, manifest)
+
+
+def check_files(checkpoint: Checkpoint, names: list[str] | None = None, *, contents: bool = True) -> list[str]:
+    """What is wrong with some files (default all), a line each; without ``contents`` only their sizes are looked at."""
+    problems = []
+    for name in checkpoint.manifest.files if names is None else names:
+        problem = _problem(checkpoint.path / name, checkpoint.manifest.files[name], contents)
+        if problem:
+            problems.append(f"{name} {problem}")
+    return problems
+
+
+def _problem(path: Path, file: File, contents: bool) -> str | None:
+    try:
+        found = path.stat().st_size
+        if found != file.bytes:
+            return f"has {found} bytes instead of {file.bytes}"
+        if contents and checksum(path) != file.xxh3_128:
+            return "does not have its checksum"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
+def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    ranges = {name: (int(start), int(stop)) for name, (start, stop) in entry["ranges"].items()}
+    return {**entry, "ranges": ranges}

@@ -1,0 +1,62 @@
+"""Which checkpoints are kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from glci_dist.checkpoints.manifest import Checkpoint, Damaged, check_files, folders, read
+from glci_dist.runs.attempts import Attempt
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is kept: the newest ``keep`` (at least 2), multiples of ``keep_every`` (0: none), each phase's end."""
+
+    keep: int
+    keep_every: int
+
+
+def to_delete(root: Path, retention: Retention) -> list[Path]:
+    """The checkpoints in ``root`` that are not kept, oldest first.
+
+    Only those that look whole count among the newest, and one that does not is not touched: it may be all
+    that is left of a step, and whoever resumes names it.
+    """
+    whole = [checkpoint for _, path in folders(root) if (checkpoint := _look(path)) is not None]
+    kept = {
+        checkpoint.step
+        for place, checkpoint in enumerate(whole)
+        if place < retention.keep
+        or checkpoint.manifest.ends_phase
+        or (retention.keep_every and checkpoint.step % retention.keep_every == 0)
+    }
+    return [checkpoint.path for checkpoint in reversed(whole) if checkpoint.step not in kept]
+
+
+def delete(path: Path, attempt: Attempt) -> bool:
+    """Remove a checkpoint; whether this attempt could.
+
+    It is renamed first, so that a kill leaves it whole or not at all; and into the attempt's folder, which
+    a newer attempt takes away, whose checkpoint it may be.
+    """
+    sys.audit("glci.checkpoint", "delete", path.name)
+    trash = attempt.folder / f"{path.name}.deleting"
+    try:
+        os.rename(path, trash)
+    except OSError:
+        return False
+    # What is left of it is in nobody's way: the next attempt clears it.
+    shutil.rmtree(trash, ignore_errors=True)
+    return True
+
+
+def _look(path: Path) -> Checkpoint | None:
+    try:
+        checkpoint = read(path)
+    except Damaged:
+        return None
+    return None if check_files(checkpoint, contents=False) else checkpoint

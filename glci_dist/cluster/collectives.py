@@ -1,0 +1,65 @@
+"""What this process is doing for the others, by name: how long collectives took, and where it hangs if it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Place:
+    """Where the training thread of this process is."""
+
+    step: int = -1
+    """-1: before the first."""
+    name: str = "start"
+    """The collective it is in, or the last thing that it began."""
+    count: int = 0
+    """Collectives that it entered: the same on all ranks that are at the same place."""
+    since: float = 0.0
+    """When it came there (``time.monotonic``)."""
+    is_collective: bool = False
+    is_bounded: bool = False
+    """Whether it should be left soon: a collective, or what comes after one (a GPU is waited for there)."""
+    seconds: float = 0.0
+    """Host seconds in collectives since they were last taken (GPUs: launching them)."""
+
+
+_place = Place(since=time.monotonic())
+
+
+@contextmanager
+def collective(name: str) -> Iterator[None]:
+    """The block is a collective: it ends when every rank has come to it."""
+    _place.count += 1
+    start = _come(name, is_collective=True, is_bounded=True)
+    yield
+    # Where it raised, that is still where it was.
+    _place.seconds += time.monotonic() - start
+    _come(f"after {name}", is_collective=False, is_bounded=True)
+
+
+def begin(name: str, *, step: int | None = None) -> None:
+    """This process begins something by itself that may take long, such as taking a batch or setting up."""
+    if step is not None:
+        _place.step = step
+    _come(name, is_collective=False, is_bounded=False)
+
+
+def place() -> Place:
+    """Where the training thread is."""
+    return _place
+
+
+def take_collective_seconds() -> float:
+    """Host seconds spent in collectives since the last call (GPUs: launching them)."""
+    seconds, _place.seconds = _place.seconds, 0.0
+    return seconds
+
+
+def _come(name: str, *, is_collective: bool, is_bounded: bool) -> float:
+    _place.name, _place.is_collective, _place.is_bounded = name, is_collective, is_bounded
+    _place.since = time.monotonic()
+    return _place.since

@@ -1,0 +1,1 @@
+"""A run's folder: whose it is, which attempt may write there, and what happened."""

@@ -1,0 +1,223 @@
+"""The goodput ledger: where the wall time of a run went, over all its attempts.
+
+Rank 0 of an attempt keeps account of its steps and says so once a second in ``alive.json`` of the attempt's
+folder; after a kill that is the last that is known of it, to the second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from glci_dist.runs import attempts
+from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.journal import read_journal
+
+KINDS = ("compute", "communication", "data", "checkpoint", "startup")
+"""What an attempt's time goes into, up to its last step."""
+
+_QUIET_S = 10.0
+"""An attempt that gave no sign for so long is dead."""
+
+
+class Step(Protocol):
+    """What the ledger reads in a step's report: host seconds, means over ranks."""
+
+    @property
+    def data_seconds(self) -> float: ...
+    @property
+    def collective_seconds(self) -> float: ...
+    @property
+    def stall_seconds(self) -> float: ...
+
+
+@dataclass
+class Sign:
+    """What an attempt last said of itself."""
+
+    time: float = 0.0
+    """Seconds since 1970."""
+    began: float = 0.0
+    """When its process started."""
+    step: int = 0
+    """The next step to run."""
+    steps: int = 0
+    """Steps that it ran."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+    """Of each kind, up to the last step's end."""
+
+
+class Ledger:
+    """Keeps an attempt's account, on rank 0. Written by one thread, said by another."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._sign = Sign(time.time(), process_start())
+        self._seen: float | None = None
+        earlier = account(attempt.run, before=attempt.number)
+        # The present attempt's start settles how many steps of the last one are lost.
+        self._earlier = earlier.seconds()
+        self._ended = earlier.attempts[-1].ended if earlier.attempts else self._sign.began
+
+    def see(self, step: int, report: Step) -> None:
+        """Add step number ``step``, which has just been run."""
+        sign, now = self._sign, time.time()
+        if self._seen is None:
+            # Of the first step only what it waited for can be told from the start-up.
+            sign.seconds["startup"] = now - sign.began - report.data_seconds
+            wall = report.data_seconds
+        else:
+            wall = now - self._seen
+        waited = {
+            "communication": report.collective_seconds if self._seen is not None else 0.0,
+            "data": report.data_seconds,
+            "checkpoint": report.stall_seconds,
+        }
+        for kind, value in waited.items():
+            sign.seconds[kind] += value
+        sign.seconds["compute"] += max(0.0, wall - sum(waited.values()))
+        sign.steps, sign.step, self._seen = sign.steps + 1, step + 1, now
+
+    def shares(self) -> dict[str, float]:
+        """The share of each kind in the run's wall time so far, earlier attempts and the gaps between included."""
+        seconds = dict(self._earlier)
+        for kind, value in self._sign.seconds.items():
+            seconds[kind] += value
+        seconds["restart"] += max(0.0, self._sign.began - self._ended)
+        return _shares(seconds)
+
+    def write(self) -> None:
+        """Say how far the attempt is; a disk that is full keeps the older word."""
+        self._sign.time = time.time()
+        aside = self._attempt.alive.with_suffix(".new")
+        with suppress(OSError):
+            aside.write_text(json.dumps(asdict(self._sign)))
+            os.replace(aside, self._attempt.alive)
+
+
+@dataclass(frozen=True)
+class AttemptAccount:
+    """One attempt at a run, as far as it is known."""
+
+    number: int
+    host: str
+    ranks: int
+    began: float
+    ended: float
+    """Its last sign of life; both are seconds since 1970."""
+    resumed_at: int
+    reached: int
+    """The next step that it would have run."""
+    lost_steps: int
+    """Steps that it ran and that were run again."""
+    seconds: dict[str, float]
+    """Of each kind; ``lost`` is taken out of the others."""
+    state: str
+    """``running``, ``done``, ``stopped``, ``died``."""
+    reason: str
+    """Why it stopped or died, in words."""
+    seconds_a_step: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """All attempts at a run."""
+
+    attempts: tuple[AttemptAccount, ...]
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of each kind, ``lost`` steps and ``restart`` (between attempts) included."""
+        total = dict.fromkeys((*KINDS, "lost", "restart"), 0.0)
+        for attempt in self.attempts:
+            for kind, value in attempt.seconds.items():
+                total[kind] += value
+        for one, following in itertools.pairwise(self.attempts):
+            total["restart"] += max(0.0, following.began - one.ended)
+        return total
+
+    def shares(self) -> dict[str, float]:
+        """The same as shares of their sum; ``compute`` is the goodput."""
+        return _shares(self.seconds())
+
+
+def account(run: Path, *, before: int | None = None) -> Account:
+    """What is known of every attempt at ``run``, or of those with numbers less than ``before``."""
+    events: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for event in read_journal(run):
+        events[int(event.get("attempt", 0))].append(event)
+    starts = {number: _resumed_at(found) for number, found in events.items()}
+    chosen = [number for number in attempts.numbers(run) if before is None or number < before]
+    found = []
+    for number in chosen:
+        following = next((starts[n] for n in sorted(starts) if n > number and starts[n] is not None), None)
+        found.append(_one(run, number, events[number], following, is_newest=number == attempts.numbers(run)[-1]))
+    return Account(tuple(found))
+
+
+def process_start() -> float:
+    """When this process started, seconds since 1970."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _one(
+    run: Path, number: int, events: Sequence[dict[str, Any]], following: int | None, *, is_newest: bool
+) -> AttemptAccount:
+    lease, said = attempts.lease(run, number), attempts.last_sign(run, number)
+    began = float(lease.get("time", events[0]["time"] if events else 0.0))
+    sign = Sign(**said) if said else Sign(began, began)
+    resumed_at = _resumed_at(events) or 0
+    # The journal may know more than the sign of the last second.
+    reached = max([sign.step, resumed_at, *(int(event["step"]) for event in events if event["event"] == "checkpoint")])
+    lost = max(0, reached - following) if following is not None else 0
+    lost += sum(int(event["step"]) + 1 - int(event["to"]) for event in events if event["event"] == "rollback")
+    ended = max(sign.time, float(events[-1]["time"]) if events else began)
+    worked = sum(sign.seconds[kind] for kind in ("compute", "communication", "data"))
+    share = min(1.0, lost / sign.steps) if sign.steps else 0.0
+    seconds = {
+        kind: value * (1 - share if kind in ("compute", "communication", "data") else 1)
+        for kind, value in sign.seconds.items()
+    }
+    state, reason = _end(events, ended, is_newest=is_newest)
+    return AttemptAccount(
+        number=number,
+        host=str(lease.get("host", "?")),
+        ranks=int(lease.get("ranks", 0)),
+        began=sign.began or began,
+        ended=ended,
+        resumed_at=resumed_at,
+        reached=reached,
+        lost_steps=lost,
+        seconds={**seconds, "lost": share * worked},
+        state=state,
+        reason=reason,
+        seconds_a_step=worked / sign.steps if sign.steps else 0.0,
+    )
+
+
+def _resumed_at(events: Sequence[dict[str, Any]]) -> int | None:
+    return next((int(event["step"]) for event in events if event["event"] in ("start", "resume")), None)
+
+
+def _end(events: Sequence[dict[str, Any]], ended: float, *, is_newest: bool) -> tuple[str, str]:
+    for event in reversed(events):
+        if event["event"] == "end":
+            return "done", ""
+        if event["event"] == "stopped":
+            return "stopped", str(event.get("reason", ""))
+    if is_newest and time.time() - ended < _QUIET_S:
+        return "running", ""
+    return "died", "it said nothing more: killed, or its host was lost"
+
+
+def _shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    total = sum(seconds.values())
+    return {kind: value / total if total else 0.0 for kind, value in seconds.items()}

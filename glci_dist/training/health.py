@@ -1,0 +1,97 @@
+"""Judges each update's gradient by those before it, and keeps account of the steps that a run passes over.
+
+What it remembers travels in the checkpoints: it is part of what the next steps are made of.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from glci_dist.config import EngineConfig
+from glci_dist.training.updates import Limits, Measures
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Updates of a step that were not applied, and the configured answer."""
+
+    sides: tuple[str, ...]
+    """``completion``, ``discriminator``."""
+    kind: str
+    """``not-finite`` or ``spike``."""
+    answer: str
+    """``skip``, ``stop`` or ``rollback``."""
+    norms: tuple[float, ...]
+    limits: tuple[float, ...]
+
+
+class Health:
+    """The same on every rank, because averaged gradients are."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._norms: dict[str, deque[float]] = {
+            side: deque(maxlen=config.spike_window) for side in ("completion", "discriminator")
+        }
+        self.skips = 0
+        """Steps in a row, up to now, in which an update was not applied."""
+        self.passed_over: list[int] = []
+        """Steps that are left out of the run, after rollbacks."""
+        self.rollbacks = 0
+        """Since the newest checkpoint."""
+
+    def limits(self) -> Limits:
+        """The gradient norms beyond which the next updates are not applied."""
+        return Limits(self._limit("completion"), self._limit("discriminator"))
+
+    def judge(self, measures: Measures, limits: Limits) -> Trouble | None:
+        """What was wrong with a step's updates, if anything; remembers the norms of those that were applied."""
+        updates = {"completion": measures.completion, "discriminator": measures.discriminator}
+        bad = {side: update for side, update in updates.items() if update is not None and not update.applied}
+        for side, update in updates.items():
+            if update is not None and update.applied:
+                self._norms[side].append(update.gradient_norm)
+        if not bad:
+            self.skips = 0
+            return None
+        self.skips += 1
+        is_spike = all(update.is_finite for update in bad.values())
+        return Trouble(
+            sides=tuple(bad),
+            kind="spike" if is_spike else "not-finite",
+            answer=self._config.spike if is_spike else self._config.not_finite,
+            norms=tuple(update.gradient_norm for update in bad.values()),
+            limits=tuple(getattr(limits, side) for side in bad),
+        )
+
+    def pass_over(self, step: int, *, since: int) -> range:
+        """Leave ``step`` out of the run, and up to ``engine.pass_over`` - 1 before it, not before ``since``."""
+        steps = range(max(since, step + 1 - self._config.pass_over), step + 1)
+        self.passed_over = sorted({*self.passed_over, *steps})
+        return steps
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint (JSON)."""
+        return {
+            "norms": {side: list(norms) for side, norms in self._norms.items()},
+            "skips": self.skips,
+            "passed_over": self.passed_over,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        for side, norms in state["norms"].items():
+            self._norms[side].clear()
+            self._norms[side].extend(norms)
+        self.skips = state["skips"]
+        self.passed_over = sorted({*self.passed_over, *state["passed_over"]})
+
+    def _limit(self, side: str) -> float:
+        norms = self._norms[side]
+        if not self._config.spike_factor or len(norms) < self._config.spike_window:
+            return math.inf
+        return self._config.spike_factor * statistics.median(norms)

@@ -1,0 +1,41 @@
+"""Which samples made the weights: a count and a checksum that do not depend on who computed which slot."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_MODULUS = 2**64
+
+
+@dataclass(frozen=True)
+class History:
+    """A multiset of (step, slot, sample key), as its size and the sum of its members' hashes.
+
+    Two histories are equal only if each sample was used as often, at the same steps and slots (but for
+    one chance in 2**64). It is added up a rank and a step at a time, in any order.
+    """
+
+    count: int = 0
+    digest: int = 0
+
+    def __add__(self, other: History) -> History:
+        return History(self.count + other.count, (self.digest + other.digest) % _MODULUS)
+
+    def used(self, step: int, slots: Sequence[int], keys: Iterable[str]) -> History:
+        """This history and the samples of one step."""
+        total, count = self.digest, self.count
+        for slot, key in zip(slots, keys, strict=True):
+            member = hashlib.blake2b(f"{step}/{slot}/{key}".encode(), digest_size=8).digest()
+            total += int.from_bytes(member, "little")
+            count += 1
+        return History(count, total % _MODULUS)
+
+    def to_json(self) -> dict[str, int | str]:
+        """For a manifest."""
+        return {"count": self.count, "digest": f"{self.digest:016x}"}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, int | str]) -> History:
+        return cls(int(entry["count"]), int(str(entry["digest"]), 16))

@@ -1,0 +1,282 @@
+"""A run that is ready to go on: its parts, and what the loop asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from glci_dist.checkpoints import reading
+from glci_dist.checkpoints.manifest import Checkpoint, folder_name
+from glci_dist.checkpoints.retention import Retention
+from glci_dist.checkpoints.saver import Saved, Saver
+from glci_dist.checkpoints.state import Part, State
+from glci_dist.cluster import collectives
+from glci_dist.cluster.world import World
+from glci_dist.config import Config
+from glci_dist.data.batch import Batch
+from glci_dist.errors import Fault, Superseded
+from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.folder import RunFolder
+from glci_dist.runs.journal import Journal
+from glci_dist.runs.ledger import Ledger
+from glci_dist.training.ema import MovingAverage
+from glci_dist.training.engines import Engine
+from glci_dist.training.health import Health
+from glci_dist.training.heartbeat import Report
+from glci_dist.training.history import History
+from glci_dist.training.observers import Observer
+from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.updates import Contest, Measures
+
+
+@dataclass
+class Job:
+    """A run that is ready to go on at ``first_step``; every rank holds one."""
+
+    config: Config
+    world: World
+    folder: RunFolder
+    attempt: Attempt
+    schedule: Schedule
+    contest: Contest
+    average: MovingAverage | None
+    stream: Callable[[Sequence[int]], Iterable[Batch]]
+    """The batches of this rank at some steps."""
+    health: Health
+    changes: Sequence[str] = ()
+    """In the configuration since the run began, accepted by the user."""
+    first_step: int = 0
+    observers: list[Observer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._resumed: Checkpoint | None = None
+        self._before, self._own = History(), History()
+        self._events = Journal(self.attempt) if self.world.is_main else None
+        self._superseded = False
+        self._troubled: set[str] = set()
+        self._ledger = Ledger(self.attempt) if self.world.is_main else None
+        retention = Retention(self.config.checkpoints.keep, self.config.checkpoints.keep_every)
+        self._saver = Saver(self.folder.checkpoints, self.attempt, self.world, retention, on_saved=self._tell_saved)
+
+    def batches(self, step: int) -> Iterable[Batch]:
+        """This rank's batches from ``step`` on, without those of steps that are passed over."""
+        over = set(self.health.passed_over)
+        steps = range(step, self.schedule.steps)
+        return self.stream([each for each in steps if each not in over] if over else steps)
+
+    def follow(self, measures: Measures, batch: Batch | None, step: int) -> None:
+        """Take down whose samples were used; let the moving average follow an applied completion update."""
+        if batch is not None:
+            slots = self.world.slots(self.config.global_batch)
+            self._own = self._own.used(step, slots, batch.keys)
+        if self.average is not None and measures.completion is not None and measures.completion.applied:
+            self.average.follow(self.contest.completion.network, step)
+
+    def observe(self, report: Report) -> None:
+        """Show a report to the observers; a disk that is full, say, is told once and ends nothing."""
+        if self._ledger is not None:
+            self._ledger.see(report.moment.step, report)
+        for observer in self.observers:
+            try:
+                observer.see(report)
+            except OSError as error:
+                name = type(observer).__name__
+                if name not in self._troubled:
+                    self._troubled.add(name)
+                    self.journal("not-shown", report.moment.step, observer=name, error=str(error))
+                    self.tell(f"{name} could not write: {error}; training goes on")
+
+    def save_if_due(self, moment: Moment, *, must: bool) -> None:
+        """Begin to save the state after ``moment``'s step where that is due; every rank calls it."""
+        every, ahead, done = self.config.checkpoints.every, self.config.checkpoints.run_ahead, moment.step + 1
+        if must or moment.ends_phase or (every and done % every == 0):
+            self._saver.save(self.state(), step=done, phase=moment.phase, ends_phase=moment.ends_phase)
+            self.health.rollbacks = 0
+        saving = self._saver.saving
+        if saving is not None and ahead >= 0 and done - saving >= ahead:
+            self._saver.wait()
+
+    def state(self) -> State:
+        """This rank's view of what a checkpoint holds."""
+        whole: dict[str, Tensor] = {}
+        parts: dict[str, Part] = {}
+        for name, network in self.networks().items():
+            whole |= {f"{name}/{key}": tensor for key, tensor in network.state_dict().items()}
+        numbers: dict[str, Any] = {}
+        for side, engine in self._engines().items():
+            found, numbers[side] = engine.optimizer_parts(self.world)
+            parts |= {f"{_prefix(side)}{name}": part for name, part in found.items()}
+        used = self.world.to_main(self._own)
+        facts = {
+            "optimizers": numbers,
+            "health": self.health.state(),
+            "samples": sum(used, self._before).to_json(),
+            "zero_stage": self.config.engine.zero_stage,
+        }
+        return State(whole, parts, facts)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint's state, of any world and ZeRO stage."""
+        reading.load_networks(checkpoint, self.networks())
+        vectors, facts = reading.SavedVectors(checkpoint), checkpoint.manifest.facts
+        for side, engine in self._engines().items():
+            engine.load_optimizer(vectors, _prefix(side), facts["optimizers"][side], self.world)
+        self.health.load(facts["health"])
+        self._before, self._own = History.from_json(facts["samples"]), History()
+        self._saver.committed = checkpoint.step
+
+    def go_back(self, step: int) -> int:
+        """Load the last checkpoint and pass over ``step``, and as many before it as configured; the next step."""
+        rollbacks = self.health.rollbacks + 1
+        self._saver.wait()
+        checkpoint = self.newest_checkpoint()
+        if checkpoint is None:
+            raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")
+        self.load(checkpoint)
+        self.health.rollbacks = rollbacks
+        over = self.health.pass_over(step, since=checkpoint.step)
+        self._saver.go_back(checkpoint.step)
+        self.journal("rollback", step, to=checkpoint.step, passed_over=[over.start, over.stop])
+        self.tell(f"step {step}: back to step {checkpoint.step}; steps {over.start} to {over.stop - 1} are passed over")
+        for observer in self.observers:
+            observer.rewind(checkpoint.step)
+        return checkpoint.step
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole, the same on every rank; damaged ones are named and set aside."""
+        collectives.begin("verifying checkpoints")
+
+        def told(path: Path, problem: str) -> None:
+            aside = reading.set_aside(path)
+            self.journal("damaged", self.first_step, checkpoint=path.name, problem=problem, set_aside=aside.name)
+            self.tell(f"{path} is damaged ({problem}): set aside as {aside.name}")
+
+        # One rank looks, lest a slow network file system shows the ranks different folders.
+        return self.world.once(lambda: reading.newest(self.folder.checkpoints, damaged=told))
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether this rank knows that a newer attempt owns the run."""
+        return self._superseded
+
+    def end(self, step: int, ending: Exception | None) -> Exception | None:
+        """Wait for the last save and write down that the run ends before ``step``; why it ends early, if it does."""
+        collectives.begin("waiting for the last checkpoint", step=step)
+        self._saver.wait()
+        failed = self._saver.failed
+        if failed is not None:
+            resume = f"the newest checkpoint is of step {self._saver.committed or 0}"
+            said = f"{ending}; " if ending else ""
+            message = f"{said}the state could not be saved ({failed}): {resume}, the same command goes on from there"
+            ending = type(ending)(message) if ending else Fault(message)
+        elif ending is not None:
+            ending = type(ending)(f"{ending}; the state is saved: run the same command again")
+        if ending is not None:
+            self.journal("stopped", step, reason=str(ending))
+        else:
+            self.journal("end", step)
+        return ending
+
+    def take_stall_seconds(self) -> float:
+        """Seconds that training waited for checkpoints since the last call."""
+        seconds, self._saver.stall_seconds = self._saver.stall_seconds, 0.0
+        return seconds
+
+    def journal(self, event: str, step: int, **details: Any) -> None:
+        """Write an event, on rank 0."""
+        if self._events is None:
+            return
+        try:
+            self._events.write(event, step=step, **details)
+        except Superseded:
+            # All ranks have to end alike: the heartbeat tells them.
+            self._superseded = True
+
+    def tell(self, line: str) -> None:
+        """Print a line, on rank 0."""
+        if self.world.is_main:
+            print(line, flush=True)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        self._resumed = self.newest_checkpoint()
+        if self._resumed is not None:
+            collectives.begin("reading a checkpoint")
+            self.load(self._resumed)
+            self.first_step = self._resumed.step
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no step is left to run."""
+        return self.first_step >= self.schedule.steps
+
+    def time_shares(self) -> dict[str, float]:
+        """Where the run's wall time went so far (rank 0)."""
+        return self._ledger.shares() if self._ledger is not None else {}
+
+    def begin(self) -> None:
+        """Say and write down that the run starts, or goes on, and on what."""
+        engine, world, resumed = self.config.engine, self.world, self._resumed
+        event = "resume" if resumed else "start"
+        self.journal(event, self.first_step, ranks=world.size, device=str(world.device), precision=engine.precision)
+        if self.changes:
+            self.journal("changed", self.first_step, keys=list(self.changes))
+        from_world = f" (saved by {resumed.manifest.world_size} rank(s))" if resumed else ""
+        self.tell(
+            f"{event} {self.folder.path} at step {self.first_step} of {self.schedule.steps}{from_world}: "
+            f"attempt {self.attempt.number}, {world.size} rank(s), "
+            f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
+            f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
+        )
+        if self._ledger is not None and world.watch is not None:
+            world.watch.every_second(self._every_second)
+        if resumed is None and "rollback" in (engine.not_finite, engine.spike):
+            # What a rollback before the first checkpoint goes back to.
+            self._saver.save(self.state(), step=0, phase=self.schedule.at(0).phase, ends_phase=False)
+
+    def close(self) -> None:
+        for observer in self.observers:
+            observer.close()
+        if self._ledger is not None:
+            self._ledger.write()
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network of the run by its name in a checkpoint."""
+        networks = {side: engine.network for side, engine in self._engines().items()}
+        return networks if self.average is None else {**networks, "average": self.average.network}
+
+    def _engines(self) -> dict[str, Engine]:
+        return {"completion": self.contest.completion, "discriminator": self.contest.discriminators}
+
+    def _every_second(self) -> None:
+        if self._ledger is not None:
+            self._ledger.write()
+        self._superseded = self._superseded or self.attempt.is_over()
+
+    def _tell_saved(self, saved: Saved) -> None:
+        """Write down what became of a save; called in the saving thread of rank 0."""
+        if saved.error is not None:
+            self.journal("checkpoint-failed", saved.step, reason=saved.error)
+            self.tell(
+                f"checkpoint of step {saved.step} could not be written ({saved.error}): training goes on, "
+                f"and the checkpoint of step {self._saver.committed or 0} is kept"
+            )
+            return
+        self.journal(
+            "checkpoint",
+            saved.step,
+            phase=saved.phase,
+            path=folder_name(saved.step),
+            bytes=saved.bytes,
+            copy_seconds=round(saved.copy_seconds, 4),
+            write_seconds=round(saved.write_seconds, 4),
+            deleted=list(saved.deleted),
+        )
+
+
+def _prefix(side: str) -> str:
+    return f"{side}.optimizer/"

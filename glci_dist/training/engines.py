@@ -70,7 +70,11 @@ class Engine:
         )
         self._engine.train()
         self._limit = self._norm = math.inf
-        self._engine.allreduce_gradients = _in_collective(self._engine.allreduce_gradients)
+        if world.size == 1 and not config.zero_stage:
+            # DeepSpeed would copy every gradient into buckets and back to average it over one rank.
+            self._engine.allreduce_gradients = _do_nothing
+        else:
+            self._engine.allreduce_gradients = _in_collective(self._engine.allreduce_gradients)
         if config.zero_stage:
             self._watch_norm()
 
@@ -216,6 +220,10 @@ class Engine:
     def _autocast(self) -> torch.autocast:
         dtype = _DTYPES.get(self._config.precision, torch.bfloat16)
         return torch.autocast(self._device, dtype=dtype, enabled=self._config.precision != "fp32")
+
+
+def _do_nothing(*_args: Any, **_kwargs: Any) -> None:
+    pass
 
 
 def _in_collective(function: Callable[..., Any]) -> Callable[..., Any]:

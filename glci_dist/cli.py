@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glci_dist import __version__, compose
+from glci_dist.checkpoints import commands as checkpoint_commands
 from glci_dist.cluster.environment import environment_rank
 from glci_dist.data import commands as data_commands
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError
+from glci_dist.runs import commands as run_commands
 
 _TRAIN = """\
 Train a completion network: from the last checkpoint of the run, or from the start.
@@ -70,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch", type=int, default=32, metavar="N", help="photos completed at a time (32)")
     evaluate.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
     evaluate.set_defaults(run=_evaluate)
+    checkpoint_commands.add_parser(subparsers)
+    run_commands.add_parser(subparsers)
     return parser
 
 

@@ -25,7 +25,7 @@ def newest(root: Path, *, damaged: Told) -> Checkpoint | None:
             checkpoint = read(path)
             problems = check_files(checkpoint)
             if not problems:
-                open_whole(checkpoint)
+                check_contents(checkpoint)
                 return checkpoint
         except Damaged as error:
             problems = [str(error)]
@@ -43,7 +43,7 @@ def set_aside(path: Path) -> Path:
     raise UserError(f"{path.parent} holds a thousand damaged copies of {path.name}: remove them")
 
 
-def open_whole(checkpoint: Checkpoint) -> None:
+def check_contents(checkpoint: Checkpoint) -> None:
     """Raise ``Damaged`` unless every file is in the safetensors format, with the ranges of its manifest entry."""
     for name, file in checkpoint.manifest.files.items():
         try:

@@ -75,10 +75,8 @@ class Guard:
             f"step {step}: the gradient of the {' and the '.join(trouble.sides)} network {_what(trouble)}; "
             f"answer: {answer} (keys of its samples: {job.folder.journal})"
         )
-        if job.health.skips >= engine.not_finite_limit:
-            self._fail(step, f"{job.health.skips} step(s) in a row had such a gradient")
-        elif answer == "stop":
-            self._fail(step, f"the gradient {_what(trouble)}")
+        if answer == "stop" or job.health.skips >= engine.not_finite_limit:
+            self._fail(step, f"{job.health.skips} step(s) in a row had a gradient that {_what(trouble)}")
         elif answer == "rollback" and self.ending is None:
             if job.health.rollbacks < engine.rollbacks:
                 return True

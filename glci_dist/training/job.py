@@ -18,7 +18,7 @@ from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Fault, Superseded
+from glci_dist.errors import Fault, Interrupted, Superseded
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import Journal
@@ -174,7 +174,8 @@ class Job:
             message = f"{said}the state could not be saved ({failed}): {resume}, the same command goes on from there"
             ending = type(ending)(message) if ending else Fault(message)
         elif ending is not None:
-            ending = type(ending)(f"{ending}; the state is saved: run the same command again")
+            again = ": run the same command again" if isinstance(ending, Interrupted) else ""
+            ending = type(ending)(f"{ending}; the state is saved{again}")
         if ending is not None:
             self.journal("stopped", step, reason=str(ending))
         else:

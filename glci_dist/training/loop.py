@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -54,6 +55,8 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
     while step < job.schedule.steps:
         start = time.perf_counter()
         collectives.begin("a batch", step=step)
+        # For tests and tracing, as the saver's stages.
+        sys.audit("glci.step", step)
         moment = job.schedule.at(step)
         if moment.phase_step == 0:
             job.journal("phase", step, phase=moment.phase)

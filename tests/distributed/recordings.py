@@ -108,11 +108,11 @@ def make_smooth(network: nn.Module) -> None:
 def _record_gradients(side: str, engine: Engine, recording: Recording) -> None:
     real_step = engine.step
 
-    def step(lr: float) -> Update:
+    def step(lr: float, limit: float) -> Update:
         recording.gradients.append(
             {f"{side}/{n}": p.grad.clone() for n, p in engine.network.named_parameters() if p.grad is not None}
         )
-        return real_step(lr)
+        return real_step(lr, limit)
 
     patched: Any = engine
     patched.step = step

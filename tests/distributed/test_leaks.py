@@ -55,11 +55,11 @@ def completion_gradient(overrides: list[str]) -> tuple[dict[str, Tensor], list[s
         engine = job.contest.completion
         real_step = engine.step
 
-        def step(lr: float) -> object:
+        def step(lr: float, limit: float) -> object:
             found.update({n: p.grad.clone() for n, p in engine.network.named_parameters() if p.grad is not None})
             discriminators = job.contest.discriminators.network
             leaked.extend(n for n, p in discriminators.named_parameters() if p.grad is not None)
-            return real_step(lr)
+            return real_step(lr, limit)
 
         engine.step = step  # type: ignore[method-assign, assignment]
         job.contest.update(to_device(next(iter(job.batches(0))), world.device), job.schedule.at(0))

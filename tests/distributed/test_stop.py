@@ -4,70 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load
 
 from glci_dist.cli import main
+from tests.commands import started
 from tests.small_run import newest_in, small
-from tests.worlds import free_port, launcher_environment, run_world
+from tests.worlds import run_world
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 STEPS = (60, 3, 3)
 SPEAKING = ("monitor.progress=true",)
-
-
-class Command:
-    """``glci train`` in one real process a rank, as a launcher starts them."""
-
-    def __init__(self, overrides: list[str], *, size: int, log: Path) -> None:
-        self._log, port = log, free_port()
-        self.ranks = []
-        for rank in range(size):
-            environment = {**os.environ, **launcher_environment(rank, size, port)}
-            with (log.parent / f"{log.name}.{rank}").open("w") as output:
-                self.ranks.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "glci_dist", "train", *overrides],
-                        env=environment,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-
-    def said(self, rank: int = 0) -> str:
-        return (self._log.parent / f"{self._log.name}.{rank}").read_text()
-
-    def wait_for(self, text: str, *, seconds: float = 120) -> None:
-        """Return as soon as rank 0 said ``text``."""
-        deadline = time.monotonic() + seconds
-        while text not in self.said():
-            assert time.monotonic() < deadline, f"never said {text!r}:\n{self.said()}"
-            assert all(process.poll() is None for process in self.ranks), f"ended:\n{self.said()}"
-            time.sleep(0.01)
-
-    def exit_codes(self, *, seconds: float = 120) -> list[int]:
-        return [process.wait(seconds) for process in self.ranks]
-
-
-@contextmanager
-def started(overrides: list[str], *, size: int, log: Path) -> Iterator[Command]:
-    """A command none of whose processes outlives the block."""
-    command = Command(overrides, size=size, log=log)
-    try:
-        yield command
-    finally:
-        for process in command.ranks:
-            process.kill()
-            process.wait()
 
 
 def run_command(arguments: list[str]) -> tuple[int, str]:
@@ -109,7 +60,7 @@ def test_a_signal_to_one_rank_stops_both_and_the_same_command_ends_as_if_undistu
     assert before == [
         ("start", 0),
         ("phase", 0),
-        ("signal", saved.step - 2),
+        ("signal", saved.step - 1),
         ("checkpoint", saved.step),
         ("stopped", saved.step),
     ]

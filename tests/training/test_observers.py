@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from glci_dist import compose
 from glci_dist.config import PhaseConfig
+from glci_dist.runs.ledger import KINDS
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.loop import train
 from glci_dist.training.observers import Progress, TensorBoard
@@ -186,6 +187,9 @@ def test_a_run_writes_scalars_pictures_and_its_configuration_from_rank_0_alone(
     assert len(list((folder / "tensorboard").iterdir())) == 1
     events = read(folder / "tensorboard")
     values = scalars(events)
+    goodput = {f"goodput/{kind}" for kind in (*KINDS, "lost", "restart")}
+    for found in values.values():
+        assert sum(found.pop(tag) for tag in goodput) == pytest.approx(1, abs=1e-4)
     assert sorted(values) == [1, 2, 3, 4, 5, 6]
     assert values[1].keys() == values[2].keys() == ALWAYS | OF_COMPLETION
     assert values[3].keys() == values[4].keys() == ALWAYS | OF_DISCRIMINATOR

@@ -1,0 +1,162 @@
+"""`glci checkpoints`: list, verify, show. They only read; a run sets damaged ones aside itself when it resumes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from glci_dist.errors import UserError
+
+_EXAMPLE = """\
+example:
+  glci checkpoints list runs/faces64
+  glci checkpoints verify runs/faces64
+  glci checkpoints show runs/faces64 --step 1200
+
+docs/checkpoints.md tells what is guaranteed, and what stands in the files.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `checkpoints` with its subcommands; each sets ``run``, a function of the arguments."""
+    checkpoints = _add(subparsers, "checkpoints", "look at and verify the saved states of a run", _EXAMPLE)
+    commands = checkpoints.add_subparsers(dest="checkpoints_command", required=True, metavar="COMMAND")
+    listing = _add(
+        commands,
+        "list",
+        "what is saved, newest first",
+        "A line for each checkpoint: its step, phase, age, size, the world and the attempt that wrote it. Files\n"
+        "are compared by size only; `verify` reads them.\n\nexample:\n  glci checkpoints list runs/faces64\n",
+    )
+    listing.set_defaults(run=_list)
+    verify = _add(
+        commands,
+        "verify",
+        "read every file and compare its checksum",
+        "Prints a line for each checkpoint and exits with 2 if one is damaged.\n\n"
+        "example:\n  glci checkpoints verify runs/faces64\n",
+    )
+    verify.set_defaults(run=_verify)
+    show = _add(
+        commands,
+        "show",
+        "what one checkpoint holds",
+        "Files, tensors, optimiser vectors and facts of one checkpoint (the newest by default).\n\n"
+        "example:\n  glci checkpoints show runs/faces64 --step 1200\n",
+    )
+    show.add_argument("--step", type=int, default=None, metavar="N", help="the checkpoint of this step (the newest)")
+    show.set_defaults(run=_show)
+    for command in (listing, verify, show):
+        command.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    from glci_dist.checkpoints.manifest import Damaged, check_files, read
+
+    for path in _found(parsed.folder):
+        try:
+            checkpoint = read(path)
+        except Damaged as damage:
+            print(f"{path.name}  DAMAGED: {damage}")
+            continue
+        manifest = checkpoint.manifest
+        problems = check_files(checkpoint, contents=False)
+        kind = "end of " if manifest.ends_phase else ""
+        print(
+            f"{path.name}  {kind}{manifest.phase}, {_age(time.time() - manifest.time)} old, "
+            f"{checkpoint.bytes / 2**20:.1f} MiB, {manifest.world_size} rank(s), attempt {manifest.attempt}"
+            + (f"  DAMAGED: {'; '.join(problems)}" if problems else "")
+        )
+    return 0
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from glci_dist.checkpoints.manifest import Damaged, check_files, read
+    from glci_dist.checkpoints.reading import check_contents
+
+    damaged = 0
+    for path in tqdm(_found(parsed.folder), desc="verify", unit="checkpoint", leave=False, disable=None):
+        try:
+            checkpoint = read(path)
+            problems = check_files(checkpoint)
+            if not problems:
+                check_contents(checkpoint)
+        except Damaged as damage:
+            problems = [str(damage)]
+        damaged += bool(problems)
+        tqdm.write(f"{path.name}  " + (f"DAMAGED: {'; '.join(problems)}" if problems else "whole"))
+    if damaged:
+        raise UserError(
+            f"{damaged} checkpoint(s) of {parsed.folder} are damaged: the run sets them aside when it resumes, "
+            "and goes on from the newest that is whole"
+        )
+    return 0
+
+
+def _show(parsed: argparse.Namespace) -> int:
+    import json
+
+    from safetensors import safe_open
+
+    from glci_dist.checkpoints.manifest import WHOLE, Damaged, folder_name, read
+
+    found = _found(parsed.folder)
+    wanted = [path for path in found if parsed.step is None or path.name == folder_name(parsed.step)]
+    if not wanted:
+        there = ", ".join(str(int(path.name.partition("-")[2])) for path in found)
+        raise UserError(f"{parsed.folder} has no checkpoint of step {parsed.step}: choose one of {there}")
+    try:
+        checkpoint = read(wanted[0])
+    except Damaged as damage:
+        raise UserError(f"{wanted[0]} is damaged: {damage}") from damage
+    manifest = checkpoint.manifest
+    print(f"{checkpoint.path}")
+    print(f"state before step {manifest.step}, after a step of phase {manifest.phase}")
+    print(f"goes on from        {'the start' if manifest.parent is None else f'step {manifest.parent}'}")
+    print(f"written by          attempt {manifest.attempt}, {manifest.world_size} rank(s), at {_when(manifest.time)}")
+    samples = manifest.facts["samples"]
+    print(f"samples used        {samples['count']:,} (checksum {samples['digest']})")
+    health = manifest.facts["health"]
+    print(f"steps passed over   {', '.join(map(str, health['passed_over'])) or 'none'}")
+    for name, file in manifest.files.items():
+        print(f"{name}  {file.bytes:,} bytes, XXH3-128 {file.xxh3_128}")
+        for vector, (start, stop) in file.ranges.items():
+            print(f"    {vector}  elements {start:,} to {stop:,} of {manifest.vectors[vector]:,}")
+    with safe_open(checkpoint.path / WHOLE, framework="pt") as opened:
+        for key in sorted(opened.keys()):
+            part = opened.get_slice(key)
+            print(f"    {key}  {part.get_dtype()} {json.dumps(part.get_shape())}")
+    return 0
+
+
+def _found(run: Path) -> list[Path]:
+    from glci_dist.checkpoints.manifest import folders
+
+    if not run.is_dir():
+        raise UserError(f"{run} is no folder: name the folder of a run, such as runs/demo")
+    found = [path for _, path in folders(run / "checkpoints")]
+    if not found:
+        raise UserError(f"{run} has no checkpoint yet: the first comes after checkpoints.every steps, or a phase's end")
+    return found
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def _add(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
+) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )

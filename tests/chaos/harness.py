@@ -1,0 +1,180 @@
+"""The chaos run: kill, restart by the same command, count what is lost, compare the end."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from glci_dist import compose
+from glci_dist.data.index import load_index
+from glci_dist.data.order import Order
+from glci_dist.data.store import ShardStore
+from glci_dist.runs.journal import read_journal
+from glci_dist.training.history import History
+from tests.commands import Command
+from tests.small_run import newest_in, small
+
+RANKS = 2
+INTERVAL = 4
+STAGES = ("copy", "write", "commit", "delete")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL of the whole world."""
+
+    where: str
+    at_step: int
+    """The step in hand; -1: none had begun."""
+    resumed_at: int
+    lost: int
+    """Steps that had begun and were run again, the one in hand among them."""
+
+
+@dataclass
+class Outcome:
+    kills: list[Kill] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+    """Files of the last checkpoint that are not bitwise those of the undisturbed run."""
+    samples: History = field(default_factory=History)
+    """What the surviving history used."""
+    scheduled: History = field(default_factory=History)
+    """What the schedule has: each slot of each step once."""
+
+    @property
+    def most_lost(self) -> int:
+        return max(kill.lost for kill in self.kills)
+
+
+def chaos(
+    shards: str, folder: Path, *, kills: int, steps: tuple[int, int, int], seed: int, tell: Callable[[str], None]
+) -> Outcome:
+    """Run to the end undisturbed, and again with so many kills, by rotation at each stage and at random."""
+    overrides = small(
+        shards,
+        folder / "undisturbed",
+        steps=steps,
+        extra=(
+            "data.workers=1",
+            "monitor.scalars_every=50",
+            f"checkpoints.every={INTERVAL}",
+            "checkpoints.run_ahead=1",
+            "checkpoints.keep=2",
+        ),
+    )
+    finish(overrides, folder, "undisturbed")
+    disturbed = [each.replace(str(folder / "undisturbed"), str(folder / "disturbed")) for each in overrides]
+    outcome, draw = Outcome(), random.Random(seed)
+    aims = _aims(draw)
+    # How many steps have begun: those of the last attempt that began any.
+    for number in range(kills):
+        where, aim, seconds = next(aims)
+        at_step = kill_once(disturbed, folder, aim=aim, seconds=seconds)
+        saved = newest_in(folder / "disturbed" / "run" / "checkpoints")
+        resumed_at = saved.step if saved is not None else 0
+        lost = max(0, at_step + 1 - resumed_at) if at_step >= 0 else 0
+        outcome.kills.append(Kill(where, at_step, resumed_at, lost))
+        tell(f"kill {number + 1:3d}: {where:<22} in step {at_step:>5}, resumes at {resumed_at:>5}, lost {lost}")
+        if at_step >= sum(steps) - 2 * INTERVAL:
+            raise AssertionError(f"the run of {sum(steps)} steps ended before {kills} kills: give it more")
+    finish(disturbed, folder, "disturbed")
+    for event in read_journal(folder / "disturbed" / "run"):
+        assert event["event"] not in ("damaged", "checkpoint-failed"), event
+    outcome.differing, outcome.samples = _compare(folder)
+    outcome.scheduled = scheduled(overrides)
+    return outcome
+
+
+def finish(overrides: list[str], folder: Path, name: str) -> None:
+    """Run the command to its end."""
+    command = Command(
+        overrides,
+        size=RANKS,
+        log=folder / f"{name}.log",
+        module="tests.chaos.rank",
+        environment={"CHAOS_STEP": str(folder / "step")},
+    )
+    try:
+        assert command.exit_codes(seconds=1200) == [0] * RANKS, command.said()
+    finally:
+        command.kill()
+
+
+def kill_once(overrides: list[str], folder: Path, *, aim: str, seconds: float) -> int:
+    """Start the command and have it killed: where ``aim`` says, or ``seconds`` after its first step; the step in hand."""
+    step_file = folder / "step"
+    step_file.write_bytes(b"")
+    command = Command(
+        overrides,
+        size=RANKS,
+        log=folder / "disturbed.log",
+        module="tests.chaos.rank",
+        environment={"CHAOS_STEP": str(step_file), "CHAOS_AIM": aim},
+    )
+    deadline = time.monotonic() + 120
+    try:
+        if not aim:
+            # Below zero: before the first step, so many seconds after the start.
+            while seconds > 0 and not step_file.read_bytes() and command.ranks[0].poll() is None:
+                assert time.monotonic() < deadline, command.said()
+                time.sleep(0.01)
+            time.sleep(abs(seconds))
+        else:
+            while command.ranks[0].poll() is None:
+                assert time.monotonic() < deadline, command.said()
+                time.sleep(0.01)
+    finally:
+        command.kill()
+    for process in command.ranks:
+        assert process.returncode == -9, f"{process.returncode}: {command.said()}"
+    return int(step_file.read_bytes() or b"-1")
+
+
+def scheduled(overrides: list[str]) -> History:
+    """The samples that the order has for every step, found without running anything."""
+    config = compose.load(overrides)
+    index = load_index(config.data.shards)
+    order = Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
+    store = ShardStore(index, config.data.cache)
+    slots, history = range(config.global_batch), History()
+    for step in range(sum(phase.steps for phase in config.phases.values())):
+        keys = [f"{index.shards[s].name}/{store.sample(s, n)[0]}" for s, n in order.samples(step, slots)]
+        history = history.used(step, slots, keys)
+    return history
+
+
+def _aims(draw: random.Random) -> Iterator[tuple[str, str, float]]:
+    """Where to kill: a name, an aim for ``rank.py`` or none, and the seconds where there is none."""
+    number = 0
+    while True:
+        kind = (*STAGES, "random")[number % 5]
+        number += 1
+        if kind != "random":
+            # Half of them at the very instant, the others within the stage or just after it.
+            delay = 0.0 if draw.random() < 0.5 else draw.uniform(0, 0.01)
+            yield f"{kind} +{delay * 1000:.1f} ms", f"{kind}:{draw.randint(1, 3)}:{delay}", 0.0
+        elif draw.random() < 0.2:
+            seconds = draw.uniform(0.5, 6)
+            yield f"start +{seconds:.1f} s", "", -seconds
+        else:
+            seconds = draw.uniform(0.05, 1.5)
+            yield f"steps +{seconds:.2f} s", "", seconds
+
+
+def _compare(folder: Path) -> tuple[list[str], History]:
+    """Files of the two last checkpoints that differ, and the samples of the disturbed one."""
+    one, other = (newest_in(folder / name / "run" / "checkpoints") for name in ("undisturbed", "disturbed"))
+    assert one is not None
+    assert other is not None
+    assert one.step == other.step
+    names = sorted({*one.manifest.files, *other.manifest.files})
+    assert len(names) == 1 + RANKS
+    differing = [name for name in names if (one.path / name).read_bytes() != (other.path / name).read_bytes()]
+    if one.manifest.facts["optimizers"] != other.manifest.facts["optimizers"]:
+        differing.append("the optimisers' step counts")
+    shutil.rmtree(folder / "undisturbed")
+    return differing, History.from_json(other.manifest.facts["samples"])

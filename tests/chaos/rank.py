@@ -1,0 +1,44 @@
+"""``glci`` in a process that kills its whole process group at a chosen instant.
+
+``CHAOS_AIM``: ``STAGE:N:DELAY``, the N-th time (from 1) that saving comes to a stage (copy, write, commit,
+delete), and seconds from there. ``CHAOS_STEP``: a file in which the number of the step in hand always stands.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+
+def install(aim: str, step_file: str) -> None:
+    stage, number, delay = aim.split(":") if aim else ("", "0", "0")
+    left, wait = int(number), float(delay)
+    steps = os.open(step_file, os.O_WRONLY | os.O_CREAT)
+
+    def die() -> None:
+        time.sleep(wait)
+        os.killpg(0, signal.SIGKILL)
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event == "glci.step":
+            os.pwrite(steps, f"{details[0]:<12}".encode(), 0)
+        if event == "glci.checkpoint" and details[0] == stage:
+            left -= 1
+            if left == 0:
+                # In a thread where there is a delay, so that what is aimed at goes on meanwhile.
+                threading.Thread(target=die, daemon=True).start() if wait else die()
+
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    from glci_dist.__main__ import entry
+
+    if os.environ["RANK"] == "0":
+        install(os.environ.get("CHAOS_AIM", ""), os.environ["CHAOS_STEP"])
+    entry()

@@ -5,14 +5,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS := 2
 
-.PHONY: help demo test lint format wheel bench-loader bench-step clean
+.PHONY: help demo test lint format wheel chaos bench-loader bench-step bench-checkpoint clean
 
 help:
 	@echo "make demo          rendered faces, all three phases on $(WORKERS) workers, evaluation, a picture"
 	@echo "make test          linter, formatter, types, tests"
 	@echo "make lint          linter, formatter, types"
+	@echo "make chaos         50 kills of one run, and whether its end is bitwise that of an undisturbed one"
 	@echo "make bench-loader  photos/s of a loader worker against bare decoding and stock webdataset"
 	@echo "make bench-step    update and training speed against a hand-written loop"
+	@echo "make bench-checkpoint  time that a save costs the training, time to the first step after a restart"
 	@echo "make wheel         the package, in dist/"
 
 $(READY): pyproject.toml constraints.txt
@@ -45,6 +47,12 @@ format: $(READY)
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --kills 50
+
+bench-checkpoint: $(READY)
+	$(BIN)/python benchmarks/bench_checkpoint.py
 
 bench-loader: $(READY)
 	$(BIN)/python benchmarks/bench_loader.py

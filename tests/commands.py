@@ -64,9 +64,16 @@ class Command:
 
 
 @contextmanager
-def started(overrides: list[str], *, size: int, log: Path) -> Iterator[Command]:
+def started(
+    overrides: list[str],
+    *,
+    size: int,
+    log: Path,
+    module: str = "glci_dist",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Command]:
     """A command none of whose processes outlives the block."""
-    command = Command(overrides, size=size, log=log)
+    command = Command(overrides, size=size, log=log, module=module, environment=environment)
     try:
         yield command
     finally:

@@ -115,7 +115,7 @@ def blame(
         if other == rank:
             continue
         if now is None:
-            behind.append(f"rank {other} (it never said where it is)")
+            behind.append(f"rank {other} (no word of it in the launcher's store)")
             continue
         at = f"{now['name']} of step {now['step']}"
         if before is not None and before["signs"] == now["signs"]:

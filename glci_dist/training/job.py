@@ -15,6 +15,7 @@ from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import Saved, Saver
 from glci_dist.checkpoints.state import Part, State
 from glci_dist.cluster import collectives
+from glci_dist.cluster.signals import StopRequest
 from glci_dist.cluster.world import World
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
@@ -163,7 +164,7 @@ class Job:
         """Whether this rank knows that a newer attempt owns the run."""
         return self._superseded
 
-    def end(self, step: int, ending: Exception | None) -> Exception | None:
+    def end(self, step: int, ending: Exception | None, stop: StopRequest) -> Exception | None:
         """Wait for the last save and write down that the run ends before ``step``; why it ends early, if it does."""
         collectives.begin("waiting for the last checkpoint", step=step)
         self._saver.wait()
@@ -177,7 +178,9 @@ class Job:
             again = ": run the same command again" if isinstance(ending, Interrupted) else ""
             ending = type(ending)(f"{ending}; the state is saved{again}")
         if ending is not None:
-            self.journal("stopped", step, reason=str(ending))
+            waited = [seconds for seconds in self.world.to_main(stop.seconds) if seconds is not None]
+            since = {"seconds": round(max(waited), 3)} if waited else {}
+            self.journal("stopped", step, reason=str(ending), **since)
         else:
             self.journal("end", step)
         return ending

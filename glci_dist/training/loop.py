@@ -89,7 +89,7 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             break
     # A signal in the last step does not keep the run from being done.
     is_done = step == job.schedule.steps and isinstance(guard.ending, Interrupted)
-    return job.end(step, None if is_done else guard.ending)
+    return job.end(step, None if is_done else guard.ending, stop)
 
 
 def _take(batches: Iterator[Batch], job: Job) -> Batch:

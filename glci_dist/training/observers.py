@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,17 @@ class Observer(Protocol):
     def close(self) -> None: ...
 
 
+def _quieten_writers() -> None:
+    """Let TensorBoard's writing thread end without a traceback: the next write raises the same error here."""
+    told = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__name__ != "_AsyncWriterThread":
+            told(arguments)
+
+    threading.excepthook = hook
+
+
 class TensorBoard:
     """Scalars (means since they were last written) and the configuration."""
 
@@ -48,6 +60,7 @@ class TensorBoard:
         shares: Callable[[], dict[str, float]] = dict,
     ) -> None:
         """``shares``: of the run's wall time, by what it went into."""
+        _quieten_writers()
         self._folder = folder
         self._shares = shares
         self._every = config.monitor.scalars_every

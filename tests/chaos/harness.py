@@ -70,7 +70,6 @@ def chaos(
     disturbed = [each.replace(str(folder / "undisturbed"), str(folder / "disturbed")) for each in overrides]
     outcome, draw = Outcome(), random.Random(seed)
     aims = _aims(draw)
-    # How many steps have begun: those of the last attempt that began any.
     for number in range(kills):
         where, aim, seconds = next(aims)
         at_step = kill_once(disturbed, folder, aim=aim, seconds=seconds)
@@ -105,7 +104,7 @@ def finish(overrides: list[str], folder: Path, name: str) -> None:
 
 
 def kill_once(overrides: list[str], folder: Path, *, aim: str, seconds: float) -> int:
-    """Start the command and have it killed: where ``aim`` says, or ``seconds`` after its first step; the step in hand."""
+    """Have the command killed where ``aim`` says, or ``seconds`` after its first step; returns the step in hand."""
     step_file = folder / "step"
     step_file.write_bytes(b"")
     command = Command(
@@ -161,7 +160,7 @@ def _aims(draw: random.Random) -> Iterator[tuple[str, str, float]]:
             seconds = draw.uniform(0.5, 6)
             yield f"start +{seconds:.1f} s", "", -seconds
         else:
-            seconds = draw.uniform(0.05, 1.5)
+            seconds = draw.uniform(0.05, 4)
             yield f"steps +{seconds:.2f} s", "", seconds
 
 

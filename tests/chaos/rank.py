@@ -1,7 +1,8 @@
-"""``glci`` in a process that kills its whole process group at a chosen instant.
+"""``glci`` in a process that kills, or stops, its whole process group at a chosen instant.
 
-``CHAOS_AIM``: ``STAGE:N:DELAY``, the N-th time (from 1) that saving comes to a stage (copy, write, commit,
-delete), and seconds from there. ``CHAOS_STEP``: a file in which the number of the step in hand always stands.
+``CHAOS_AIM``: ``STAGE:N:DELAY``, the N-th time (from 1) that saving comes to a stage (copy, write,
+commit, delete), and seconds from there. ``CHAOS_SIGNAL``: KILL (default) or STOP. ``CHAOS_STEP``: a
+file in which the number of the step in hand always stands.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import time
 from typing import Any
 
 
-def install(aim: str, step_file: str) -> None:
+def install(aim: str, number_of_signal: signal.Signals, step_file: str) -> None:
     stage, number, delay = aim.split(":") if aim else ("", "0", "0")
     left, wait = int(number), float(delay)
     steps = os.open(step_file, os.O_WRONLY | os.O_CREAT)
 
     def die() -> None:
         time.sleep(wait)
-        os.killpg(0, signal.SIGKILL)
+        os.killpg(0, number_of_signal)
 
     def hook(event: str, details: tuple[Any, ...]) -> None:
         nonlocal left
@@ -40,5 +41,6 @@ if __name__ == "__main__":
     from glci_dist.__main__ import entry
 
     if os.environ["RANK"] == "0":
-        install(os.environ.get("CHAOS_AIM", ""), os.environ["CHAOS_STEP"])
+        chosen = signal.Signals[f"SIG{os.environ.get('CHAOS_SIGNAL', 'KILL')}"]
+        install(os.environ.get("CHAOS_AIM", ""), chosen, os.environ["CHAOS_STEP"])
     entry()

@@ -31,6 +31,7 @@ from glci_dist.training.heartbeat import Report
 from glci_dist.training.history import History
 from glci_dist.training.observers import Observer
 from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Contest, Measures
 
 
@@ -50,6 +51,7 @@ class Job:
     health: Health
     changes: Sequence[str] = ()
     """In the configuration since the run began, accepted by the user."""
+    laps: Laps = field(default_factory=Laps)
     first_step: int = 0
     observers: list[Observer] = field(default_factory=list)
 
@@ -208,10 +210,12 @@ class Job:
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         self._resumed = self.newest_checkpoint()
+        self.laps.lap("verifying the checkpoint")
         if self._resumed is not None:
-            collectives.begin("reading a checkpoint")
+            collectives.begin("reading the checkpoint")
             self.load(self._resumed)
             self.first_step = self._resumed.step
+            self.laps.lap("reading the checkpoint")
 
     @property
     def is_complete(self) -> bool:
@@ -280,6 +284,12 @@ class Job:
             write_seconds=round(saved.write_seconds, 4),
             deleted=list(saved.deleted),
         )
+        within, seconds = self.config.checkpoints.stop_within_s, saved.copy_seconds + saved.write_seconds
+        if 0 < within < seconds:
+            self.tell(
+                f"saving took {seconds:.1f} s, more than checkpoints.stop_within_s={within:g}: "
+                "a signal would end the run without saving; raise it, and the scheduler's lead"
+            )
 
 
 def _prefix(side: str) -> str:

@@ -16,6 +16,7 @@ from glci_dist.training.guard import Guard
 from glci_dist.training.heartbeat import Pulse, beat
 from glci_dist.training.job import Job
 from glci_dist.training.setup import prepare
+from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Measures, to_device
 
 
@@ -25,8 +26,11 @@ def train(config: Config) -> None:
     Raises ``UserError`` for what cannot be done, ``Interrupted`` where a signal stopped the run (its
     state is saved), ``Superseded`` where a newer attempt owns it, ``Fault`` where the run cannot go on.
     """
+    laps = Laps()
+    laps.lap("imports")
     with joined(config.engine) as world, stop_request(config.checkpoints.stop_within_s) as stop:
-        job = prepare(config, world)
+        laps.lap("joining the world")
+        job = prepare(config, world, laps)
         if job.is_complete:
             job.tell(f"{job.folder.path} is complete: {job.schedule.steps} steps are done")
             return
@@ -62,6 +66,8 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             job.journal("phase", step, phase=moment.phase)
         batch = None if step in job.health.passed_over else _take(batches, job)
         data_seconds = time.perf_counter() - start
+        if step == job.first_step:
+            job.laps.lap("the first batch")
         limits = job.health.limits()
         measures = (
             Measures() if batch is None else job.contest.update(to_device(batch, job.world.device), moment, limits)
@@ -76,7 +82,11 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             stop=bool(stop),
             superseded=job.is_superseded,
         )
-        guard.see(beat(job.world, moment, measures, pulse), batch)
+        report = beat(job.world, moment, measures, pulse)
+        if step == job.first_step and "the first step" not in job.laps.seconds:
+            job.laps.lap("the first step")
+            job.journal("running", step, startup_seconds=job.laps.seconds)
+        guard.see(report, batch)
         if guard.answer(job.health.judge(measures, limits), batch, step):
             step = job.go_back(step)
             batches = iter(job.batches(step))

@@ -33,6 +33,7 @@ from glci_dist.training.job import Job
 from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard
 from glci_dist.training.phases import Schedule
 from glci_dist.training.pictures import PictureGrid
+from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Contest
 
 _COLOUR_PHOTOS = 256
@@ -40,14 +41,16 @@ _COLOUR_SHARDS = 8
 """So few that a remote corpus is not fetched whole for its colour."""
 
 
-def prepare(config: Config, world: World) -> Job:
+def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     """Everything that a run needs, on every rank; raises ``UserError`` where something is wrong."""
     compose.check_world(config, world.size, world.device.type)
     check_holes(config.holes, config.data.size)
     check_models(config)
     folder = RunFolder(Path(config.runs) / config.name)
+    laps = laps or Laps()
     collectives.begin("opening the data")
     index, colour, changes = _open_data(config, world, folder)
+    laps.lap("opening the data")
     collectives.begin("building the networks")
     contest = build_contest(config, world)
     fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
@@ -76,7 +79,9 @@ def prepare(config: Config, world: World) -> Job:
         stream=stream,
         health=Health(config.engine),
         changes=changes,
+        laps=laps,
     )
+    laps.lap("building the networks")
     job.resume()
     if world.is_main and not job.is_complete:
         job.observers = _observers(job, index)

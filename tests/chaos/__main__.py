@@ -16,7 +16,7 @@ from tests.small_run import build_faces
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, nargs=3, default=[1000, 200, 800], help="of the three phases")
+    parser.add_argument("--steps", type=int, nargs=3, default=[600, 100, 500], help="of the three phases")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     start = time.monotonic()

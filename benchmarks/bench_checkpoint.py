@@ -1,0 +1,146 @@
+"""What a save costs the training, and how long a restart takes, at the paper's faces: 160 px, full width, Adam.
+
+Windows of a few joint steps in turn, round after round, in one process: without a save, with one that training
+waits for (``checkpoints.run_ahead=0``), and with one behind it. What a save costs is the time of its window beyond
+that of the window without one.
+
+Then the state is resumed by the real command, which says where the time to its first step went.
+
+    python benchmarks/bench_checkpoint.py --out benchmarks/results/checkpoint.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import hardware, render_shards
+
+from glci_dist import compose
+from glci_dist.checkpoints.retention import Retention
+from glci_dist.checkpoints.saver import Saved, Saver
+from glci_dist.cluster.world import joined
+from glci_dist.runs.journal import read_journal
+from glci_dist.training.setup import prepare
+from glci_dist.training.updates import to_device
+
+
+def overrides(shards: str, runs: str, batch: int) -> list[str]:
+    return [
+        "experiment=faces160",
+        f"global_batch={batch}",
+        f"data.shards={shards}",
+        f"runs={runs}",
+        "name=bench",
+        "monitor.pictures_every=0",
+        "phases.completion.steps=0",
+        "phases.discriminator.steps=0",
+        "phases.joint.steps=100000",
+        "checkpoints.every=1000000",
+    ]
+
+
+def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds of the windows, and what was saved; leaves a checkpoint of step 1 behind."""
+    config = compose.load(words)
+    saved: list[Saved] = []
+    with joined(config.engine) as world:
+        job = prepare(config, world)
+        batch, moment = to_device(next(iter(job.batches(0))), world.device), job.schedule.at(0)
+        saver = Saver(job.folder.checkpoints, job.attempt, world, Retention(2, 0), on_saved=saved.append)
+        number = 0
+
+        def window(save: bool, wait: bool) -> float:
+            nonlocal number
+            start = time.perf_counter()
+            for step in range(steps):
+                job.contest.update(batch, moment)
+                if save and step == 0:
+                    number += 1
+                    saver.save(job.state(), step=number, phase="joint", ends_phase=False)
+                    if wait:
+                        saver.wait()
+            seconds = time.perf_counter() - start
+            saver.wait()
+            return seconds
+
+        kinds: dict[str, Callable[[], float]] = {
+            "without": lambda: window(False, False),
+            "waited for": lambda: window(True, True),
+            "behind": lambda: window(True, False),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in kinds}
+        # The first of each warms up: memory of the images, the optimisers' state.
+        for turn in range(rounds + 1):
+            for name, run in kinds.items():
+                found = run()
+                if turn:
+                    seconds[name].append(found)
+                    print(f"{name:12s} {found:7.3f} s", flush=True)
+        saver.save(job.state(), step=1_000_000, phase="joint", ends_phase=False)
+        saver.wait()
+        job.close()
+    lost = {
+        name: [one - plain for one, plain in zip(seconds[name], seconds["without"], strict=True)]
+        for name in ("waited for", "behind")
+    }
+    medians = {name: statistics.median(values) for name, values in lost.items()}
+    return {
+        "steps_in_a_window": steps,
+        "window_seconds": seconds,
+        "lost_seconds": medians,
+        "ratio": medians["behind"] / medians["waited for"],
+        "copy_seconds": statistics.median(each.copy_seconds for each in saved[2:]),
+        "write_seconds": statistics.median(each.write_seconds for each in saved[2:]),
+        "checkpoint_mib": saved[-1].bytes / 2**20,
+    }
+
+
+def restart(words: list[str], run: Path) -> dict[str, Any]:
+    """Resume by the command, with the shards and the checkpoint in the page cache, to the end of a step."""
+    words = [*words, "phases.joint.steps=1000001", "checkpoints.accept=[phases.joint.steps]"]
+    command = [sys.executable, "-m", "glci_dist", "train", *words]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    (event,) = (event for event in read_journal(run) if event["event"] == "running")
+    parts = event["startup_seconds"]
+    return {"parts": parts, "to_the_first_step": sum(parts.values()), "whole_command": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=3, help="steps of a window, long enough for the write")
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure (the temporary folder)")
+    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=arguments.folder) as folder:
+        shards = render_shards(Path(folder), photos=200)
+        words = overrides(shards, folder, arguments.batch)
+        result = measure(words, rounds=arguments.rounds, steps=arguments.steps)
+        result["restart"] = restart(words, Path(folder) / "bench")
+    result["hardware"] = hardware()
+    print(f"checkpoint                    {result['checkpoint_mib']:.0f} MiB")
+    print(f"training loses, waiting       {result['lost_seconds']['waited for']:.3f} s")
+    print(f"training loses, behind        {result['lost_seconds']['behind']:.3f} s")
+    print(f"ratio                         {result['ratio']:.3f}   (goal: at most 0.2)")
+    for part, seconds in result["restart"]["parts"].items():
+        print(f"restart: {part:<25s} {seconds:6.2f} s")
+    print(f"restart: to the first step    {result['restart']['to_the_first_step']:6.2f} s")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

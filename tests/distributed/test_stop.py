@@ -60,6 +60,7 @@ def test_a_signal_to_one_rank_stops_both_and_the_same_command_ends_as_if_undistu
     assert before == [
         ("start", 0),
         ("phase", 0),
+        ("running", 0),
         ("signal", saved.step - 1),
         ("checkpoint", saved.step),
         ("stopped", saved.step),

@@ -212,6 +212,11 @@ def _check_numbers(flat: dict[str, Any]) -> None:
     for key in _BELOW_ONE:
         if not 0 <= flat[key] < 1:
             raise UserError(f"{key}={flat[key]} must be at least 0 and less than 1")
+    if 0 < flat["engine.spike_factor"] <= 1:
+        raise UserError(
+            f"engine.spike_factor={flat['engine.spike_factor']} would refuse ordinary gradients: "
+            "it must be greater than 1, or 0 for no such watch"
+        )
     if flat["seed"] >= 2**63:
         raise UserError(f"seed={flat['seed']} is too large: it must be less than 2**63")
 

@@ -218,6 +218,7 @@ def test_what_cannot_be_composed_is_said_in_one_line(override: str, said: str) -
         ("optimizers.completion.betas=[0.9]", "must be two numbers"),
         ("optimizers.discriminator.betas=[0.9,1.0]", "less than 1"),
         ("engine.ema=1", "less than 1"),
+        ("engine.spike_factor=0.5", "greater than 1"),
         ("engine.zero_stage=3", "choose 0 or 1"),
         ("engine.timeout_s=0", "greater than 0"),
         ("engine.gradient_clip=nan", "is no finite number"),

@@ -27,8 +27,8 @@ _FREE = (
 )
 """Keys that may change when a run is resumed: they do not touch its result."""
 
-_NEVER = ("data.size", "model.")
-"""Keys whose change no ``checkpoints.accept`` helps: the saved networks would not fit."""
+_NEVER = ("data.size", "model.", "optimizers.completion.kind", "optimizers.discriminator.kind")
+"""Keys whose change no ``checkpoints.accept`` helps: what was saved would not fit."""
 
 
 class RunFolder:

@@ -170,8 +170,9 @@ class Engine:
                 fused = self.optimizer.param_groups[0].get("fused")
                 state["step"] = torch.tensor(float(numbers["step"]), device=parameter.device if fused else "cpu")
                 self.optimizer.state[parameter] = state
-        if numbers["scaler"]:
-            self._engine.torch_autocast_z0_gradscaler.load_state_dict(numbers["scaler"])
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        if numbers["scaler"] and scaler is not None:
+            scaler.load_state_dict(numbers["scaler"])
 
     def _partition(self) -> Tensor:
         """ZeRO stage 1: the flat stretch of weights whose optimiser this rank runs, padded at the end."""

@@ -97,3 +97,26 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         RunFolder(tmp_path / "file" / "run").claim(configuration(), "corpus")
+
+
+def test_a_change_that_the_user_accepts_passes_and_is_told(folder: RunFolder) -> None:
+    changed = configuration("global_batch=64", "phases.joint.alpha=1e-3", "checkpoints.accept=[global_batch,phases]")
+    assert folder.claim(changed, "corpus") == ["global_batch: 32 / 64", "phases.joint.alpha: 0.0004 / 0.001"]
+    assert compose.read(folder.config_file) == changed
+
+
+def test_other_shards_pass_where_the_user_accepts_them(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match=r"to go on all the same: 'checkpoints\.accept=\[data\.shards\]'"):
+        folder.claim(configuration(), "another corpus")
+    accepting = configuration("checkpoints.accept=[data.shards]")
+    assert len(folder.claim(accepting, "another corpus")) == 1
+
+
+@pytest.mark.parametrize(
+    "override", ["model.completion.width=0.25", "data.size=60", "optimizers.completion.kind=adadelta"]
+)
+def test_what_the_saved_tensors_hang_on_is_never_accepted(folder: RunFolder, override: str) -> None:
+    key = override.split("=")[0]
+    with pytest.raises(UserError, match=key) as refusal:
+        folder.claim(configuration(override, f"checkpoints.accept=[{key}]"), "corpus")
+    assert "to go on all the same" not in str(refusal.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass
@@ -49,8 +49,8 @@ def begin(name: str, *, step: int | None = None) -> None:
 
 
 def place() -> Place:
-    """Where the training thread is."""
-    return _place
+    """Where the training thread is now; a copy, which does not move on with it."""
+    return replace(_place)
 
 
 def take_collective_seconds() -> float:
@@ -60,6 +60,7 @@ def take_collective_seconds() -> float:
 
 
 def _come(name: str, *, is_collective: bool, is_bounded: bool) -> float:
-    _place.name, _place.is_collective, _place.is_bounded = name, is_collective, is_bounded
+    # The time first: whoever looks in between must not take a long wait before this for one in it.
     _place.since = time.monotonic()
+    _place.name, _place.is_collective, _place.is_bounded = name, is_collective, is_bounded
     return _place.since

@@ -206,7 +206,7 @@ class Engine:
         if scaler is not None:
             norm /= scaler.get_scale()
         # fp16: the scaler itself skips a step that overflowed, and lowers its scale.
-        if norm > limit or (scaler is None and not math.isfinite(norm)):
+        if (norm > limit and math.isfinite(norm)) or (scaler is None and not math.isfinite(norm)):
             self._engine.zero_grad()
             return Update(False, norm)
         self._engine.step()

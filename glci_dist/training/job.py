@@ -153,13 +153,24 @@ class Job:
         """The newest checkpoint that is whole, the same on every rank; damaged ones are named and set aside."""
         collectives.begin("verifying checkpoints")
 
-        def told(path: Path, problem: str) -> None:
-            aside = reading.set_aside(path)
-            self.journal("damaged", self.first_step, checkpoint=path.name, problem=problem, set_aside=aside.name)
-            self.tell(f"{path} is damaged ({problem}): set aside as {aside.name}")
+        def look() -> Checkpoint | None:
+            damaged: list[tuple[Path, str]] = []
+            found = reading.newest(self.folder.checkpoints, damaged=lambda *each: damaged.append(each))
+            if damaged and found is None:
+                # Perhaps it is the disk that cannot be read just now: nothing is renamed, nothing begins anew.
+                path, problem = damaged[0]
+                raise Fault(
+                    f"none of the {len(damaged)} checkpoint(s) in {path.parent} is whole ({path.name}: {problem}): "
+                    "they stand as they were; mend what keeps them from being read, or remove them to begin at step 0"
+                )
+            for path, problem in damaged:
+                aside = reading.set_aside(path)
+                self.journal("damaged", self.first_step, checkpoint=path.name, problem=problem, set_aside=aside.name)
+                self.tell(f"{path} is damaged ({problem}): set aside as {aside.name}")
+            return found
 
         # One rank looks, lest a slow network file system shows the ranks different folders.
-        return self.world.once(lambda: reading.newest(self.folder.checkpoints, damaged=told))
+        return self.world.once(look)
 
     @property
     def is_superseded(self) -> bool:

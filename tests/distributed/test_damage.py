@@ -10,6 +10,7 @@ import pytest
 
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import folders
+from glci_dist.errors import Fault
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.loop import train
 from tests.small_run import newest_in, small
@@ -76,3 +77,27 @@ def test_the_run_goes_on_from_the_older_one_with_equal_results(
     assert saved.step == sum(STEPS)
     for name in FILES[1:]:
         assert (saved.path / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def refusal(overrides: list[str]) -> str:
+    try:
+        train(compose.load(overrides))
+    except Fault as fault:
+        return str(fault)
+    return ""
+
+
+def test_a_run_none_of_whose_checkpoints_is_whole_ends_and_neither_renames_one_nor_begins_anew(
+    finished: Path, faces_shards: str, tmp_path: Path
+) -> None:
+    checkpoints = Path(shutil.copytree(finished / "run", tmp_path / "run")) / "checkpoints"
+    for _, path in folders(checkpoints):
+        flip(path / "networks.safetensors")
+    before = sorted(path.name for path in checkpoints.iterdir())
+    said = run_world(2, refusal, small(faces_shards, tmp_path, steps=STEPS))
+
+    assert said[0] == said[1]
+    assert "none of the 3 checkpoint(s)" in said[0]
+    assert "step-00000012: networks.safetensors does not have its checksum" in said[0]
+    assert sorted(path.name for path in checkpoints.iterdir()) == before
+    assert [event["event"] for event in read_journal(tmp_path / "run")].count("start") == 1

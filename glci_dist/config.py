@@ -201,7 +201,7 @@ class EngineConfig:
     pass_over: int = 1
     """After a ``rollback`` to the last checkpoint: steps that are passed over, the offending one the last of them."""
     rollbacks: int = 3
-    """Rollbacks of a run, since its newest checkpoint, after which it stops all the same."""
+    """Rollbacks without a save begun in between, after which the run stops all the same."""
     deterministic: bool = False
     """Bitwise repeatable on GPUs too (CPUs always are), at some cost."""
     threads: int = 0

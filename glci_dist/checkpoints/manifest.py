@@ -46,7 +46,7 @@ class Manifest:
     """Of the last step that was run."""
     ends_phase: bool
     parent: int | None
-    """Step of the checkpoint that this state's attempt began or went on from; None: from nothing."""
+    """Step of the checkpoint that was committed before, or that the run went on from; None: there was none."""
     attempt: int
     time: float
     """Seconds since 1970."""

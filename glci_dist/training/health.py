@@ -42,7 +42,7 @@ class Health:
         self.passed_over: list[int] = []
         """Steps that are left out of the run, after rollbacks."""
         self.rollbacks = 0
-        """Since the newest checkpoint."""
+        """Since a save was last begun."""
 
     def limits(self) -> Limits:
         """The gradient norms beyond which the next updates are not applied."""

@@ -109,12 +109,21 @@ def load(overrides: Sequence[str] = ()) -> Config:
 def read(path: Path) -> Config:
     """The configuration that a run's folder holds; raises ``UserError`` where it is not one."""
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+        text = path.read_text()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} does not exist: name the folder of a run, such as runs/demo") from error
-    # OSError, ValueError: OmegaConf's for a file that holds no mapping, or no text.
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is no configuration of this version: {explain(error)}") from error
+    return parse(text, path)
+
+
+def parse(text: str, source: Path) -> Config:
+    """The configuration in ``text``, YAML as ``to_yaml`` made it, found in ``source``; raises ``UserError``."""
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
+    # OSError, ValueError: OmegaConf's for text that is no mapping.
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{source} is no configuration of this version: {explain(error)}") from error
     assert isinstance(config, Config)
     return config
 

@@ -201,13 +201,13 @@ class EngineConfig:
     pass_over: int = 1
     """After a ``rollback`` to the last checkpoint: steps that are passed over, the offending one the last of them."""
     rollbacks: int = 3
-    """Rollbacks without a save begun in between, after which the run stops all the same."""
+    """Rollbacks in a row to the same checkpoint, after which the run stops all the same."""
     deterministic: bool = False
     """Bitwise repeatable on GPUs too (CPUs always are), at some cost."""
     threads: int = 0
     """CPU threads of each rank; 0: the machine's cores divided by its ranks."""
     timeout_s: float = 600.0
-    """A collective that takes longer ends the run, seconds."""
+    """A collective that takes longer ends the run, seconds, unless a rank is waited for whose disk is slow."""
 
 
 @dataclass
@@ -222,7 +222,7 @@ class CheckpointsConfig:
     """The newest checkpoints that are kept, at least 2; each phase's end is kept for good."""
     keep_every: int = 0
     """Checkpoints at multiples of this step are kept for good; 0: none."""
-    stop_within_s: float = 0.0
+    stop_within_s: float = 300.0
     """A run that a signal stops ends this long after it, saved or not, seconds; 0: however long saving takes."""
     accept: list[str] = field(default_factory=list)
     """Keys whose change since the run began is accepted on resuming, such as ``[global_batch,data.shards]``."""

@@ -52,16 +52,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from glci_dist.checkpoints.manifest import Damaged, check_files, read
+    from glci_dist.checkpoints.manifest import Damaged, Unreadable, check_files, read
 
     for path in _found(parsed.folder):
         try:
             checkpoint = read(path)
+            problems = check_files(checkpoint, contents=False)
         except Damaged as damage:
             print(f"{path.name}  DAMAGED: {damage}")
             continue
+        except Unreadable as error:
+            print(f"{path.name}  UNREADABLE: {error}")
+            continue
         manifest = checkpoint.manifest
-        problems = check_files(checkpoint, contents=False)
         kind = "end of " if manifest.ends_phase else ""
         print(
             f"{path.name}  {kind}{manifest.phase}, {_age(time.time() - manifest.time)} old, "
@@ -74,18 +77,15 @@ def _list(parsed: argparse.Namespace) -> int:
 def _verify(parsed: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from glci_dist.checkpoints.manifest import Damaged, check_files, read
-    from glci_dist.checkpoints.reading import check_contents
+    from glci_dist.checkpoints.manifest import Unreadable
+    from glci_dist.checkpoints.reading import examine
 
     damaged = 0
     for path in tqdm(_found(parsed.folder), desc="verify", unit="checkpoint", leave=False, disable=None):
         try:
-            checkpoint = read(path)
-            problems = check_files(checkpoint)
-            if not problems:
-                check_contents(checkpoint)
-        except Damaged as damage:
-            problems = [str(damage)]
+            _, problems = examine(path)
+        except Unreadable as error:
+            raise UserError(f"{error}: whether it is whole cannot be told") from error
         damaged += bool(problems)
         tqdm.write(f"{path.name}  " + (f"DAMAGED: {'; '.join(problems)}" if problems else "whole"))
     if damaged:
@@ -97,11 +97,12 @@ def _verify(parsed: argparse.Namespace) -> int:
 
 
 def _show(parsed: argparse.Namespace) -> int:
+    import hashlib
     import json
 
     from safetensors import safe_open
 
-    from glci_dist.checkpoints.manifest import WHOLE, Damaged, folder_name, read
+    from glci_dist.checkpoints.manifest import NAME, WHOLE, Damaged, Unreadable, folder_name, read
 
     found = _found(parsed.folder)
     wanted = [path for path in found if parsed.step is None or path.name == folder_name(parsed.step)]
@@ -112,6 +113,8 @@ def _show(parsed: argparse.Namespace) -> int:
         checkpoint = read(wanted[0])
     except Damaged as damage:
         raise UserError(f"{wanted[0]} is damaged: {damage}") from damage
+    except Unreadable as error:
+        raise UserError(str(error)) from error
     manifest = checkpoint.manifest
     print(f"{checkpoint.path}")
     print(f"state before step {manifest.step}, after a step of phase {manifest.phase}")
@@ -120,6 +123,8 @@ def _show(parsed: argparse.Namespace) -> int:
     samples = manifest.facts["samples"]
     print(f"samples used        {samples['count']:,} (checksum {samples['digest']})")
     health = manifest.facts["health"]
+    digest = hashlib.sha256(manifest.facts["config"].encode()).hexdigest()
+    print(f"configuration       SHA-256 {digest[:16]} (whole in {NAME})")
     print(f"steps passed over   {', '.join(map(str, health['passed_over'])) or 'none'}")
     for name, file in manifest.files.items():
         print(f"{name}  {file.bytes:,} bytes, XXH3-128 {file.xxh3_128}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import xxhash
 
 from glci_dist.checkpoints.image import checksum
 
-FORMAT = "glci-checkpoint-2"
+FORMAT = "glci-checkpoint-3"
 NAME = "manifest.json"
 WHOLE = "networks.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -23,6 +24,14 @@ _DIGEST = "xxh3_128"
 
 class Damaged(Exception):
     """A checkpoint that is not as it was written; the message says in what."""
+
+
+class Unreadable(Exception):
+    """A checkpoint that cannot be read just now, through no fault of its files, perhaps; the message says why."""
+
+
+_DAMAGE = (errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
+"""What a file that is broken, replaced or gone answers; anything else is the machine's or the network's state."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +105,14 @@ def folders(root: Path) -> list[tuple[int, Path]]:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in folder ``path``, its files unseen; raises ``Damaged`` where its manifest is not whole."""
+    """The checkpoint in folder ``path``, its files unseen.
+
+    Raises ``Damaged`` where its manifest is not whole, ``Unreadable`` where that cannot be told.
+    """
     try:
         content = (path / NAME).read_bytes()
-    except FileNotFoundError:
-        raise Damaged(f"{NAME} is missing") from None
     except OSError as error:
-        raise Damaged(f"{NAME} cannot be read: {error.strerror}") from error
+        raise Damaged(f"{NAME} {_what(error, path / NAME)}") from error
     try:
         record = json.loads(content)
         if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
@@ -125,8 +135,11 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
-def check_files(checkpoint: Checkpoint, names: list[str] | None = None, *, contents: bool = True) -> list[str]:
-    """What is wrong with some files (default all), a line each; without ``contents`` only their sizes are looked at."""
+def check_files(checkpoint: Checkpoint, names: Sequence[str] | None = None, *, contents: bool = True) -> list[str]:
+    """What is wrong with some files (default all), a line each; without ``contents`` only their sizes are looked at.
+
+    Raises ``Unreadable`` where that cannot be told.
+    """
     problems = []
     for name in checkpoint.manifest.files if names is None else names:
         problem = _problem(checkpoint.path / name, checkpoint.manifest.files[name], contents)
@@ -142,11 +155,16 @@ def _problem(path: Path, file: File, contents: bool) -> str | None:
             return f"has {found} bytes instead of {file.bytes}"
         if contents and checksum(path) != file.xxh3_128:
             return "does not have its checksum"
-    except FileNotFoundError:
-        return "is missing"
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return _what(error, path)
     return None
+
+
+def _what(error: OSError, path: Path) -> str:
+    """The damage that an error shows; raises ``Unreadable`` where it shows none."""
+    if error.errno not in _DAMAGE:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+    return "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
 
 
 def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,34 +15,47 @@ from torch import Tensor, nn
 
 from glci_dist.checkpoints.manifest import WHOLE, Checkpoint, Damaged, check_files, folders, read
 from glci_dist.errors import UserError
+from glci_dist.runs.attempts import Attempt
 
 Told = Callable[[Path, str], None]
 """Is given a checkpoint's folder and what is wrong with it."""
 
 
 def newest(root: Path, *, damaged: Told) -> Checkpoint | None:
-    """The newest checkpoint in ``root`` all of whose files have their checksums; ``damaged`` hears of newer ones."""
+    """The newest checkpoint in ``root`` all of whose files have their checksums; ``damaged`` hears of newer ones.
+
+    Raises ``Unreadable`` where one cannot be read for a reason that is no damage of it.
+    """
     for _, path in folders(root):
-        try:
-            checkpoint = read(path)
-            problems = check_files(checkpoint)
-            if not problems:
-                check_contents(checkpoint)
-                return checkpoint
-        except Damaged as error:
-            problems = [str(error)]
+        checkpoint, problems = examine(path)
+        if checkpoint is not None:
+            return checkpoint
         damaged(path, "; ".join(problems))
     return None
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint's folder so that it is none any more; returns where it lies."""
-    for number in range(1000):
-        aside = path.with_name(f"damaged-{path.name}" + (f".{number}" if number else ""))
-        if not aside.exists():
-            os.rename(path, aside)
-            return aside
-    raise UserError(f"{path.parent} holds a thousand damaged copies of {path.name}: remove them")
+def examine(path: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint in folder ``path`` if all of it is whole, else what is wrong; raises ``Unreadable``."""
+    sys.audit("glci.checkpoint", "verify", path.name)
+    try:
+        checkpoint = read(path)
+        problems = check_files(checkpoint)
+        if not problems:
+            check_contents(checkpoint)
+    except Damaged as error:
+        problems = [str(error)]
+    return (None, problems) if problems else (checkpoint, [])
+
+
+def set_aside(path: Path, attempt: Attempt) -> Path:
+    """Move a damaged checkpoint into the attempt's folder, where it is none any more; returns where it lies.
+
+    One rename, which fails where a newer attempt owns the run (``Attempt.fenced``). Raises ``OSError``.
+    """
+    names = (f"damaged-{path.name}" + (f".{number}" if number else "") for number in itertools.count())
+    aside = next(attempt.folder / name for name in names if not (attempt.folder / name).exists())
+    os.rename(path, aside)
+    return aside
 
 
 def check_contents(checkpoint: Checkpoint) -> None:
@@ -58,8 +73,13 @@ def check_contents(checkpoint: Checkpoint) -> None:
         _covering(checkpoint, vector)
 
 
-def load_networks(checkpoint: Checkpoint, networks: Mapping[str, nn.Module]) -> None:
-    """Fill ``networks`` (by name) with a checkpoint's tensors; raises ``UserError`` if they do not fit."""
+def load_networks(checkpoint: Checkpoint, networks: Mapping[str, nn.Module], *, verified: bool = True) -> None:
+    """Fill ``networks`` (by name) with a checkpoint's tensors; raises ``UserError`` if they do not fit.
+
+    ``verified``: this process has compared the checksums. If not it does so first, and raises ``Damaged``.
+    """
+    if not verified:
+        _verify(checkpoint, WHOLE)
     tensors = load_file(checkpoint.path / WHOLE)
     for name, network in networks.items():
         state = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
@@ -74,8 +94,10 @@ def load_networks(checkpoint: Checkpoint, networks: Mapping[str, nn.Module]) -> 
 class SavedVectors:
     """The vectors of a checkpoint (``state.Vectors``): any range, from whichever files hold it."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, verified: bool = True) -> None:
+        """``verified``: as in ``load_networks``, at the first reading from each file."""
         self._checkpoint = checkpoint
+        self._verified = set(checkpoint.manifest.files) if verified else set()
 
     def names(self) -> Sequence[str]:
         return list(self._checkpoint.manifest.vectors)
@@ -87,9 +109,17 @@ class SavedVectors:
         for file, (first, last) in _covering(self._checkpoint, name):
             low, high = max(first, start), min(last, stop)
             if low < high:
+                if file not in self._verified:
+                    _verify(self._checkpoint, file)
+                    self._verified.add(file)
                 with safe_open(self._checkpoint.path / file, framework="pt") as opened:
                     result[low - start : high - start] = opened.get_slice(name)[low - first : high - first]
         return result
+
+
+def _verify(checkpoint: Checkpoint, name: str) -> None:
+    for problem in check_files(checkpoint, [name]):
+        raise Damaged(problem)
 
 
 def _covering(checkpoint: Checkpoint, vector: str) -> list[tuple[str, tuple[int, int]]]:

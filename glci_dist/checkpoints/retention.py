@@ -20,21 +20,31 @@ class Retention:
     keep_every: int
 
 
-def to_delete(root: Path, retention: Retention) -> list[Path]:
-    """The checkpoints in ``root`` that are not kept, oldest first.
+@dataclass(frozen=True)
+class Sorted:
+    """The checkpoints of a run that look whole, by what retention says of them."""
 
-    Only those that look whole count among the newest, and one that does not is not touched: it may be all
-    that is left of a step, and whoever resumes names it.
+    newest: list[Checkpoint]
+    """The newest ``keep``, newest first."""
+    unwanted: list[Checkpoint]
+    """Oldest first."""
+
+
+def sort_out(root: Path, retention: Retention) -> Sorted:
+    """Which checkpoints in ``root`` are not kept. Raises ``OSError``, ``Unreadable``.
+
+    Only those that look whole, by manifest and sizes, count among the newest, and one that does not is not
+    touched: it may be all that is left of a step, and whoever resumes names it.
     """
     whole = [checkpoint for _, path in folders(root) if (checkpoint := _look(path)) is not None]
-    kept = {
-        checkpoint.step
-        for place, checkpoint in enumerate(whole)
-        if place < retention.keep
-        or checkpoint.manifest.ends_phase
-        or (retention.keep_every and checkpoint.step % retention.keep_every == 0)
-    }
-    return [checkpoint.path for checkpoint in reversed(whole) if checkpoint.step not in kept]
+    newest = whole[: retention.keep]
+    unwanted = [
+        checkpoint
+        for checkpoint in whole[retention.keep :]
+        if not checkpoint.manifest.ends_phase
+        and not (retention.keep_every and checkpoint.step % retention.keep_every == 0)
+    ]
+    return Sorted(newest, unwanted[::-1])
 
 
 def delete(path: Path, attempt: Attempt) -> bool:

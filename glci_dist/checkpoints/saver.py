@@ -6,7 +6,9 @@ The protocol (docs/checkpoints.md):
 2. Every rank writes its file into ``attempts/0004/step-00001200.writing/`` and fsyncs it.
 3. Rank 0 gathers sizes and checksums, writes the manifest, fsyncs it and the folder.
 4. One rename puts the folder into ``checkpoints/``; that folder is fsynced. This is the commit.
-5. Rank 0 removes what retention does not keep: renamed into the attempt's folder, then deleted.
+5. Rank 0 removes what retention does not keep: renamed into the attempt's folder, then deleted. Before that
+   one of the newest that are kept has been read back whole.
+6. Rank 0 tells the others what became of it: no rank's save ends before.
 
 ``sys.audit`` tells of each stage (``glci.checkpoint``, stage, step), for tests and tracing.
 """
@@ -27,8 +29,18 @@ from typing import Any
 import torch
 
 from glci_dist.checkpoints.image import Image, layout_of
-from glci_dist.checkpoints.manifest import NAME, WHOLE, File, Manifest, folder_name, folders
-from glci_dist.checkpoints.retention import Retention, delete, to_delete
+from glci_dist.checkpoints.manifest import (
+    NAME,
+    WHOLE,
+    Checkpoint,
+    File,
+    Manifest,
+    Unreadable,
+    folder_name,
+    folders,
+)
+from glci_dist.checkpoints.reading import examine, set_aside
+from glci_dist.checkpoints.retention import Retention, delete, sort_out
 from glci_dist.checkpoints.state import State
 from glci_dist.cluster.world import World
 from glci_dist.errors import Superseded
@@ -51,6 +63,8 @@ class Saved:
     """From the end of the copy to the commit."""
     deleted: tuple[str, ...] = ()
     """Checkpoints that retention removed."""
+    damaged: tuple[tuple[Path, str, Path], ...] = ()
+    """Checkpoints that were not whole when they were read back: where they were, what was wrong, where they lie."""
 
 
 class Saver:
@@ -72,6 +86,8 @@ class Saver:
         """Step of the newest checkpoint of the run, if it has one; to be set where the run goes on from one."""
         self.failed: str | None = None
         """Why the last save did not become a checkpoint, if it did not."""
+        self.verified: set[int] = set()
+        """Steps of checkpoints that this attempt has read and found whole (rank 0)."""
         self._images: dict[str, Image] = {}
         self._thread: threading.Thread | None = None
         self._saving: int | None = None
@@ -83,6 +99,11 @@ class Saver:
     def saving(self) -> int | None:
         """Step of the checkpoint that is being written; None: none is."""
         return self._saving if self._thread is not None and self._thread.is_alive() else None
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether a newer attempt forbade the last save, as far as this rank knows."""
+        return isinstance(self._broken, Superseded)
 
     def save(self, state: State, *, step: int, phase: str, ends_phase: bool) -> None:
         """Copy the state before ``step`` and begin to write it; waits for an earlier save to end first."""
@@ -109,19 +130,24 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when no save is under way; raises ``Superseded`` where a newer attempt forbade one."""
+        """Return when no save is under way; raises ``Superseded``, on every rank, where a newer attempt forbade one."""
+        self.pause()
+        if self._broken is not None:
+            raise self._broken
+
+    def pause(self) -> None:
+        """Return when no save is under way, whatever became of it."""
         start = time.perf_counter()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.stall_seconds += time.perf_counter() - start
-        if self._broken is not None:
-            raise self._broken
 
     def go_back(self, step: int) -> None:
         """The run goes on from the checkpoint of ``step``; what was saved after it is no part of it any more."""
         self.wait()
         self.committed = step
+        self.verified = {each for each in self.verified if each <= step}
         if self._world.is_main:
             with self._attempt.fenced():
                 for newer, path in folders(self._root):
@@ -153,29 +179,38 @@ class Saver:
     def _run(self, record: dict[str, Any], files: dict[str, dict[str, tuple[int, int]]], copy_seconds: float) -> None:
         """The save, in its own thread; never raises, since nobody would see it."""
         start = time.perf_counter()
-        step = record["step"]
         try:
-            written, error = self._write(step, files)
-            answer = self._commit(record, self._world.to_main_behind((written, error)))
-            error, size, superseded = self._world.from_main_behind(answer)
+            ranks = self._world.to_main_behind(self._write(record["step"], files))
+            answer = self._finish(record, ranks, copy_seconds, start) if self._world.is_main else None
+            self.failed, superseded = self._world.from_main_behind(answer)
         except Exception as failure:
             # A lost rank: the training's own collectives say so too.
             self._broken = failure
             return
         if superseded is not None:
             self._broken = Superseded(superseded)
-            return
-        self.failed = error
-        if error is None:
-            self.committed = step
-        if self._world.is_main:
+        elif self.failed is None:
+            self.committed = record["step"]
+
+    def _finish(
+        self,
+        record: dict[str, Any],
+        ranks: list[tuple[dict[str, File], str | None]],
+        copy_seconds: float,
+        start: float,
+    ) -> tuple[str | None, str | None]:
+        """Commit, clear away and tell, on rank 0; what went wrong, and the newer attempt that forbade it."""
+        step = record["step"]
+        try:
+            error, size = self._commit(record, ranks)
             seconds = time.perf_counter() - start
-            deleted = self._clear_away() if error is None else ()
-            saved = Saved(step, record["phase"], error, size, copy_seconds, seconds, deleted)
-            try:
-                self._on_saved(saved)
-            except Superseded as newer:
-                self._broken = newer
+            if error is None:
+                self.committed = step
+            deleted, damaged = self._clear_away() if error is None else ((), ())
+            self._on_saved(Saved(step, record["phase"], error, size, copy_seconds, seconds, deleted, damaged))
+        except Superseded as newer:
+            return str(newer), str(newer)
+        return error, None
 
     def _write(self, step: int, files: dict[str, dict[str, tuple[int, int]]]) -> tuple[dict[str, File], str | None]:
         """Write this rank's files; their entries, or what went wrong."""
@@ -195,10 +230,8 @@ class Saver:
 
     def _commit(
         self, record: dict[str, Any], ranks: list[tuple[dict[str, File], str | None]]
-    ) -> tuple[str | None, int, str | None]:
-        """On rank 0: make the files of all ranks a checkpoint. What went wrong, the bytes, who superseded it."""
-        if not self._world.is_main:
-            return None, 0, None
+    ) -> tuple[str | None, int]:
+        """Make the files of all ranks a checkpoint: what went wrong, the bytes. Raises ``Superseded``."""
         step = record["step"]
         aside, final = self._aside(step), self._root / folder_name(step)
         error = next((error for _, error in ranks if error), None)
@@ -209,22 +242,48 @@ class Saver:
                 _write_whole(aside / NAME, manifest.encode())
                 _sync(aside)
                 sys.audit("glci.checkpoint", "commit", step)
+                self.verified.discard(step)
                 if final.exists():
                     # Damaged, or of a way that was not taken: it was passed over on resuming.
                     delete(final, self._attempt)
                 os.rename(aside, final)
                 _sync(self._root)
-                return None, sum(file.bytes for file in files.values()), None
+                return None, sum(file.bytes for file in files.values())
         except OSError as failure:
             error = f"rank 0 on {self._world.host}: {failure.strerror or failure}"
         if self._attempt.is_over():
-            return error, 0, str(self._attempt.superseded())
+            raise self._attempt.superseded()
         shutil.rmtree(aside, ignore_errors=True)
-        return error, 0, None
+        return error, 0
 
-    def _clear_away(self) -> tuple[str, ...]:
-        unwanted = to_delete(self._root, self._retention)
-        return tuple(path.name for path in unwanted if delete(path, self._attempt))
+    def _clear_away(self) -> tuple[tuple[str, ...], tuple[tuple[Path, str, Path], ...]]:
+        """Delete what is not kept; what was deleted, and what was found damaged and set aside instead."""
+        try:
+            found = sort_out(self._root, self._retention)
+            if not found.unwanted:
+                return (), ()
+            damaged = self._read_back(found.newest)
+            if damaged:
+                # They take nobody's place: the next save counts anew.
+                return (), damaged
+        except (OSError, Unreadable):
+            # Nothing is lost by keeping more.
+            return (), ()
+        return tuple(each.path.name for each in found.unwanted if delete(each.path, self._attempt)), ()
+
+    def _read_back(self, newest: list[Checkpoint]) -> tuple[tuple[Path, str, Path], ...]:
+        """See to it that one of these is known to be whole; those that were not are set aside."""
+        damaged: list[tuple[Path, str, Path]] = []
+        if any(checkpoint.step in self.verified for checkpoint in newest):
+            return ()
+        for checkpoint in newest:
+            whole, problems = examine(checkpoint.path)
+            if whole is not None:
+                self.verified.add(checkpoint.step)
+                break
+            with self._attempt.fenced():
+                damaged.append((checkpoint.path, "; ".join(problems), set_aside(checkpoint.path, self._attempt)))
+        return tuple(damaged)
 
     def _aside(self, step: int) -> Path:
         return self._attempt.folder / f"{folder_name(step)}.writing"

@@ -23,6 +23,8 @@ class Place:
     is_collective: bool = False
     is_bounded: bool = False
     """Whether it should be left soon: a collective, or what comes after one (a GPU is waited for there)."""
+    is_patient: bool = False
+    """Whether the others wait for it as long as it lives: for a slow disk, say."""
     seconds: float = 0.0
     """Host seconds in collectives since they were last taken (GPUs: launching them)."""
 
@@ -41,11 +43,15 @@ def collective(name: str) -> Iterator[None]:
     _come(f"after {name}", is_collective=False, is_bounded=True)
 
 
-def begin(name: str, *, step: int | None = None) -> None:
-    """This process begins something by itself that may take long, such as taking a batch or setting up."""
+def begin(name: str, *, step: int | None = None, patient: bool = False) -> None:
+    """This process begins something by itself that may take long, such as taking a batch or setting up.
+
+    ``patient``: the others shall wait for it as long as this process lives, not only ``engine.timeout_s``. They
+    must then meet it next in a collective of host values (``World.to_all`` and its like), which waits as long.
+    """
     if step is not None:
         _place.step = step
-    _come(name, is_collective=False, is_bounded=False)
+    _come(name, is_collective=False, is_bounded=False, is_patient=patient)
 
 
 def place() -> Place:
@@ -59,8 +65,9 @@ def take_collective_seconds() -> float:
     return seconds
 
 
-def _come(name: str, *, is_collective: bool, is_bounded: bool) -> float:
+def _come(name: str, *, is_collective: bool, is_bounded: bool, is_patient: bool = False) -> float:
     # The time first: whoever looks in between must not take a long wait before this for one in it.
     _place.since = time.monotonic()
-    _place.name, _place.is_collective, _place.is_bounded = name, is_collective, is_bounded
+    _place.name, _place.is_collective = name, is_collective
+    _place.is_bounded, _place.is_patient = is_bounded, is_patient
     return _place.since

@@ -33,35 +33,43 @@ class StopRequest:
         return None if self._at is None else time.monotonic() - self._at
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.name == "SIGINT":
-            # The second Ctrl-C means "now".
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self.name = self.name or signal.Signals(number).name
 
     def _listen(self, arrivals: socket.socket) -> None:
-        """Take the time of the first signal, and end the process when its time is up.
+        """Take the time of the first signal; end the process when its time is up, or at a second SIGINT.
 
         In a thread: while a collective waits, Python's own handlers do not run.
         """
-        while numbers := arrivals.recv(1):
-            if numbers[0] in STOPPING:
+        interrupts = 0
+        while True:
+            try:
+                numbers = arrivals.recv(1)
+            except TimeoutError:
+                self._end(
+                    "stopped without saving: it took more than "
+                    f"checkpoints.stop_within_s={self._within_s:g} since the signal",
+                    3,
+                )
+            if not numbers:
+                return
+            if numbers[0] in STOPPING and self._at is None:
                 self._at = time.monotonic()
-                break
-        if self._within_s and not self._ended.wait(self._within_s):
-            print(
-                f"glci: stopped without saving: it took more than checkpoints.stop_within_s={self._within_s:g} since "
-                "the signal; the same command goes on from the last checkpoint",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(3)
+            if self._at is not None and self._within_s:
+                arrivals.settimeout(max(0.001, self._at + self._within_s - time.monotonic()))
+            interrupts += numbers[0] == signal.SIGINT
+            if interrupts == 2:
+                # The second Ctrl-C means "now".
+                self._end("stopped at once", 130)
+
+    def _end(self, why: str, code: int) -> None:
+        line = f"glci: {why}; the same command goes on from the last checkpoint"
+        print(line, file=sys.stderr, flush=True)
+        os._exit(code)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
         arrivals, sender = socket.socketpair()
         sender.setblocking(False)
-        self._ended = threading.Event()
         before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._listen, args=(arrivals,), name="signals", daemon=True)
         thread.start()
@@ -69,7 +77,6 @@ class StopRequest:
             yield
         finally:
             signal.set_wakeup_fd(before)
-            self._ended.set()
             sender.close()
             thread.join()
             arrivals.close()

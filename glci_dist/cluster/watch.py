@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -32,31 +33,38 @@ class Watch:
         self._rank, self._size, self._host, self._timeout_s = rank, size, host, timeout_s
         self._store = _connect() if size > 1 else None
         self._ended = threading.Event()
-        self._tasks: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
     def every_second(self, task: Callable[[], None]) -> None:
-        """Call ``task`` once a second from now on, in the watch's thread."""
-        self._tasks.append(task)
+        """Call ``task`` once a second from now on; a disk that keeps it waiting, or fails, keeps nobody else."""
+
+        def run() -> None:
+            while not self._ended.wait(_TICK_S):
+                with suppress(OSError):
+                    task()
+
+        threading.Thread(target=run, name="every-second", daemon=True).start()
 
     def close(self) -> None:
         self._ended.set()
         self._thread.join(_ANSWER_S)
 
     def _run(self) -> None:
+        told = 0.0
         while not self._ended.wait(_TICK_S):
             here = place()
-            if self._store is not None:
-                with suppress(RuntimeError):
-                    self._store.set(_key(self._rank), self._describe(here))
-            for task in list(self._tasks):
-                task()
-            waited = time.monotonic() - here.since
-            if self._store is not None and here.is_bounded and waited > self._timeout_s:
-                self._give_up(here, waited)
+            if self._store is None:
+                continue
+            with suppress(RuntimeError):
+                self._store.set(_key(self._rank), self._describe(here))
+            now = time.monotonic()
+            if here.is_bounded and now - max(here.since, told) > self._timeout_s:
+                self._look_around(here, now - here.since)
+                told = time.monotonic()
 
-    def _give_up(self, here: Place, waited: float) -> None:
+    def _look_around(self, here: Place, waited: float) -> None:
+        """End this process, unless those that it waits for are alive and said that it takes them long."""
         first = self._ask()
         time.sleep(_SIGN_S)
         second = self._ask()
@@ -64,9 +72,13 @@ class Watch:
             return
         where = f"{here.name} of step {here.step}" if here.step >= 0 else here.name
         doing = "waited" if here.is_collective else "did not get beyond"
+        behind = missing(here, self._rank, first, second)
+        waiting = f"rank {self._rank} on {self._host} {doing} {waited + _SIGN_S:.0f} s in {where}"
+        if behind and all(each.is_patient for each in behind):
+            print(f"glci: {waiting} and goes on waiting: {blame(behind)}", file=sys.stderr, flush=True)
+            return
         print(
-            f"glci: fault: rank {self._rank} on {self._host} {doing} {waited + _SIGN_S:.0f} s in {where}, more than "
-            f"engine.timeout_s={self._timeout_s:g}: {blame(here, self._rank, first, second)}; "
+            f"glci: fault: {waiting}, more than engine.timeout_s={self._timeout_s:g}: {blame(behind)}; "
             "the same command goes on from the last checkpoint",
             file=sys.stderr,
             flush=True,
@@ -80,7 +92,7 @@ class Watch:
                 "step": here.step,
                 "name": here.name,
                 "count": here.count,
-                "is_collective": here.is_collective,
+                "is_patient": here.is_patient,
                 "signs": time.monotonic(),
             }
         )
@@ -103,28 +115,44 @@ class Watch:
         return list(found)
 
 
-def blame(
+@dataclass(frozen=True)
+class Missing:
+    """A rank that did not come to where another one waits."""
+
+    rank: int
+    what: str
+    """What is known of it, with its host."""
+    is_patient: bool
+    """It is alive, and said that what it does may take long."""
+
+
+def missing(
     here: Place,
     rank: int,
     first: Sequence[dict[str, object] | None],
     second: Sequence[dict[str, object] | None],
-) -> str:
+) -> list[Missing]:
     """Which ranks did not come to where ``rank`` waits, from two looks at what all of them say."""
     behind = []
     for other, (before, now) in enumerate(zip(first, second, strict=True)):
         if other == rank:
             continue
         if now is None:
-            behind.append(f"rank {other} (no word of it in the launcher's store)")
+            behind.append(Missing(other, "(no word of it in the launcher's store)", False))
             continue
-        at = f"{now['name']} of step {now['step']}"
-        if before is not None and before["signs"] == now["signs"]:
-            behind.append(f"rank {other} on {now['host']} (no sign of life, last in {at})")
+        at, is_quiet = f"{now['name']} of step {now['step']}", before is not None and before["signs"] == now["signs"]
+        if is_quiet:
+            behind.append(Missing(other, f"on {now['host']} (no sign of life, last in {at})", False))
         elif int(str(now["count"])) < here.count:
-            behind.append(f"rank {other} on {now['host']} (alive, in {at})")
+            behind.append(Missing(other, f"on {now['host']} (alive, in {at})", bool(now["is_patient"])))
+    return behind
+
+
+def blame(behind: Sequence[Missing]) -> str:
+    """The ranks that are waited for, in words."""
     if not behind:
         return "every other rank is there too: look at the network between the hosts"
-    return "not there: " + ", ".join(behind)
+    return "not there: " + ", ".join(f"rank {each.rank} {each.what}" for each in behind)
 
 
 def _connect() -> dist.Store:

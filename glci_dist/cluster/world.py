@@ -30,8 +30,10 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    words: dist.ProcessGroup | None = None
+    """For values in host memory. It waits for days: the watch says when that is too long."""
     behind: dist.ProcessGroup | None = None
-    """For what happens behind the training, in another thread: host memory, and in its own order."""
+    """The same for what happens behind the training, in another thread and in its own order."""
     watch: Watch | None = None
 
     @property
@@ -52,7 +54,7 @@ class World:
         """Rank 0's ``value``, on every rank."""
         box = [value]
         with collective("a value from rank 0"):
-            dist.broadcast_object_list(box, src=0, device=self.device)
+            dist.broadcast_object_list(box, src=0, group=self.words)
         return box[0]
 
     def once(self, function: Callable[[], Any]) -> Any:
@@ -72,14 +74,14 @@ class World:
         """Every rank's ``value`` in the order of ranks, on rank 0; elsewhere an empty list."""
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
         with collective("values to rank 0"):
-            dist.gather_object(value, boxes, dst=0)
+            dist.gather_object(value, boxes, dst=0, group=self.words)
         return boxes or []
 
     def to_all(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks, on every rank."""
         boxes: list[Any] = [None] * self.size
         with collective("values to all ranks"):
-            dist.all_gather_object(boxes, value)
+            dist.all_gather_object(boxes, value, group=self.words)
         return boxes
 
     def to_main_behind(self, value: Any) -> list[Any]:
@@ -97,7 +99,7 @@ class World:
     def barrier(self) -> None:
         """Return when every rank has come here."""
         with collective("a barrier"):
-            dist.barrier()
+            dist.barrier(group=self.words)
 
     def agree(self, error: str | None) -> None:
         """Raise ``UserError`` on every rank with the first rank's message, if any rank has one."""
@@ -152,11 +154,10 @@ def joined(config: EngineConfig) -> Iterator[World]:
     else:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     rank, size, host = dist.get_rank(), dist.get_world_size(), socket.gethostname()
-    # A slow disk may keep a checkpoint much longer than any step.
-    behind = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    words, behind = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
     watch = Watch(rank=rank, size=size, host=host, timeout_s=config.timeout_s)
     try:
-        world = World(rank, size, local_rank, local_size, device, behind, watch)
+        world = World(rank, size, local_rank, local_size, device, words, behind, watch)
         yield world
         # No rank tears its connections down while another still needs them.
         world.barrier()

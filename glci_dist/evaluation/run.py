@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from glci_dist import compose
 from glci_dist.checkpoints import reading
+from glci_dist.checkpoints.manifest import Unreadable
 from glci_dist.cluster.world import choose_device
 from glci_dist.config import Config
 from glci_dist.data.index import load_index
@@ -67,9 +68,14 @@ def load_completion(folder: Path) -> tuple[Config, nn.Module, int]:
     """A run's configuration, its completion network (the moving average, if it has one), and its step."""
     run = RunFolder(folder)
     config = compose.read(run.config_file)
-    checkpoint = reading.newest(
-        run.checkpoints, damaged=lambda path, problem: print(f"{path} is damaged ({problem}): an older one is taken")
-    )
+
+    def tell(path: Path, problem: str) -> None:
+        print(f"{path} is damaged ({problem}): an older one is taken")
+
+    try:
+        checkpoint = reading.newest(run.checkpoints, damaged=tell)
+    except Unreadable as error:
+        raise UserError(f"{error}: mend that, and try again") from error
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: one is written at the end of each phase")
     network = build_completion(config)

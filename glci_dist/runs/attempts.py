@@ -1,15 +1,18 @@
 """Attempts: the numbered leases of a run's folder, and the fence between an older and a newer one.
 
 The scheduler may restart a run while a cut-off node still runs the last attempt of it. So each
-attempt makes ``attempts/0004/``, and the newest number owns the run. All that an attempt may put
-into the run goes through its own folder, *by path*:
+attempt takes a number by the one lease file ``attempts/0004.json``, which stays for good, and the
+newest number owns the run. All that an attempt may put into the run goes through its own folder
+``attempts/0004/``, *by path*:
 
-- a checkpoint is written into it and renamed out of it; one that is removed is renamed into it first;
+- a checkpoint is written into it and renamed out of it; one that is removed or set aside is renamed into it;
+- the configuration is written in it and renamed out of it;
 - the journal is opened through a hard link in it.
 
 A newer attempt first renames the older ones' folders to ``0003.over``. From then on each of those
 operations of the older attempt finds no such path, however long it was stopped between two
 instructions. A journal file that it had open already is none any more: the newer attempt copied it.
+An attempt that is stopped before it made its folder finds the newer lease afterwards, and ends.
 """
 
 from __future__ import annotations
@@ -19,18 +22,17 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glci_dist.data.index import write_whole
 from glci_dist.errors import Superseded
 
-_NUMBERED = re.compile(r"(\d{4,})(\.over)?")
-_LEASE, _ALIVE = "lease.json", "alive.json"
+_NUMBERED = re.compile(r"(\d{4,})(\.over|\.json)?")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Attempt:
     @property
     def alive(self) -> Path:
         """What the attempt last said of itself, see ``Pulse`` in ``ledger.py``."""
-        return self.folder / _ALIVE
+        return self.folder / "alive.json"
 
     def is_over(self) -> bool:
         """Whether a newer attempt took the run over."""
@@ -86,16 +88,14 @@ def begin(run: Path, *, ranks: int) -> Attempt:
     Raises ``Superseded`` if a still newer attempt began meanwhile, ``OSError`` if nothing can be written.
     """
     (run / "attempts").mkdir(parents=True, exist_ok=True)
-    attempt = _take_number(run)
-    entry = {
-        "attempt": attempt.number,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "time": round(time.time(), 3),
-        "ranks": ranks,
-    }
+    attempt = _take_number(run, {"host": socket.gethostname(), "pid": os.getpid(), "ranks": ranks})
+    # Whoever has a newer lease fences off what folders it finds; so the folder comes first, then the look.
+    attempt.folder.mkdir()
+    if numbers(run)[-1] > attempt.number:
+        with suppress(OSError):
+            attempt.folder.rmdir()
+        raise attempt.superseded()
     with attempt.fenced():
-        write_whole(attempt.folder / _LEASE, json.dumps(entry).encode())
         for number in numbers(run):
             if number < attempt.number:
                 _fence_off(Attempt(run, number))
@@ -108,48 +108,58 @@ def numbers(run: Path) -> list[int]:
     if not (run / "attempts").is_dir():
         return []
     found = (_NUMBERED.fullmatch(path.name) for path in (run / "attempts").iterdir())
-    return sorted(int(match[1]) for match in found if match)
+    return sorted({int(match[1]) for match in found if match})
 
 
 def lease(run: Path, number: int) -> dict[str, Any]:
-    """Host, process, time and ranks of an attempt; empty where it died before it said so."""
-    return _read(run, number, _LEASE)
+    """Number, host, process, time and ranks of an attempt; empty where there is none."""
+    return _read(_lease(run, number))
 
 
 def last_sign(run: Path, number: int) -> dict[str, Any]:
     """What an attempt last said of itself; empty where it never did."""
-    return _read(run, number, _ALIVE)
+    attempt = Attempt(run, number)
+    return _read(attempt.alive) or _read(_over(attempt) / attempt.alive.name)
 
 
-def _read(run: Path, number: int, name: str) -> dict[str, Any]:
-    for folder in (f"{number:04d}", f"{number:04d}.over"):
-        try:
-            found = json.loads((run / "attempts" / folder / name).read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _take_number(run: Path) -> Attempt:
+def _take_number(run: Path, facts: dict[str, Any]) -> Attempt:
+    """A number that no attempt ever had."""
     while True:
         attempt = Attempt(run, max(numbers(run), default=0) + 1)
-        try:
-            # Making a folder is what two processes cannot both do.
-            attempt.folder.mkdir()
-        except FileExistsError:
-            continue
+        entry = {"attempt": attempt.number, "time": round(time.time(), 3), **facts}
+        with tempfile.NamedTemporaryFile("w", dir=run / "attempts", prefix=".lease-") as aside:
+            json.dump(entry, aside)
+            aside.flush()
+            os.fsync(aside.fileno())
+            try:
+                # A hard link with its content in it is what two processes cannot both make.
+                os.link(aside.name, _lease(run, attempt.number))
+            except FileExistsError:
+                continue
         return attempt
 
 
-def _fence_off(older: Attempt) -> None:
-    over = older.folder.with_name(f"{older.folder.name}.over")
+def _lease(run: Path, number: int) -> Path:
+    return run / "attempts" / f"{number:04d}.json"
+
+
+def _over(attempt: Attempt) -> Path:
+    return attempt.folder.with_name(f"{attempt.folder.name}.over")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _fence_off(older: Attempt) -> None:
+    over = _over(older)
+    # It may have ended, or not begun: then it finds the newer lease before it does anything.
+    with suppress(FileNotFoundError):
         os.rename(older.folder, over)
-    except FileNotFoundError:
-        if not over.exists():
-            raise
     # What it was writing or removing. It is in no one's way, but a network file system may still let
     # a client that has the old folder's handle rename what is in it: then there is nothing to rename.
     for left in over.glob("*.*ing"):

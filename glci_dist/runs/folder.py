@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.data.index import write_whole
 from glci_dist.errors import UserError
+from glci_dist.runs import attempts
+from glci_dist.runs.attempts import Attempt
 
 _FREE = (
     "runs",
@@ -31,6 +34,10 @@ _NEVER = ("data.size", "model.", "optimizers.completion.kind", "optimizers.discr
 """Keys whose change no ``checkpoints.accept`` helps: what was saved would not fit."""
 
 
+_FIRST = ("attempts", "journal.jsonl")
+"""What a start makes before it writes the configuration; all that a kill in between leaves."""
+
+
 class RunFolder:
     """``runs/<name>``: ``config.yaml``, ``journal.jsonl``, ``checkpoints``, ``tensorboard``, ``pictures``."""
 
@@ -43,47 +50,68 @@ class RunFolder:
         self.pictures = path / "pictures"
         self.journal = path / "journal.jsonl"
 
-    def claim(self, config: Config, corpus: str) -> list[str]:
-        """Make the folder this configuration's and corpus'; raises ``UserError`` where it is another's.
+    def check(self, config: Config, corpus: str) -> list[str]:
+        """Raise ``UserError`` where the folder is another configuration's or corpus'; writes nothing.
 
         ``corpus`` is the digest of the shards: the same path may hold other photos one day. Returns the
-        changes since the run began that ``checkpoints.accept`` lets pass, each with both values.
+        changes since the run was last started that ``checkpoints.accept`` lets pass, each with both values.
         """
         changes: list[str] = []
         if self.config_file.exists():
-            changes = [
-                line
-                for line in compose.differences(compose.read(self.config_file), config)
-                if not line.startswith(_FREE)
-            ]
-        elif self.path.is_dir() and any(self.path.iterdir()):
+            changes = result_changes(compose.read(self.config_file), config)
+        elif self.path.is_dir() and any(path.name not in _FIRST for path in self.path.iterdir()):
             raise UserError(f"{self.path} exists and is no run's folder: choose another name=... or runs=...")
         if self.corpus_file.exists() and self.corpus_file.read_text() != corpus:
             changes.append(f"data.shards holds other shards than {self.path} was trained on")
-        self._refuse([line for line in changes if not _is_accepted(line, config.checkpoints.accept)])
+        refuse(self.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
+        return changes
+
+    def take(self, config: Config, corpus: str, *, ranks: int) -> tuple[Attempt, list[str]]:
+        """Begin the next attempt and make the folder this configuration's and corpus'; the accepted changes.
+
+        Raises what ``check`` does, ``UserError`` where nothing can be written, and ``Superseded``.
+        """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config_file, compose.to_yaml(config).encode())
-            write_whole(self.corpus_file, corpus.encode())
+            attempt = attempts.begin(self.path, ranks=ranks)
+            changes = self.check(config, corpus)
+            with attempt.fenced():
+                for path, content in ((self.config_file, compose.to_yaml(config)), (self.corpus_file, corpus)):
+                    aside = attempt.folder / path.name
+                    write_whole(aside, content.encode())
+                    os.rename(aside, path)
             for folder in (self.checkpoints, self.tensorboard, self.pictures):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}: choose another runs=...") from error
-        return changes
-
-    def _refuse(self, changes: Sequence[str]) -> None:
-        if not changes:
-            return
-        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
-        keys = [re.split("[: ]", line)[0] for line in changes]
-        way_out = "choose another name=..., or remove that folder"
-        if not any(key.startswith(_NEVER) for key in keys):
-            way_out += f"; to go on all the same: 'checkpoints.accept=[{','.join(keys)}]'"
-        raise UserError(
-            f"{self.path} belongs to another configuration (there / here): {'; '.join(changes[:3])}{more}: {way_out}"
-        )
+            raise UserError(
+                f"{self.path} cannot be written: {error.strerror}: make room, or choose another runs=..."
+            ) from error
+        return attempt, changes
 
 
-def _is_accepted(change: str, accepted: Sequence[str]) -> bool:
-    key = re.split("[: ]", change)[0]
+def result_changes(before: Config, now: Config) -> list[str]:
+    """The differences of two configurations that touch a run's result: ``key: before / now``."""
+    return [line for line in compose.differences(before, now) if not line.startswith(_FREE)]
+
+
+def is_accepted(change: str, accepted: Sequence[str]) -> bool:
+    """Whether a line of ``result_changes`` is let pass by ``checkpoints.accept``."""
+    key = _key(change)
     return not key.startswith(_NEVER) and any(key == each or key.startswith(f"{each}.") for each in accepted)
+
+
+def refuse(path: Path, changes: Sequence[str]) -> None:
+    """Raise ``UserError`` with changes that ``path`` forbids and the way out, if there are any."""
+    if not changes:
+        return
+    more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+    keys = [_key(line) for line in changes]
+    way_out = "choose another name=..., or remove that folder"
+    if not any(key.startswith(_NEVER) for key in keys):
+        way_out += f"; to go on all the same: 'checkpoints.accept=[{','.join(keys)}]'"
+    raise UserError(
+        f"{path} belongs to another configuration (there / here): {'; '.join(changes[:3])}{more}: {way_out}"
+    )
+
+
+def _key(change: str) -> str:
+    return re.split("[: ]", change)[0]

@@ -16,7 +16,7 @@ from glci_dist.runs.attempts import Attempt
 class Journal:
     """Appends events for one attempt; ``Superseded`` once a newer attempt owns the run. For many threads.
 
-    An event that a full disk refuses is kept and written, in its place, with the next one that fits.
+    An event that the disk refuses is kept and written, in its place, with the next one that fits.
     """
 
     def __init__(self, attempt: Attempt) -> None:
@@ -42,16 +42,19 @@ class Journal:
             self._write_waiting()
 
     def _write_waiting(self) -> None:
-        # Without O_CREAT: a path that is gone was taken away by a newer attempt.
-        file = os.open(self._attempt.journal, os.O_WRONLY | os.O_APPEND)
+        # The end of a line that did not fit stands alone, and is passed over by who reads.
+        lines = (b"\n" if self._is_torn else b"") + self._waiting
         try:
-            # The end of a line that did not fit stands alone, and is passed over by who reads.
-            lines = (b"\n" if self._is_torn else b"") + self._waiting
-            written = os.write(file, lines)
+            # Without O_CREAT: a path that is gone was taken away by a newer attempt.
+            file = os.open(self._attempt.journal, os.O_WRONLY | os.O_APPEND)
+            try:
+                written = os.write(file, lines)
+            finally:
+                os.close(file)
+        except FileNotFoundError:
+            raise
         except OSError:
             return
-        finally:
-            os.close(file)
         whole = lines[:written].rfind(b"\n") + 1
         self._is_torn = written > whole
         self._waiting = lines[whole:]

@@ -24,6 +24,9 @@ from glci_dist.runs.journal import read_journal
 KINDS = ("compute", "communication", "data", "checkpoint", "startup")
 """What an attempt's time goes into, up to its last step."""
 
+_REST = {"running": "compute", "died": "lost", "stopped": "checkpoint", "done": "checkpoint"}
+"""What an attempt did after the last step that it ended: the step in hand, or waiting for the last save."""
+
 _QUIET_S = 10.0
 """An attempt that gave no sign for so long is dead."""
 
@@ -187,6 +190,10 @@ def _one(
         for kind, value in sign.seconds.items()
     }
     state, reason = _end(events, ended, is_newest=is_newest)
+    seconds["lost"] = share * worked
+    # After the last step that ended, or before the first.
+    rest = max(0.0, ended - (sign.began or began) - sum(seconds.values()))
+    seconds[_REST[state] if sign.steps else "startup"] += rest
     return AttemptAccount(
         number=number,
         host=str(lease.get("host", "?")),
@@ -196,7 +203,7 @@ def _one(
         resumed_at=resumed_at,
         reached=reached,
         lost_steps=lost,
-        seconds={**seconds, "lost": share * worked},
+        seconds=seconds,
         state=state,
         reason=reason,
         seconds_a_step=worked / sign.steps if sign.steps else 0.0,

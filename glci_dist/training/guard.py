@@ -27,7 +27,6 @@ class Guard:
         """Why the run ends after this step, if it does."""
         self._job = job
         self._stop = stop
-        self._seen = self._replaced = 0
 
     def see(self, report: Report, batch: Batch | None) -> None:
         """Show a report to the observers and act on what the ranks said in it."""
@@ -36,18 +35,21 @@ class Guard:
             self._end(job.attempt.superseded())
             return
         job.observe(report)
-        self._seen += job.config.global_batch
-        self._replaced += report.replaced
+        health = job.health
+        health = job.health
+        health.samples += job.config.global_batch
+        health.replaced += report.replaced
         if report.replaced and batch is not None:
             for rank in job.world.to_main(batch.replaced):
                 for each in rank:
                     job.journal("replaced", step, shard=each.shard, key=each.key, slot=each.slot, reason=each.reason)
         tolerance = job.config.data.tolerance
-        if self._replaced > tolerance * max(self._seen, _FEWEST):
+        if health.replaced > tolerance * max(health.samples, _FEWEST):
             self._end(
                 UserError(
-                    f"{self._replaced} of {self._seen} samples did not decode, more than data.tolerance={tolerance}: "
-                    f"{job.folder.journal} names them; mend the shards or raise data.tolerance"
+                    f"{health.replaced} of {health.samples} samples did not decode, more than "
+                    f"data.tolerance={tolerance}: {job.folder.journal} names them; "
+                    "mend the shards or raise data.tolerance"
                 )
             )
         if report.stop:
@@ -78,9 +80,9 @@ class Guard:
         if answer == "stop" or job.health.skips >= engine.not_finite_limit:
             self._fail(step, f"{job.health.skips} step(s) in a row had a gradient that {_what(trouble)}")
         elif answer == "rollback" and self.ending is None:
-            if job.health.rollbacks < engine.rollbacks:
+            if job.may_go_back():
                 return True
-            self._fail(step, f"{job.health.rollbacks} rollbacks to the last checkpoint (engine.rollbacks) did not help")
+            self._fail(step, f"{engine.rollbacks} rollbacks to the last checkpoint (engine.rollbacks) did not help")
         return False
 
     def _fail(self, step: int, reason: str) -> None:

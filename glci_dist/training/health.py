@@ -41,8 +41,18 @@ class Health:
         """Steps in a row, up to now, in which an update was not applied."""
         self.passed_over: list[int] = []
         """Steps that are left out of the run, after rollbacks."""
-        self.rollbacks = 0
-        """Since a save was last begun."""
+        self.samples = self.replaced = 0
+        """Samples of the run so far, and those of them that did not decode."""
+        self._rollbacks, self._back_to = 0, -1
+
+    def may_go_back(self, to: int) -> bool:
+        """Whether the run may go back to the checkpoint of step ``to``, which the next rollback goes to."""
+        return to != self._back_to or self._rollbacks < self._config.rollbacks
+
+    def went_back(self, to: int) -> None:
+        """Count a rollback; what counts is how often in a row it was to the same checkpoint."""
+        self._rollbacks = self._rollbacks + 1 if to == self._back_to else 1
+        self._back_to = to
 
     def limits(self) -> Limits:
         """The gradient norms beyond which the next updates are not applied."""
@@ -80,6 +90,8 @@ class Health:
             "norms": {side: list(norms) for side, norms in self._norms.items()},
             "skips": self.skips,
             "passed_over": self.passed_over,
+            "samples": self.samples,
+            "replaced": self.replaced,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -87,7 +99,7 @@ class Health:
         for side, norms in state["norms"].items():
             self._norms[side].clear()
             self._norms[side].extend(norms)
-        self.skips = state["skips"]
+        self.skips, self.samples, self.replaced = state["skips"], state["samples"], state["replaced"]
         self.passed_over = sorted({*self.passed_over, *state["passed_over"]})
 
     def _limit(self, side: str) -> float:

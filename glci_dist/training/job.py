@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from glci_dist import compose
 from glci_dist.checkpoints import reading
-from glci_dist.checkpoints.manifest import Checkpoint, folder_name
+from glci_dist.checkpoints.manifest import Checkpoint, Damaged, Unreadable, folder_name
 from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import Saved, Saver
 from glci_dist.checkpoints.state import Part, State
@@ -21,7 +22,7 @@ from glci_dist.config import Config
 from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded
 from glci_dist.runs.attempts import Attempt
-from glci_dist.runs.folder import RunFolder
+from glci_dist.runs.folder import RunFolder, is_accepted, refuse, result_changes
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import Ledger
 from glci_dist.training.ema import MovingAverage
@@ -64,6 +65,8 @@ class Job:
         self._ledger = Ledger(self.attempt) if self.world.is_main else None
         retention = Retention(self.config.checkpoints.keep, self.config.checkpoints.keep_every)
         self._saver = Saver(self.folder.checkpoints, self.attempt, self.world, retention, on_saved=self._tell_saved)
+        if self.world.is_main and self.world.watch is not None:
+            self.world.watch.every_second(self._every_second)
 
     def batches(self, step: int) -> Iterable[Batch]:
         """This rank's batches from ``step`` on, without those of steps that are passed over."""
@@ -97,11 +100,22 @@ class Job:
         """Begin to save the state after ``moment``'s step where that is due; every rank calls it."""
         every, ahead, done = self.config.checkpoints.every, self.config.checkpoints.run_ahead, moment.step + 1
         if must or moment.ends_phase or (every and done % every == 0):
+            self._wait_for_save()
             self._saver.save(self.state(), step=done, phase=moment.phase, ends_phase=moment.ends_phase)
-            self.health.rollbacks = 0
         saving = self._saver.saving
         if saving is not None and ahead >= 0 and done - saving >= ahead:
-            self._saver.wait()
+            # Each rank by itself: that a newer attempt forbade the save, the heartbeat tells all.
+            collectives.begin("waiting for a save", patient=True)
+            self._saver.pause()
+
+    def may_go_back(self) -> bool:
+        """Whether a rollback may help; waits for the save under way, which may be what it would go back to."""
+        self._wait_for_save()
+        return self.health.may_go_back(self._saver.committed or 0)
+
+    def _wait_for_save(self) -> None:
+        collectives.begin("waiting for an earlier save", patient=True)
+        self._saver.wait()
 
     def state(self) -> State:
         """This rank's view of what a checkpoint holds."""
@@ -119,28 +133,42 @@ class Job:
             "health": self.health.state(),
             "samples": sum(used, self._before).to_json(),
             "zero_stage": self.config.engine.zero_stage,
+            "config": compose.to_yaml(self.config),
         }
         return State(whole, parts, facts)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take up a checkpoint's state, of any world and ZeRO stage."""
-        reading.load_networks(checkpoint, self.networks())
-        vectors, facts = reading.SavedVectors(checkpoint), checkpoint.manifest.facts
-        for side, engine in self._engines().items():
-            engine.load_optimizer(vectors, _prefix(side), facts["optimizers"][side], self.world)
+        """Take up a checkpoint's state, of any world and ZeRO stage.
+
+        Rank 0 has verified it; each other rank verifies what it reads, which its own host gave it.
+        """
+        facts, problem = checkpoint.manifest.facts, None
+        collectives.begin("reading the checkpoint", patient=True)
+        try:
+            reading.load_networks(checkpoint, self.networks(), verified=self.world.is_main)
+            vectors = reading.SavedVectors(checkpoint, verified=self.world.is_main)
+            for side, engine in self._engines().items():
+                engine.load_optimizer(vectors, _prefix(side), facts["optimizers"][side], self.world)
+        except (Damaged, Unreadable, OSError) as error:
+            problem = f"rank {self.world.rank} on {self.world.host}: {error}"
+        problems = [each for each in self.world.to_all(problem) if each]
+        if problems:
+            raise Fault(
+                f"{checkpoint.path} is whole as rank 0 reads it, but not to {len(problems)} other rank(s) "
+                f"({problems[0]}): look at what that host mounts; nothing is changed, the same command tries again"
+            )
         self.health.load(facts["health"])
         self._before, self._own = History.from_json(facts["samples"]), History()
         self._saver.committed = checkpoint.step
+        self._saver.verified.add(checkpoint.step)
 
     def go_back(self, step: int) -> int:
         """Load the last checkpoint and pass over ``step``, and as many before it as configured; the next step."""
-        rollbacks = self.health.rollbacks + 1
-        self._saver.wait()
         checkpoint = self.newest_checkpoint()
         if checkpoint is None:
             raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")
         self.load(checkpoint)
-        self.health.rollbacks = rollbacks
+        self.health.went_back(checkpoint.step)
         over = self.health.pass_over(step, since=checkpoint.step)
         self._saver.go_back(checkpoint.step)
         self.journal("rollback", step, to=checkpoint.step, passed_over=[over.start, over.stop])
@@ -151,11 +179,16 @@ class Job:
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, the same on every rank; damaged ones are named and set aside."""
-        collectives.begin("verifying checkpoints")
+        collectives.begin("verifying checkpoints", patient=True)
 
         def look() -> Checkpoint | None:
             damaged: list[tuple[Path, str]] = []
-            found = reading.newest(self.folder.checkpoints, damaged=lambda *each: damaged.append(each))
+            try:
+                found = reading.newest(self.folder.checkpoints, damaged=lambda *each: damaged.append(each))
+            except (Unreadable, OSError) as error:
+                raise Fault(
+                    f"{error}: the checkpoints stand as they were; mend that, and the same command goes on"
+                ) from error
             if damaged and found is None:
                 # Perhaps it is the disk that cannot be read just now: nothing is renamed, nothing begins anew.
                 path, problem = damaged[0]
@@ -164,9 +197,15 @@ class Job:
                     "they stand as they were; mend what keeps them from being read, or remove them to begin at step 0"
                 )
             for path, problem in damaged:
-                aside = reading.set_aside(path)
-                self.journal("damaged", self.first_step, checkpoint=path.name, problem=problem, set_aside=aside.name)
-                self.tell(f"{path} is damaged ({problem}): set aside as {aside.name}")
+                try:
+                    with self.attempt.fenced():
+                        aside = reading.set_aside(path, self.attempt)
+                except OSError as error:
+                    raise Fault(
+                        f"{path} is damaged ({problem}) and cannot be set aside: {error.strerror}: mend that, "
+                        "and the same command goes on from an older one"
+                    ) from error
+                self._tell_damaged(path, problem, aside)
             return found
 
         # One rank looks, lest a slow network file system shows the ranks different folders.
@@ -175,11 +214,11 @@ class Job:
     @property
     def is_superseded(self) -> bool:
         """Whether this rank knows that a newer attempt owns the run."""
-        return self._superseded
+        return self._superseded or self._saver.is_superseded
 
     def end(self, step: int, ending: Exception | None, stop: StopRequest) -> Exception | None:
         """Wait for the last save and write down that the run ends before ``step``; why it ends early, if it does."""
-        collectives.begin("waiting for the last checkpoint", step=step)
+        collectives.begin("waiting for the last checkpoint", step=step, patient=True)
         self._saver.wait()
         failed = self._saver.failed
         if failed is not None:
@@ -223,15 +262,26 @@ class Job:
         self._resumed = self.newest_checkpoint()
         self.laps.lap("verifying the checkpoint")
         if self._resumed is not None:
-            collectives.begin("reading the checkpoint")
+            self._check_configuration(self._resumed)
             self.load(self._resumed)
             self.first_step = self._resumed.step
             self.laps.lap("reading the checkpoint")
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether no step is left to run."""
-        return self.first_step >= self.schedule.steps
+    def _check_configuration(self, checkpoint: Checkpoint) -> None:
+        """Raise ``UserError`` where it was saved under another configuration than that of the run's folder."""
+        saved_under = compose.parse(str(checkpoint.manifest.facts["config"]), checkpoint.path)
+        changes = result_changes(saved_under, self.config)
+        accepted = self.config.checkpoints.accept
+        refuse(checkpoint.path, [line for line in changes if not is_accepted(line, accepted)])
+
+    def end_if_complete(self) -> bool:
+        """Whether no step is left to run; says so, and writes it down."""
+        if self.first_step < self.schedule.steps:
+            return False
+        self.tell(f"{self.folder.path} is complete: {self.schedule.steps} steps are done")
+        self.journal("resume", self.first_step, ranks=self.world.size)
+        self.journal("end", self.first_step)
+        return True
 
     def time_shares(self) -> dict[str, float]:
         """Where the run's wall time went so far (rank 0)."""
@@ -251,8 +301,6 @@ class Job:
             f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
             f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
         )
-        if self._ledger is not None and world.watch is not None:
-            world.watch.every_second(self._every_second)
         if resumed is None and "rollback" in (engine.not_finite, engine.spike):
             # What a rollback before the first checkpoint goes back to.
             self._saver.save(self.state(), step=0, phase=self.schedule.at(0).phase, ends_phase=False)
@@ -276,8 +324,15 @@ class Job:
             self._ledger.write()
         self._superseded = self._superseded or self.attempt.is_over()
 
+    def _tell_damaged(self, path: Path, problem: str, aside: Path) -> None:
+        where = str(aside.relative_to(self.folder.path))
+        self.journal("damaged", self.first_step, checkpoint=path.name, problem=problem, set_aside=where)
+        self.tell(f"{path} is damaged ({problem}): set aside as {where}")
+
     def _tell_saved(self, saved: Saved) -> None:
         """Write down what became of a save; called in the saving thread of rank 0."""
+        for damaged in saved.damaged:
+            self._tell_damaged(*damaged)
         if saved.error is not None:
             self.journal("checkpoint-failed", saved.step, reason=saved.error)
             self.tell(

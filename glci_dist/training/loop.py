@@ -31,10 +31,9 @@ def train(config: Config) -> None:
     with joined(config.engine) as world, stop_request(config.checkpoints.stop_within_s) as stop:
         laps.lap("joining the world")
         job = prepare(config, world, laps)
-        if job.is_complete:
-            job.tell(f"{job.folder.path} is complete: {job.schedule.steps} steps are done")
-            return
         try:
+            if job.end_if_complete():
+                return
             job.begin()
             ending = run(job, stop)
         except RuntimeError as error:

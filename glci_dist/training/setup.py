@@ -23,7 +23,6 @@ from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.models.build import build_completion, build_discriminators, check_models
 from glci_dist.models.completion import fill_colour
-from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import RunFolder
 from glci_dist.training.ema import MovingAverage
@@ -49,8 +48,9 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     folder = RunFolder(Path(config.runs) / config.name)
     laps = laps or Laps()
     collectives.begin("opening the data")
-    index, colour, changes = _open_data(config, world, folder)
+    index, colour = _open_data(config, world, folder)
     laps.lap("opening the data")
+    attempt, changes = _take(config, world, folder, index)
     collectives.begin("building the networks")
     contest = build_contest(config, world)
     fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
@@ -72,7 +72,7 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
         config=config,
         world=world,
         folder=folder,
-        attempt=_take_attempt(folder, world),
+        attempt=attempt,
         schedule=Schedule(config.phases),
         contest=contest,
         average=average,
@@ -83,7 +83,7 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     )
     laps.lap("building the networks")
     job.resume()
-    if world.is_main and not job.is_complete:
+    if world.is_main and job.first_step < job.schedule.steps:
         job.observers = _observers(job, index)
     return job
 
@@ -103,12 +103,11 @@ def build_contest(config: Config, world: World) -> Contest:
     )
 
 
-def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, list[float], list[str]]:
-    """The index, the mean colour and the accepted changes; what is wrong on one rank ends all with the same line."""
+def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, list[float]]:
+    """The index and the mean colour; what is wrong on one rank ends all with the same line."""
     problem: str | None = None
     index: Index | None = None
     colour: list[float] = []
-    changes: list[str] = []
     try:
         index = load_index(config.data.shards)
         check_shards(index)
@@ -116,26 +115,19 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
         if config.data.val:
             check_shards(load_index(config.data.val))
         if world.is_main:
+            folder.check(config, index.digest)
             colour = config.data.mean_colour or _mean_colour(index, config)
-            changes = folder.claim(config, index.digest)
     except UserError as error:
         problem = str(error)
     world.agree(problem)
     assert index is not None
-    colour, changes = world.from_main((colour, changes))
-    return index, colour, changes
+    return index, world.from_main(colour)
 
 
-def _take_attempt(folder: RunFolder, world: World) -> Attempt:
-    """The next attempt at the run, the same on every rank; it fences the earlier ones off."""
-
-    def begin() -> Attempt:
-        try:
-            return attempts.begin(folder.path, ranks=world.size)
-        except OSError as error:
-            raise UserError(f"{folder.path} cannot be written: {error.strerror}: make room, or mend it") from error
-
-    return world.once(begin)
+def _take(config: Config, world: World, folder: RunFolder, index: Index) -> tuple[Attempt, list[str]]:
+    """The next attempt at the run, which fences the earlier ones off, and the accepted changes; on every rank."""
+    collectives.begin("taking the lease")
+    return world.once(lambda: folder.take(config, index.digest, ranks=world.size))
 
 
 def _mean_colour(index: Index, config: Config) -> list[float]:

@@ -2,7 +2,8 @@
 
 ``CHAOS_AIM``: ``STAGE:N:DELAY``, the N-th time (from 1) that saving comes to a stage (copy, write,
 commit, delete), and seconds from there. ``CHAOS_SIGNAL``: KILL (default) or STOP. ``CHAOS_STEP``: a
-file in which the number of the step in hand always stands.
+file in which the number of the step in hand always stands. ``CHAOS_SLOW``: ``STAGE:SECONDS``, that this
+stage takes longer each time, as on a slow disk. All of it is of rank 0.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import time
 from typing import Any
 
 
-def install(aim: str, number_of_signal: signal.Signals, step_file: str) -> None:
+def install(aim: str, number_of_signal: signal.Signals, step_file: str, slow: str) -> None:
     stage, number, delay = aim.split(":") if aim else ("", "0", "0")
+    slow_stage, _, longer = slow.partition(":")
     left, wait = int(number), float(delay)
     steps = os.open(step_file, os.O_WRONLY | os.O_CREAT)
 
@@ -28,6 +30,8 @@ def install(aim: str, number_of_signal: signal.Signals, step_file: str) -> None:
         nonlocal left
         if event == "glci.step":
             os.pwrite(steps, f"{details[0]:<12}".encode(), 0)
+        if event == "glci.checkpoint" and details[0] == slow_stage:
+            time.sleep(float(longer))
         if event == "glci.checkpoint" and details[0] == stage:
             left -= 1
             if left == 0:
@@ -42,5 +46,5 @@ if __name__ == "__main__":
 
     if os.environ["RANK"] == "0":
         chosen = signal.Signals[f"SIG{os.environ.get('CHAOS_SIGNAL', 'KILL')}"]
-        install(os.environ.get("CHAOS_AIM", ""), chosen, os.environ["CHAOS_STEP"])
+        install(os.environ.get("CHAOS_AIM", ""), chosen, os.environ["CHAOS_STEP"], os.environ.get("CHAOS_SLOW", ""))
     entry()

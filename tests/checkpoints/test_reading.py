@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 import torch
 import xxhash
 
-from glci_dist.checkpoints.manifest import NAME, WHOLE, Damaged, File, check_files, read
-from glci_dist.checkpoints.reading import SavedVectors, check_contents, newest, set_aside
-from glci_dist.errors import UserError
+from glci_dist.checkpoints.manifest import NAME, WHOLE, Damaged, File, Unreadable, check_files, read
+from glci_dist.checkpoints.reading import SavedVectors, check_contents, examine, load_networks, newest, set_aside
+from glci_dist.errors import Superseded, UserError
+from glci_dist.runs import attempts
 from tests.checkpoints.saves import save_some
 from tests.worlds import run_world
 
@@ -89,10 +91,44 @@ def test_a_cut_emptied_or_missing_file_is_seen_and_named_and_the_older_one_taken
 
 
 def test_a_damaged_one_is_set_aside_under_a_name_of_its_own_each_time(root: Path) -> None:
-    assert set_aside(root / "step-00000002").name == "damaged-step-00000002"
+    attempt = attempts.begin(root.parent, ranks=1)
+    assert set_aside(root / "step-00000002", attempt) == attempt.folder / "damaged-step-00000002"
     shutil.copytree(root / "step-00000001", root / "step-00000002")
-    assert set_aside(root / "step-00000002").name == "damaged-step-00000002.1"
+    assert set_aside(root / "step-00000002", attempt).name == "damaged-step-00000002.1"
     assert found_and_told(root) == (1, [])
+
+
+def test_a_superseded_attempt_cannot_set_a_checkpoint_aside(root: Path) -> None:
+    older = attempts.begin(root.parent, ranks=1)
+    attempts.begin(root.parent, ranks=1)
+    with pytest.raises(Superseded), older.fenced():
+        set_aside(root / "step-00000002", older)
+    assert found_and_told(root) == (2, [])
+
+
+def look_without_files_to_open(root: Path) -> str:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        examine(root / "step-00000002")
+    except Unreadable as error:
+        return str(error)
+    return ""
+
+
+def test_what_cannot_be_read_for_another_reason_than_damage_is_not_taken_for_damaged(root: Path) -> None:
+    (said,) = run_world(1, look_without_files_to_open, root)
+    assert "step-00000002" in said
+    assert "cannot be read: Too many open files" in said
+
+
+def test_who_did_not_verify_a_checkpoint_verifies_what_it_reads_of_it(root: Path) -> None:
+    checkpoint = read(root / "step-00000002")
+    flip(checkpoint.path / PART, -1)
+    with pytest.raises(Damaged, match=f"{PART} does not have its checksum"):
+        SavedVectors(checkpoint, verified=False).read("completion.optimizer/exp_avg", 0, 10)
+    flip(checkpoint.path / WHOLE, -1)
+    with pytest.raises(Damaged, match=f"{WHOLE} does not have its checksum"):
+        load_networks(checkpoint, {}, verified=False)
 
 
 class RunsACommand:

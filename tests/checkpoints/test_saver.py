@@ -121,6 +121,55 @@ def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path: Path) -> None:
     assert [step for step, _ in folders(tmp_path / "checkpoints")] == [3, 2, 1]
 
 
+def save_on_a_disk_that_spoils_the_newest(run: Path) -> list[Saved]:
+    """Of four saves, keeping two, the last two are damaged before they are read back; their sizes stay."""
+    saved: list[Saved] = []
+
+    def spoil(event: str, details: tuple[Any, ...]) -> None:
+        if event == "glci.checkpoint" and details == ("verify", "step-00000004"):
+            for step in (3, 4):
+                path = run / "checkpoints" / f"step-{step:08d}" / WHOLE
+                path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    with saver(run, Retention(keep=2, keep_every=0), saved) as made:
+        for step in (1, 2, 3, 4):
+            made.save(state(step), step=step, phase="joint", ends_phase=False)
+            made.wait()
+            # As if step 3 had not been read back: that one read serves several saves is another test's.
+            made.verified.clear()
+            if step == 3:
+                sys.addaudithook(spoil)
+    return saved
+
+
+def test_before_anything_is_deleted_one_that_is_kept_is_read_back_whole(tmp_path: Path) -> None:
+    (saved,) = run_world(1, save_on_a_disk_that_spoils_the_newest, tmp_path)
+    assert [each.deleted for each in saved] == [(), (), ("step-00000001",), ()]
+    assert [path.name for path, _, _ in saved[3].damaged] == ["step-00000004", "step-00000003"]
+    for path, problem, aside in saved[3].damaged:
+        assert problem == f"{WHOLE} does not have its checksum"
+        assert aside == tmp_path / "attempts" / "0001" / f"damaged-{path.name}"
+    found = newest_in(tmp_path / "checkpoints")
+    assert found is not None
+    assert is_all_of_its_step(found)
+    assert [step for step, _ in folders(tmp_path / "checkpoints")] == [2]
+
+
+def count_reads(run: Path) -> list[str]:
+    reads: list[str] = []
+    sys.addaudithook(lambda event, details: reads.append(str(details[1])) if details[:1] == ("verify",) else None)
+    with saver(run, Retention(keep=3, keep_every=0)) as made:
+        for step in range(1, 11):
+            made.save(state(step), step=step, phase="joint", ends_phase=False)
+            made.wait()
+    return reads
+
+
+def test_one_reading_back_serves_as_long_as_that_checkpoint_is_among_the_newest(tmp_path: Path) -> None:
+    (reads,) = run_world(1, count_reads, tmp_path)
+    assert reads == ["step-00000004", "step-00000007", "step-00000010"]
+
+
 def outlive_its_lease(run: Path) -> tuple[str, list[int], list[int]]:
     saved: list[Saved] = []
     said = ""

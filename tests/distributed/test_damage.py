@@ -69,7 +69,8 @@ def test_the_run_goes_on_from_the_older_one_with_equal_results(
     (told,) = (event for event in read_journal(tmp_path / "run") if event["event"] == "damaged")
     assert told["checkpoint"] == f"step-{NEWEST:08d}"
     assert file in told["problem"]
-    assert (checkpoints / told["set_aside"]).is_dir()
+    assert told["set_aside"] == f"attempts/0002/damaged-step-{NEWEST:08d}"
+    assert (tmp_path / "run" / told["set_aside"]).is_dir()
     resumed = [event["step"] for event in read_journal(tmp_path / "run") if event["event"] == "resume"]
     assert resumed == [OLDER]
     saved = newest_in(checkpoints)

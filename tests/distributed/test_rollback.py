@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,17 @@ class Ending:
     """In the order in which they were run."""
 
 
-def train(overrides: list[str], factors: dict[int, float], over: list[int]) -> Ending:
-    """Train with the photos of rank 1 multiplied at some steps, and with some steps passed over from the start."""
+def train(overrides: list[str], factors: dict[int, float], over: list[int], unsaved: Iterable[int] = ()) -> Ending:
+    """Train with the photos of rank 1 multiplied at some steps, and with some steps passed over from the start.
+
+    The checkpoints of ``unsaved`` cannot be written.
+    """
     config = compose.load(overrides)
     steps: list[int] = []
     with joined(config.engine) as world, stop_request() as stop:
         job = prepare(config, world)
+        for step in unsaved:
+            (job.attempt.folder / f"step-{step:08d}.writing").touch()
         job.begin()
         job.health.passed_over = sorted({*job.health.passed_over, *over})
         real = job.contest.update
@@ -114,6 +120,24 @@ def test_a_run_that_rolls_back_in_vain_stops_with_one_line(faces_shards: str, tm
     ending = run_world(2, train, overrides, dict.fromkeys(range(1, 9), math.nan), [])[0]
     assert ending.why.startswith("Fault: step 3: 2 rollbacks to the last checkpoint (engine.rollbacks) did not help")
     assert len(events(tmp_path, "rollback")) == 2
+
+
+def test_saves_that_fail_do_not_make_a_run_roll_back_for_ever(faces_shards: str, tmp_path: Path) -> None:
+    extra = ("engine.not_finite=rollback", "engine.rollbacks=2", "checkpoints.every=1")
+    overrides = small(faces_shards, tmp_path, steps=(9, 0, 0), extra=extra)
+    troubled = dict.fromkeys(range(1, 9), math.nan)
+    ending = run_world(2, train, overrides, troubled, [], range(1, 10))[0]
+    assert "2 rollbacks to the last checkpoint (engine.rollbacks) did not help" in ending.why
+    assert [event["to"] for event in events(tmp_path, "rollback")] == [0, 0]
+    assert events(tmp_path, "checkpoint-failed")
+
+
+def test_a_checkpoint_in_between_makes_a_rollback_the_first_again(faces_shards: str, tmp_path: Path) -> None:
+    extra = ("engine.not_finite=rollback", "engine.rollbacks=1", "checkpoints.every=1")
+    overrides = small(faces_shards, tmp_path, steps=(6, 0, 0), extra=extra)
+    ending = run_world(2, train, overrides, {1: math.nan, 3: math.nan}, [])[0]
+    assert ending.why == ""
+    assert [event["to"] for event in events(tmp_path, "rollback")] == [1, 3]
 
 
 @pytest.mark.parametrize("stage", [0, 1])

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load
 
 from glci_dist.cli import main
+from glci_dist.runs.ledger import account
 from tests.commands import started
 from tests.small_run import newest_in, small
 from tests.worlds import run_world
@@ -78,7 +79,8 @@ def test_a_signal_to_one_rank_stops_both_and_the_same_command_ends_as_if_undistu
     (code, said), (other_code, _) = run_world(2, run_command, ["train", *overrides])
     assert (code, other_code) == (0, 0)
     assert f"is complete: {sum(STEPS)} steps are done" in said
-    assert journal(tmp_path / "stopped")[-1] == after[-1]
+    assert journal(tmp_path / "stopped")[-2:] == [("resume", sum(STEPS)), after[-1]]
+    assert account(tmp_path / "stopped" / "run").attempts[-1].state == "done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

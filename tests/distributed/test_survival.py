@@ -103,6 +103,35 @@ def test_a_rank_that_hangs_is_named_with_the_collective_by_the_one_that_waits(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("stage", ["write", "delete", "verify"])
+def test_a_disk_that_takes_longer_than_the_time_out_is_waited_for(
+    faces_shards: str, tmp_path: Path, stage: str
+) -> None:
+    extra = ("checkpoints.every=2", "checkpoints.keep=2", "engine.timeout_s=1", *SPEAKING)
+    overrides = small(faces_shards, tmp_path, steps=(7, 0, 0), extra=extra)
+    environment = {"CHAOS_SLOW": f"{stage}:7", "CHAOS_STEP": str(tmp_path / "step")}
+    with started(
+        overrides, size=2, log=tmp_path / "log", module="tests.chaos.rank", environment=environment
+    ) as command:
+        assert command.exit_codes() == [0, 0], command.said(0) + command.said(1)
+    assert _newest_step(tmp_path / "run") == 7
+
+
+def test_a_second_interrupt_ends_a_rank_that_waits_in_a_collective(faces_shards: str, tmp_path: Path) -> None:
+    overrides = small(faces_shards, tmp_path, steps=(4000, 0, 0), extra=SPEAKING)
+    with started(overrides, size=2, log=tmp_path / "log") as command:
+        command.wait_for("completion: step 1/")
+        command.ranks[1].send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        command.ranks[0].send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert command.ranks[0].poll() is None
+        command.ranks[0].send_signal(signal.SIGINT)
+        assert command.ranks[0].wait(10) == 130
+        assert "glci: stopped at once" in command.said()
+        assert "Traceback" not in command.said()
+
+
 def test_a_signal_to_rank_1_alone_ends_the_run_within_a_step_and_a_write(faces_shards: str, tmp_path: Path) -> None:
     step_file = tmp_path / "step"
     overrides = small(faces_shards, tmp_path, steps=(4000, 0, 0), extra=("checkpoints.every=0", *SPEAKING))

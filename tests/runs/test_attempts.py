@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,27 @@ def test_an_older_attempt_cannot_rename_anything_out_of_its_folder_or_into_it(tm
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     # What it was writing was cleared away.
     assert not list((tmp_path / "attempts").rglob("*.writing"))
+
+
+def test_an_attempt_that_stalls_before_it_has_its_folder_ends_and_its_number_is_never_another_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = attempts._take_number
+    newer: list[int] = []
+
+    def take(run: Path, facts: dict[str, Any]) -> attempts.Attempt:
+        taken = real(run, facts)
+        monkeypatch.setattr(attempts, "_take_number", real)
+        # It holds the lease of number 1 and nothing else; meanwhile two others begin.
+        newer.extend(attempts.begin(run, ranks=1).number for _ in range(2))
+        return taken
+
+    monkeypatch.setattr(attempts, "_take_number", take)
+    with pytest.raises(Superseded, match=r"attempt 1 of .* attempt 3 \(process"):
+        attempts.begin(tmp_path, ranks=1)
+    assert newer == [2, 3]
+    assert sorted(path.name for path in (tmp_path / "attempts").iterdir() if path.is_dir()) == ["0002.over", "0003"]
+    assert attempts.begin(tmp_path, ranks=1).number == 4
 
 
 def test_a_missing_file_that_is_not_the_fences_doing_stays_what_it_is(tmp_path: Path) -> None:
@@ -92,9 +114,8 @@ def test_attempts_that_begin_at_the_same_time_never_share_a_number_and_the_newes
     assert len(numbers) == len(set(numbers))
     assert len(numbers) >= 25
     newest = attempts.numbers(tmp_path)[-1]
-    assert [path.name for path in (tmp_path / "attempts").iterdir() if not path.name.endswith(".over")] == [
-        f"{newest:04d}"
-    ]
+    owners = [path for path in (tmp_path / "attempts").iterdir() if path.is_dir() and path.suffix != ".over"]
+    assert [path.name for path in owners] == [f"{newest:04d}"]
     Journal(attempts.Attempt(tmp_path, newest)).write("start", step=0)
     assert read_journal(tmp_path)[-1]["attempt"] == newest
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from glci_dist import compose
 from glci_dist.config import Config
-from glci_dist.errors import UserError
+from glci_dist.errors import Superseded, UserError
+from glci_dist.runs import attempts
 from glci_dist.runs.folder import RunFolder
 
 
@@ -22,7 +24,7 @@ def configuration(*overrides: str) -> Config:
 def folder(tmp_path: Path) -> RunFolder:
     """A folder that the plain configuration has claimed."""
     made = RunFolder(tmp_path / "runs" / "one")
-    made.claim(configuration(), "corpus")
+    made.take(configuration(), "corpus", ranks=1)
     return made
 
 
@@ -32,8 +34,35 @@ def test_a_claim_writes_the_resolved_configuration_and_makes_the_rooms(folder: R
         assert room.is_dir()
 
 
-def test_the_same_configuration_may_claim_again(folder: RunFolder) -> None:
-    folder.claim(configuration(), "corpus")
+def test_the_same_configuration_may_take_it_again_and_is_the_next_attempt(folder: RunFolder) -> None:
+    attempt, changes = folder.take(configuration(), "corpus", ranks=2)
+    assert (attempt.number, changes) == (2, [])
+
+
+def test_what_a_kill_right_after_the_lease_leaves_is_the_run_s_folder(tmp_path: Path) -> None:
+    attempts.begin(tmp_path, ranks=1)
+    folder = RunFolder(tmp_path)
+    assert not folder.config_file.exists()
+    attempt, _ = folder.take(configuration(), "corpus", ranks=1)
+    assert attempt.number == 2
+    assert compose.read(folder.config_file) == configuration()
+
+
+def test_an_attempt_that_was_superseded_does_not_write_its_configuration(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = folder.check
+
+    def check(*args: Any) -> list[str]:
+        # Another one begins while this one is between its lease and the configuration.
+        monkeypatch.setattr(folder, "check", real)
+        folder.take(configuration("monitor.scalars_every=2"), "corpus", ranks=1)
+        return real(*args)
+
+    monkeypatch.setattr(folder, "check", check)
+    with pytest.raises(Superseded):
+        folder.take(configuration("monitor.scalars_every=7"), "corpus", ranks=1)
+    assert compose.read(folder.config_file).monitor.scalars_every == 2
 
 
 @pytest.mark.parametrize(
@@ -51,7 +80,7 @@ def test_another_configuration_is_refused_in_one_line_that_names_the_keys(
 ) -> None:
     before = folder.config_file.read_bytes()
     with pytest.raises(UserError) as refusal:
-        folder.claim(configuration(override), "corpus")
+        folder.check(configuration(override), "corpus")
 
     message = str(refusal.value)
     assert named in message
@@ -64,7 +93,7 @@ def test_another_configuration_is_refused_in_one_line_that_names_the_keys(
 def test_of_many_differing_keys_three_are_named_and_the_rest_counted(folder: RunFolder) -> None:
     overrides = ("seed=7", "global_batch=64", "data.flip=false", "engine.ema=0.9", "engine.gradient_clip=1")
     with pytest.raises(UserError, match=r"seed: 0 / 7; global_batch: 32 / 64; .*\(and 2 more\)"):
-        folder.claim(configuration(*overrides), "corpus")
+        folder.check(configuration(*overrides), "corpus")
 
 
 def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None:
@@ -80,7 +109,7 @@ def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None
         "engine.zero_stage=1",
         "checkpoints.every=7",
     )
-    folder.claim(free, "corpus")
+    folder.take(free, "corpus", ranks=1)
 
     assert compose.read(folder.config_file) == free != configuration()
 
@@ -88,7 +117,7 @@ def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="is no run's folder"):
-        RunFolder(tmp_path).claim(configuration(), "corpus")
+        RunFolder(tmp_path).check(configuration(), "corpus")
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -96,20 +125,20 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder(tmp_path / "file" / "run").claim(configuration(), "corpus")
+        RunFolder(tmp_path / "file" / "run").take(configuration(), "corpus", ranks=1)
 
 
 def test_a_change_that_the_user_accepts_passes_and_is_told(folder: RunFolder) -> None:
     changed = configuration("global_batch=64", "phases.joint.alpha=1e-3", "checkpoints.accept=[global_batch,phases]")
-    assert folder.claim(changed, "corpus") == ["global_batch: 32 / 64", "phases.joint.alpha: 0.0004 / 0.001"]
+    assert folder.take(changed, "corpus", ranks=1)[1] == ["global_batch: 32 / 64", "phases.joint.alpha: 0.0004 / 0.001"]
     assert compose.read(folder.config_file) == changed
 
 
 def test_other_shards_pass_where_the_user_accepts_them(folder: RunFolder) -> None:
     with pytest.raises(UserError, match=r"to go on all the same: 'checkpoints\.accept=\[data\.shards\]'"):
-        folder.claim(configuration(), "another corpus")
+        folder.check(configuration(), "another corpus")
     accepting = configuration("checkpoints.accept=[data.shards]")
-    assert len(folder.claim(accepting, "another corpus")) == 1
+    assert len(folder.check(accepting, "another corpus")) == 1
 
 
 @pytest.mark.parametrize(
@@ -118,5 +147,5 @@ def test_other_shards_pass_where_the_user_accepts_them(folder: RunFolder) -> Non
 def test_what_the_saved_tensors_hang_on_is_never_accepted(folder: RunFolder, override: str) -> None:
     key = override.split("=")[0]
     with pytest.raises(UserError, match=key) as refusal:
-        folder.claim(configuration(override, f"checkpoints.accept=[{key}]"), "corpus")
+        folder.check(configuration(override, f"checkpoints.accept=[{key}]"), "corpus")
     assert "to go on all the same" not in str(refusal.value)

@@ -83,6 +83,29 @@ def test_every_second_is_accounted_for_once(run: Path) -> None:
     assert account(run).shares()["compute"] == pytest.approx(200 / 340)
 
 
+@pytest.mark.parametrize(
+    ("events", "steps", "kind"),
+    [
+        ([("start", 0)], 0, "startup"),
+        ([("start", 0)], 5, "lost"),
+        ([("start", 0), ("stopped", 5)], 5, "checkpoint"),
+        ([("start", 0), ("end", 5)], 5, "checkpoint"),
+    ],
+)
+def test_what_an_attempt_did_after_its_last_step_is_accounted_for(
+    tmp_path: Path, events: list[tuple[str, int]], steps: int, kind: str
+) -> None:
+    attempt = attempts.begin(tmp_path, ranks=1)
+    for event, step in events:
+        Journal(attempt).write(event, step=step)
+    now = time.time()
+    sign(attempt, began=now - 100, time=now, step=steps, steps=steps, compute=60.0 if steps else 0.0)
+    attempts.begin(tmp_path, ranks=1)
+    found = account(tmp_path).attempts[0]
+    assert found.seconds[kind] == pytest.approx(40 if steps else 100, abs=1)
+    assert sum(found.seconds.values()) == pytest.approx(100, abs=1)
+
+
 def test_the_status_says_it_in_words(run: Path) -> None:
     told = lines(account(run), steps=30, global_batch=8)
     assert "done: step 30 of 30" in told
@@ -131,7 +154,8 @@ def test_the_ledger_of_a_running_attempt_says_what_the_account_will_find(tmp_pat
     assert 0 < found.seconds["startup"] <= time.time() - process_start()
     shares = ledger.shares()
     assert sum(shares.values()) == pytest.approx(1)
-    assert shares == pytest.approx(account(tmp_path).shares(), abs=1e-6)
+    # The account has the time since the last step too.
+    assert shares == pytest.approx(account(tmp_path).shares(), abs=1e-3)
 
 
 def test_the_start_of_a_process_lies_in_the_past_and_does_not_move() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
+import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import folders
-from glci_dist.errors import Fault
+from glci_dist.errors import Ending
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.loop import train
 from tests.small_run import newest_in, small
@@ -83,8 +87,8 @@ def test_the_run_goes_on_from_the_older_one_with_equal_results(
 def refusal(overrides: list[str]) -> str:
     try:
         train(compose.load(overrides))
-    except Fault as fault:
-        return str(fault)
+    except Ending as ending:
+        return str(ending)
     return ""
 
 
@@ -102,3 +106,49 @@ def test_a_run_none_of_whose_checkpoints_is_whole_ends_and_neither_renames_one_n
     assert "step-00000012: networks.safetensors does not have its checksum" in said[0]
     assert sorted(path.name for path in checkpoints.iterdir()) == before
     assert [event["event"] for event in read_journal(tmp_path / "run")].count("start") == 1
+
+
+def train_with_a_mount_of_its_own(overrides: list[str], damaged: Path, instead_of: Path) -> str:
+    """Rank 1 finds other bytes where rank 0 finds those that were written, as on a host with a sick disk or cache."""
+    if os.environ["RANK"] == "1":
+        # For this thread and its children alone.
+        assert ctypes.CDLL(None, use_errno=True).unshare(0x00020000) == 0, os.strerror(ctypes.get_errno())
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "--bind", damaged, instead_of], check=True)
+    return refusal(overrides)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+@pytest.mark.parametrize("file", ["networks.safetensors", "vectors-00002-of-00002.safetensors"])
+def test_a_rank_that_reads_other_bytes_than_were_written_ends_the_run_and_names_its_host(
+    finished: Path, faces_shards: str, tmp_path: Path, file: str
+) -> None:
+    checkpoints = Path(shutil.copytree(finished / "run", tmp_path / "run")) / "checkpoints"
+    shutil.rmtree(checkpoints / f"step-{sum(STEPS):08d}")
+    original = checkpoints / f"step-{NEWEST:08d}" / file
+    damaged = Path(shutil.copy(original, tmp_path / "damaged"))
+    flip(damaged)
+    before = sorted(path.name for path in checkpoints.iterdir())
+    said = run_world(2, train_with_a_mount_of_its_own, small(faces_shards, tmp_path, steps=STEPS), damaged, original)
+
+    assert said[0] == said[1]
+    assert f"rank 1 on {socket.gethostname()}: {file} does not have its checksum" in said[0]
+    assert sorted(path.name for path in checkpoints.iterdir()) == before
+    run_world(2, train_to_the_end, small(faces_shards, tmp_path, steps=STEPS))
+    resumed = [event["step"] for event in read_journal(tmp_path / "run") if event["event"] == "resume"]
+    assert resumed == [NEWEST]
+
+
+def test_a_checkpoint_of_another_configuration_than_the_run_s_is_refused(
+    finished: Path, faces_shards: str, tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    # As if the folder's file were of another run, or had been edited.
+    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
+    said = run_world(2, refusal, small(faces_shards, tmp_path, steps=STEPS, extra=("seed=5",)))
+    assert said[0] == said[1]
+    assert f"step-{sum(STEPS):08d} belongs to another configuration (there / here): seed: 0 / 5" in said[0]
+    run_world(
+        2, train_to_the_end, small(faces_shards, tmp_path, steps=STEPS, extra=("seed=5", "checkpoints.accept=[seed]"))
+    )

@@ -185,8 +185,10 @@ def start(node: str) -> None:
     """Start a node's slurmd, if it does not run."""
     _daemon(
         node,
-        ["nsenter", f"--net=/run/netns/{node}", "unshare", "--uts", "sh", "-c"]
-        + [f"hostname {node}; exec slurmd -D -N {node} -f {CONF}"],
+        [
+            *("nsenter", f"--net=/run/netns/{node}", "unshare", "--uts"),
+            *("sh", "-c", f"hostname {node}; exec slurmd -D -N {node} -f {CONF}"),
+        ],
     )
 
 
@@ -303,9 +305,11 @@ def _start_munge() -> None:
             shutil.chown(path, "munge", "munge")
     _daemon(
         "munged",
-        ["setpriv", "--reuid", "munge", "--regid", "munge", "--clear-groups", "munged", "-F"]
-        + [f"--socket={_MUNGE}", f"--key-file={key}", f"--seed-file={folder}/seed", f"--pid-file={folder}/pid"]
-        + [f"--log-file={folder}/log"],
+        [
+            *("setpriv", "--reuid", "munge", "--regid", "munge", "--clear-groups", "munged", "-F"),
+            *(f"--socket={_MUNGE}", f"--key-file={key}", f"--seed-file={folder}/seed", f"--pid-file={folder}/pid"),
+            f"--log-file={folder}/log",
+        ],
     )
     _wait("munge", ["munged"], lambda: _succeeds("munge", "-S", str(_MUNGE), "-n"))
 
@@ -323,11 +327,15 @@ def _start_mariadb() -> None:
     log = STATE / "log" / "mariadb.log"
     _daemon(
         "mariadb",
-        ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={_MARIADB}", "--skip-networking", "--user=mysql"]
-        + [f"--pid-file={data}/pid", "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"],
+        [
+            *("mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={_MARIADB}", "--skip-networking"),
+            *("--user=mysql", f"--pid-file={data}/pid", "--innodb-buffer-pool-size=64M"),
+            "--innodb-lock-wait-timeout=900",
+        ],
         log=log,
     )
-    _wait("the data base", ["mariadb"], lambda: _succeeds("mariadb", "--no-defaults", f"--socket={_MARIADB}", "-e", "select 1"))
+    asked = ("mariadb", "--no-defaults", f"--socket={_MARIADB}", "-e", "select 1")
+    _wait("the data base", ["mariadb"], lambda: _succeeds(*asked))
 
 
 def _daemon(

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 from glci_dist.cli import main
+from glci_dist.cluster.environment import tell_cause
 
 
 def entry() -> None:
     """Run one command and end the process with its exit code."""
-    code = main()
+    try:
+        code = main()
+    except Exception:
+        tell_cause(traceback.format_exc())
+        raise
     sys.stdout.flush()
     sys.stderr.flush()
     if "deepspeed" in sys.modules:

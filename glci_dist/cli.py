@@ -13,10 +13,11 @@ from pathlib import Path
 
 from glci_dist import __version__, compose
 from glci_dist.checkpoints import commands as checkpoint_commands
-from glci_dist.cluster.environment import environment_rank
+from glci_dist.cluster.environment import environment_rank, tell_cause
 from glci_dist.data import commands as data_commands
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError
-from glci_dist.runs import commands as run_commands
+from glci_dist.slurm import commands as slurm_commands
+from glci_dist.slurm import status
 
 _TRAIN = """\
 Train a completion network: from the last checkpoint of the run, or from the start.
@@ -73,7 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
     evaluate.set_defaults(run=_evaluate)
     checkpoint_commands.add_parser(subparsers)
-    run_commands.add_parser(subparsers)
+    status.add_parser(subparsers)
+    slurm_commands.add_parsers(subparsers, _groups()["clusters"])
     return parser
 
 
@@ -128,12 +130,13 @@ def _groups() -> dict[str, str]:
     folder = compose.config_folder()
     return {
         f"{group}s": "|".join(sorted(path.stem for path in (folder / group).glob("*.yaml")))
-        for group in ("recipe", "experiment")
+        for group in ("recipe", "experiment", "cluster")
     }
 
 
 def _say(line: str, code: int, *, every_rank: bool = False) -> int:
     """Print on rank 0, or on the rank that alone knows; every rank returns the code."""
+    tell_cause(line)
     if every_rank or environment_rank() == 0:
         sys.stdout.flush()
         print(line, file=sys.stderr, flush=True)

@@ -36,6 +36,7 @@ _CHOICES = {
     "engine.precision": ("bf16", "fp16", "fp32"),
     "engine.not_finite": ("skip", "stop", "rollback"),
     "engine.spike": ("skip", "stop", "rollback"),
+    "cluster.executor": ("slurm", "local", "debug"),
 }
 
 _AT_LEAST = {
@@ -68,6 +69,18 @@ _AT_LEAST = {
     "monitor.scalars_every": 1,
     "monitor.pictures_every": 0,
     "monitor.pictures": 1,
+    "cluster.nodes": 1,
+    "cluster.min_nodes": 0,
+    "cluster.workers": 1,
+    "cluster.gpus": 0,
+    "cluster.cpus": 0,
+    "cluster.memory_gb": 0,
+    "cluster.time_min": 1,
+    "cluster.signal_lead_s": 0,
+    "cluster.requeues": 0,
+    "cluster.restarts": 0,
+    "cluster.same_step": 1,
+    "cluster.reserved_port": 1024,
 }
 
 _ABOVE_ZERO = (
@@ -77,7 +90,11 @@ _ABOVE_ZERO = (
     "optimizers.completion.eps",
     "optimizers.discriminator.eps",
     "engine.timeout_s",
+    "cluster.restart_window_s",
 )
+
+_OPEN = ("cluster.environment.", "cluster.sbatch.")
+"""Groups whose keys are the user's."""
 
 _BELOW_ONE = ("optimizers.completion.rho", "optimizers.discriminator.rho", "engine.ema")
 
@@ -250,7 +267,7 @@ def _check_keys(composed: list[str]) -> None:
     schema = list(_flat(OmegaConf.structured(Config())))
     for key in composed:
         in_phase = key.startswith("phases.") and key.split(".")[-1] in PhaseConfig.__dataclass_fields__
-        if not in_phase and key not in schema:
+        if not in_phase and key not in schema and not key.startswith(_OPEN):
             raise UserError(unknown_key(key))
     for key in schema:
         if key not in composed and key != "phases":

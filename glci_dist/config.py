@@ -243,6 +243,53 @@ class MonitorConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """Where `glci submit` puts the run, and what it does when the cluster takes something away (docs/slurm.md)."""
+
+    executor: str = "slurm"
+    """``slurm``; ``local`` (processes of this machine) or ``debug`` (this process), to try a submission."""
+    partition: str = ""
+    """Partition of the job, or several with commas; empty: the cluster's default."""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    """Features that its nodes must have."""
+    exclude: str = ""
+    """Nodes that it must not have."""
+    nodes: int = 1
+    """Nodes of the job."""
+    min_nodes: int = 0
+    """Nodes that it goes on with where there are no more, the global batch unchanged; 0: all of ``nodes``."""
+    workers: int = 1
+    """Ranks on each node: its GPUs, as a rule."""
+    gpus: int = 0
+    """GPUs of each node."""
+    cpus: int = 0
+    """Processors of each node; 0: what the cluster gives."""
+    memory_gb: float = 0.0
+    """Memory of each node; 0: what the cluster gives."""
+    time_min: int = 60
+    """Time limit of each attempt, minutes; the job is queued again when it is over."""
+    signal_lead_s: int = 120
+    """The scheduler's warning before the time limit, seconds: a step and a save must fit in."""
+    requeues: int = 1000
+    """Times that the job may be queued again."""
+    restarts: int = 5
+    """Crashes within ``restart_window_s`` after which a job ends; fewer restart its workers where they are."""
+    restart_window_s: float = 3600.0
+    same_step: int = 3
+    """Crashes in a row in the same step after which a job ends: it would crash there for ever."""
+    reserved_port: int = 29400
+    """First of 1,000 ports, one of which the nodes meet at (chosen by the job's number)."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the job's command, such as ``module load cuda``."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of the workers, such as ``NCCL_SOCKET_IFNAME``."""
+    sbatch: dict[str, str] = field(default_factory=dict)
+    """Further options of sbatch, such as ``{mail-type: END}``."""
+
+
+@dataclass
 class Config:
     """A run's whole configuration."""
 
@@ -264,3 +311,4 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

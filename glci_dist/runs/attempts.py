@@ -24,7 +24,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +82,14 @@ class Attempt:
             raise
 
 
-def begin(run: Path, *, ranks: int) -> Attempt:
+def begin(run: Path, *, ranks: int, facts: Mapping[str, Any] | None = None) -> Attempt:
     """Take the next lease of ``run`` and fence the older attempts off; one rank calls it.
 
-    Raises ``Superseded`` if a still newer attempt began meanwhile, ``OSError`` if nothing can be written.
+    ``facts`` go into the lease too. Raises ``Superseded`` if a still newer attempt began meanwhile, ``OSError`` if
+    nothing can be written.
     """
     (run / "attempts").mkdir(parents=True, exist_ok=True)
-    attempt = _take_number(run, {"host": socket.gethostname(), "pid": os.getpid(), "ranks": ranks})
+    attempt = _take_number(run, {"host": socket.gethostname(), "pid": os.getpid(), "ranks": ranks, **(facts or {})})
     # Whoever has a newer lease fences off what folders it finds; so the folder comes first, then the look.
     attempt.folder.mkdir()
     if numbers(run)[-1] > attempt.number:

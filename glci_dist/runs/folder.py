@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from glci_dist import compose
 from glci_dist.config import Config
@@ -27,6 +28,7 @@ _FREE = (
     "engine.not_finite",
     "engine.zero_stage",
     "checkpoints.",
+    "cluster.",
 )
 """Keys that may change when a run is resumed: they do not touch its result."""
 
@@ -34,8 +36,8 @@ _NEVER = ("data.size", "model.", "optimizers.completion.kind", "optimizers.discr
 """Keys whose change no ``checkpoints.accept`` helps: what was saved would not fit."""
 
 
-_FIRST = ("attempts", "journal.jsonl")
-"""What a start makes before it writes the configuration; all that a kill in between leaves."""
+_FIRST = ("attempts", "journal.jsonl", "code", "jobs")
+"""What submitting and starting make before the configuration is written; all that a kill in between leaves."""
 
 
 class RunFolder:
@@ -66,13 +68,16 @@ class RunFolder:
         refuse(self.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
         return changes
 
-    def take(self, config: Config, corpus: str, *, ranks: int) -> tuple[Attempt, list[str]]:
+    def take(
+        self, config: Config, corpus: str, *, ranks: int, facts: Mapping[str, Any] | None = None
+    ) -> tuple[Attempt, list[str]]:
         """Begin the next attempt and make the folder this configuration's and corpus'; the accepted changes.
 
-        Raises what ``check`` does, ``UserError`` where nothing can be written, and ``Superseded``.
+        ``facts`` go into its lease. Raises what ``check`` does, ``UserError`` where nothing can be written, and
+        ``Superseded``.
         """
         try:
-            attempt = attempts.begin(self.path, ranks=ranks)
+            attempt = attempts.begin(self.path, ranks=ranks, facts=facts)
             changes = self.check(config, corpus)
             with attempt.fenced():
                 for path, content in ((self.config_file, compose.to_yaml(config)), (self.corpus_file, corpus)):

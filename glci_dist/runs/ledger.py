@@ -27,6 +27,9 @@ KINDS = ("compute", "communication", "data", "checkpoint", "startup")
 _REST = {"running": "compute", "died": "lost", "stopped": "checkpoint", "done": "checkpoint"}
 """What an attempt did after the last step that it ended: the step in hand, or waiting for the last save."""
 
+SILENT = "it said nothing more: killed, or its host was lost"
+"""All that a run's own folder tells of an attempt that died."""
+
 _QUIET_S = 10.0
 """An attempt that gave no sign for so long is dead."""
 
@@ -111,7 +114,11 @@ class AttemptAccount:
     """One attempt at a run, as far as it is known."""
 
     number: int
-    host: str
+    hosts: tuple[str, ...]
+    job: str
+    """Number of the scheduler's job; empty outside of one."""
+    restart: int
+    """How often that job had been queued again."""
     ranks: int
     began: float
     ended: float
@@ -196,7 +203,9 @@ def _one(
     seconds[_REST[state] if sign.steps else "startup"] += rest
     return AttemptAccount(
         number=number,
-        host=str(lease.get("host", "?")),
+        hosts=tuple(lease.get("hosts", [lease.get("host", "?")])),
+        job=str(lease.get("job", "")),
+        restart=int(lease.get("restart", 0)),
         ranks=int(lease.get("ranks", 0)),
         began=sign.began or began,
         ended=ended,
@@ -222,7 +231,7 @@ def _end(events: Sequence[dict[str, Any]], ended: float, *, is_newest: bool) -> 
             return "stopped", str(event.get("reason", ""))
     if is_newest and time.time() - ended < _QUIET_S:
         return "running", ""
-    return "died", "it said nothing more: killed, or its host was lost"
+    return "died", SILENT
 
 
 def _shares(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import torch
 
 from glci_dist import compose
 from glci_dist.cluster import collectives
+from glci_dist.cluster.environment import job
 from glci_dist.cluster.world import World
 from glci_dist.config import Config, OptimizerConfig
 from glci_dist.data.batch import Batch
@@ -68,7 +69,7 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
             steps=steps,
         )
 
-    job = Job(
+    ready = Job(
         config=config,
         world=world,
         folder=folder,
@@ -82,10 +83,10 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
         laps=laps,
     )
     laps.lap("building the networks")
-    job.resume()
-    if world.is_main and job.first_step < job.schedule.steps:
-        job.observers = _observers(job, index)
-    return job
+    ready.resume()
+    if world.is_main and ready.first_step < ready.schedule.steps:
+        ready.observers = _observers(ready, index)
+    return ready
 
 
 def build_contest(config: Config, world: World) -> Contest:
@@ -127,7 +128,8 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
 def _take(config: Config, world: World, folder: RunFolder, index: Index) -> tuple[Attempt, list[str]]:
     """The next attempt at the run, which fences the earlier ones off, and the accepted changes; on every rank."""
     collectives.begin("taking the lease")
-    return world.once(lambda: folder.take(config, index.digest, ranks=world.size))
+    facts = {"hosts": list(dict.fromkeys(world.to_all(world.host))), **job()}
+    return world.once(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
 
 
 def _mean_colour(index: Index, config: Config) -> list[float]:

@@ -11,9 +11,10 @@ import pytest
 
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
-from glci_dist.runs.commands import lines
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import Ledger, Sign, account, process_start
+from glci_dist.slurm.outlook import look
+from glci_dist.slurm.status import lines
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def test_what_an_attempt_did_after_its_last_step_is_accounted_for(
 
 
 def test_the_status_says_it_in_words(run: Path) -> None:
-    told = lines(account(run), steps=30, global_batch=8)
+    told = lines(look(run), steps=30, global_batch=8)
     assert "done: step 30 of 30" in told
     assert "compute 58.8%" in told[-1]
     assert "lost 4.4%" in told[-1]
@@ -125,7 +126,7 @@ def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
     assert found.lost_steps == 5
     assert found.seconds["lost"] == pytest.approx(20)
     assert found.state == "running"
-    told = lines(account(tmp_path), steps=30, global_batch=8)
+    told = lines(look(tmp_path), steps=30, global_batch=8)
     assert any("running: step 20 of 30, 2 img/s, 1 min left" in line for line in told)
 
 

@@ -1,0 +1,115 @@
+"""`glci submit`, `glci explain`, `glci cancel`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_SUBMIT = """\
+Put a run on a cluster, once: the job queues itself again at its time limit and after a preemption, goes on from
+the last checkpoint after a crash or a lost node, and ends when the run is done.
+
+examples:
+  glci explain experiment=faces160 cluster=box data.shards=shards/train name=first
+  glci submit experiment=faces160 cluster=box data.shards=shards/train name=first
+  glci submit experiment=faces160 cluster=box data.shards=shards/train name=sweep phases.joint.alpha=4e-4,1e-3
+  glci submit experiment=demo cluster=local --wait
+
+Overrides are those of `glci train`. Values with a comma between them are a sweep: a job array with one run each.
+cluster={clusters} chooses a file of configs/cluster; each key is explained in glci_dist/config.py, and
+docs/slurm.md leads from a first submission to a post-mortem.
+"""
+
+_EXPLAIN = """\
+Say what `glci submit` with the same words would do, without queueing anything: the batch script, how the global
+batch is shared, the data that a node reads, memory, checkpoints, time; and every reason why it would be refused,
+the scheduler's own among them (then the exit code is 2).
+
+example:
+  glci explain experiment=faces160 cluster=box data.shards=shards/train name=first --images-per-second 900
+"""
+
+_CANCEL = """\
+Cancel the run's job, whether it waits or runs. What was saved stays: submit again, and it goes on.
+
+example:
+  glci cancel runs/first
+"""
+
+
+def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], clusters: str) -> None:
+    """Add `submit`, `explain` and `cancel`; each sets ``run``, a function of the arguments."""
+    submit = _add(subparsers, "submit", "put a run on a cluster", _SUBMIT.replace("{clusters}", clusters))
+    submit.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
+    submit.add_argument("--wait", action="store_true", help="follow the job's output until it ends")
+    submit.set_defaults(run=_submit)
+    explain = _add(subparsers, "explain", "say what submitting a run would do and need", _EXPLAIN)
+    explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
+    explain.add_argument(
+        "--images-per-second", type=float, default=None, metavar="N", help="speed to reckon with (that measured)"
+    )
+    explain.set_defaults(run=_explain)
+    cancel = _add(subparsers, "cancel", "cancel a run's job", _CANCEL)
+    cancel.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
+    cancel.set_defaults(run=_cancel)
+
+
+def _submit(parsed: argparse.Namespace) -> int:
+    from glci_dist.slurm import submit
+    from glci_dist.slurm.follow import follow
+
+    wanted = submit.requests(parsed.overrides)
+    made = submit.submit(wanted)
+    for request, job in zip(wanted, made, strict=True):
+        run = _shown(request.run)
+        print(f"job {job.job} ({job.executor}): {run}")
+        print(f"  how it goes:   glci status {run}")
+        print(f"  its output:    {_shown(Path(job.out))}")
+        print(f"  the curves:    tensorboard --logdir {run}/tensorboard")
+    if not parsed.wait:
+        return 0
+    return max(follow(request.run, job) for request, job in zip(wanted, made, strict=True))
+
+
+def _explain(parsed: argparse.Namespace) -> int:
+    from glci_dist.slurm.explain import explain
+    from glci_dist.slurm.submit import requests
+
+    for number, request in enumerate(requests(parsed.overrides)):
+        if number:
+            print()
+        explain(request, images_per_second=parsed.images_per_second)
+    return 0
+
+
+def _cancel(parsed: argparse.Namespace) -> int:
+    from glci_dist.errors import UserError
+    from glci_dist.slurm import scheduler
+    from glci_dist.slurm.submit import submitted
+
+    jobs = submitted(parsed.folder)
+    if not jobs:
+        raise UserError(f"{parsed.folder} was never submitted: name a run's folder, such as runs/first")
+    last = jobs[-1]
+    if last.executor != "slurm":
+        raise UserError(f"job {last.job} of {parsed.folder} is no job of SLURM: end its processes by a signal")
+    there = scheduler.queued(last.job)
+    if there is None or there.state not in scheduler.ALIVE:
+        print(f"job {last.job} of {parsed.folder} has ended already")
+        return 0
+    scheduler.cancel(last.job)
+    print(f"job {last.job} of {parsed.folder} is cancelled; to go on: glci submit {' '.join(last.overrides)}")
+    return 0
+
+
+def _shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _add(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
+) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )

@@ -1,0 +1,221 @@
+"""`glci explain`: what a submission would do and need, reckoned before anything is queued."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from glci_dist import compose
+from glci_dist.config import Config
+from glci_dist.data.index import Index, load_index
+from glci_dist.data.location import is_remote
+from glci_dist.errors import UserError
+from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.runs.journal import read_journal
+from glci_dist.runs.ledger import account
+from glci_dist.slurm import scheduler
+from glci_dist.slurm.submit import Request, make_executor
+
+_DISK_BYTES_S = 200e6
+"""What a shared disk is supposed to take where no save was measured."""
+_STARTUP_S = 60.0
+_STATES = 2
+"""Numbers that an optimiser keeps a weight: Adam's moments, Adadelta's averages."""
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device of one rank, by what they are for."""
+
+    weights: int
+    gradients: int
+    optimizers: int
+    average: int
+    activations: int
+    """Kept for the backward pass of one micro-batch of the joint phase."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizers + self.average + self.activations
+
+
+def memory(config: Config, ranks: int) -> Memory:
+    """The device memory of one rank; libraries' own, a few hundred MiB, not counted."""
+    with torch.device("meta"):
+        completion, discriminators = build_completion(config), build_discriminators(config)
+    both = _numel(completion) + _numel(discriminators)
+    slots = config.global_batch // ranks // config.engine.accumulation
+    return Memory(
+        weights=4 * both,
+        gradients=4 * both,
+        optimizers=4 * _STATES * both // (ranks if config.engine.zero_stage else 1),
+        average=4 * _numel(completion) if config.engine.ema else 0,
+        activations=_activations(config, completion, discriminators) * slots,
+    )
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """The size of a checkpoint: networks, moving average and the optimisers' state, in fp32."""
+    whole = memory(config, 1)
+    return whole.weights + whole.average + whole.optimizers
+
+
+def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]:
+    """What is to be said of a submission, line by line; raises ``UserError`` where it would be refused."""
+    config, cluster = request.config, request.config.cluster
+    ranks = cluster.nodes * cluster.workers
+    refusals: list[str] = []
+    yield f"run        {request.run}"
+    yield from _batch(config)
+    index = _index(config, refusals)
+    if index is not None:
+        yield from _shards(config, index)
+    need = memory(config, ranks)
+    parts = {
+        "weights": need.weights,
+        "gradients": need.gradients,
+        "optimisers": need.optimizers,
+        "moving average": need.average,
+        "activations": need.activations,
+    }
+    yield f"memory     {need.total / _MIB:.0f} MiB a rank: " + ", ".join(
+        f"{name} {value / _MIB:.0f}" for name, value in parts.items()
+    )
+    yield from _checkpoints(request)
+    yield from _time(request, images_per_second)
+    if cluster.executor == "slurm":
+        yield from _scheduler(request, refusals)
+    if refusals:
+        raise UserError(f"it would be refused: {'; '.join(refusals)}")
+    yield "it would be taken"
+
+
+def _batch(config: Config) -> Iterator[str]:
+    cluster, accumulation = config.cluster, config.engine.accumulation
+    least = cluster.min_nodes or cluster.nodes
+    for nodes in range(cluster.nodes, least - 1, -1):
+        ranks = nodes * cluster.workers
+        if config.global_batch % (ranks * accumulation):
+            continue
+        slots = config.global_batch // ranks
+        micro = f" in {accumulation} micro-batches of {slots // accumulation}" if accumulation > 1 else ""
+        head = "batch      " if nodes == cluster.nodes else "           or "
+        yield (
+            f"{head}{config.global_batch} = {nodes} node(s) x {cluster.workers} workers x {slots} slots a rank{micro}"
+        )
+
+
+def _shards(config: Config, index: Index) -> Iterator[str]:
+    cluster = config.cluster
+    size = sum(shard.bytes for shard in index.shards)
+    mean = size / len(index.shards)
+    yield f"data       {index.total:,} photos in {len(index.shards)} shards, {size / 2**30:.2f} GiB"
+    lanes = min(config.data.order.lanes, cluster.workers * (config.data.order.lanes // cluster.workers + 1))
+    at_once = min(len(index.shards), 2 * lanes * config.data.order.block_shards)
+    if is_remote(index.root):
+        room = config.data.cache.max_gib * 2**30
+        fits = "holds all of them" if room >= size else f"holds {room / size:.0%} of them: the rest is fetched again"
+        yield (
+            f"           a node reads from at most {at_once} shards at a time ({at_once * mean / 2**30:.2f} GiB), and "
+            f"its cache (data.cache.max_gib={config.data.cache.max_gib:g}) {fits}"
+        )
+    else:
+        yield f"           on a shared folder: a node reads from at most {at_once} shards at a time, no cache is used"
+
+
+def _checkpoints(request: Request) -> Iterator[str]:
+    config, cluster = request.config, request.config.cluster
+    size = checkpoint_bytes(config)
+    measured = [
+        event["copy_seconds"] + event["write_seconds"]
+        for event in read_journal(request.run)
+        if event["event"] == "checkpoint"
+    ]
+    seconds = max(measured) if measured else size / _DISK_BYTES_S
+    how = "the longest measured" if measured else f"estimated at {_DISK_BYTES_S / 1e6:.0f} MB/s"
+    yield f"checkpoint {size / _MIB:.0f} MiB; saving takes {seconds:.1f} s ({how})"
+    lead = cluster.signal_lead_s
+    enough = "enough" if lead >= 2 * seconds + 10 else "TOO SHORT: raise cluster.signal_lead_s"
+    yield f"           the signal comes {lead} s before the time limit, for a step and a save: {enough}"
+
+
+def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
+    config, cluster = request.config, request.config.cluster
+    steps = sum(phase.steps for phase in config.phases.values())
+    attempts = account(request.run).attempts
+    measured = next((each.seconds_a_step for each in reversed(attempts) if each.seconds_a_step), None)
+    yield f"steps      {steps:,}: " + ", ".join(f"{name} {phase.steps:,}" for name, phase in config.phases.items())
+    if images_per_second is None and measured is None:
+        yield "time       not known: give --images-per-second, or start the run once"
+        return
+    speed = images_per_second or config.global_batch / (measured or math.inf)
+    seconds = steps * config.global_batch / speed
+    how = "given" if images_per_second else "measured"
+    usable = 60 * cluster.time_min - cluster.signal_lead_s - _STARTUP_S
+    again = max(0, math.ceil(seconds / usable) - 1) if usable > 0 else math.inf
+    yield (
+        f"time       {seconds / 3600:.1f} h at {speed:.0f} img/s ({how}); with {cluster.time_min} min an attempt it is "
+        f"queued again {again} time(s)"
+    )
+
+
+def _scheduler(request: Request, refusals: list[str]) -> Iterator[str]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="glci-explain-") as folder:
+            script = Path(folder) / "job.sh"
+            jobs = request.run / "jobs"
+            script.write_text(make_executor(request, request.run / "code" / "<digest>", folder=jobs).script())
+            refusal = scheduler.refusal(script)
+            if refusal is not None:
+                refusals.append(f"by the scheduler: {refusal}")
+            else:
+                yield f"scheduler  {scheduler.expected_start(script)}"
+            yield ""
+            yield from script.read_text().rstrip().splitlines()
+            yield ""
+    except UserError as error:
+        refusals.append(str(error))
+
+
+def _index(config: Config, refusals: list[str]) -> Index | None:
+    try:
+        return load_index(config.data.shards)
+    except UserError as error:
+        refusals.append(str(error))
+        return None
+
+
+def _activations(config: Config, completion: nn.Module, discriminators: nn.Module) -> int:
+    """Bytes a photo that the backward pass of an update of both networks keeps."""
+    size, patch, photos = config.data.size, config.holes.patch, 2
+    seen: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            seen[id(tensor.untyped_storage())] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.device("meta"):
+        completed = completion(torch.empty(photos, 3, size, size), torch.empty(photos, 1, size, size))
+        patches = torch.empty(photos, 3, patch, patch)
+        discriminators((torch.empty(photos, 3, size, size), patches), (completed, patches))
+    wide = 4 if config.engine.precision == "fp32" else 2
+    return sum(tensor.numel() * wide for tensor in seen.values()) // photos
+
+
+def _numel(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def explain(request: Request, *, images_per_second: float | None) -> None:
+    """Print all of it. Raises ``UserError`` with every reason why the submission would be refused."""
+    compose.check_world(request.config, request.config.cluster.nodes * request.config.cluster.workers, "cuda")
+    for line in lines(request, images_per_second=images_per_second):
+        print(line)

@@ -1,0 +1,42 @@
+"""Following a job's output until it ends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from glci_dist.runs.ledger import account
+from glci_dist.slurm import scheduler
+from glci_dist.slurm.submit import Submitted
+
+_LOOK_S = 2.0
+
+
+def follow(run: Path, submitted: Submitted) -> int:
+    """Print what the job's first node writes until the job ends; 0 if its run is complete, else 1."""
+    out, place, said = Path(submitted.out), 0, ""
+    while True:
+        alive, state = _state(submitted)
+        if state != said:
+            print(f"job {submitted.job}: {state}", flush=True)
+            said = state
+        if out.exists():
+            with out.open(errors="replace") as file:
+                file.seek(place)
+                if text := file.read():
+                    print(text, end="", flush=True)
+                place = file.tell()
+        if not alive:
+            break
+        time.sleep(_LOOK_S)
+    attempts = account(run).attempts
+    return 0 if attempts and attempts[-1].state == "done" else 1
+
+
+def _state(submitted: Submitted) -> tuple[bool, str]:
+    there = scheduler.queued(submitted.job)
+    if there is not None and there.state in scheduler.ALIVE:
+        reason = f" ({there.reason})" if there.state == "PENDING" and there.reason != "None" else ""
+        return True, f"{there.state}{reason}" + (f" on {there.nodes}" if there.nodes else "")
+    ran = scheduler.history(submitted.job)
+    return False, there.state if there else ran[-1].state if ran else "gone"

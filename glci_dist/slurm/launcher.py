@@ -1,0 +1,197 @@
+"""What a job runs on each of its nodes: torch's elastic agent with the node's workers, until the run is done.
+
+submitit starts one of these on every node of the job. They meet at the first node, start the workers by the same
+command as torchrun would, and decide what an end of the workers means for the job.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+from glci_dist.config import ClusterConfig
+from glci_dist.errors import Fault, UserError
+from glci_dist.slurm import scheduler
+from glci_dist.slurm.agent import Agent, Bounds, Stopped
+
+_MEET_S = 600
+"""Long enough for the scheduler to notice that a node is lost, and to take the job away."""
+_KEEP_ALIVE_S = 5
+_PORTS = 1000
+_NO_BOUND = 1_000_000
+"""Restarts that torch may do: how many there are is decided in ``agent.py``."""
+
+
+@dataclass
+class Launch:
+    """The task of one node; what submitit pickles. Paths are absolute."""
+
+    overrides: list[str]
+    run: Path
+    parts: int
+    """What the number of ranks has to divide: the global batch in micro-batches."""
+    cluster: ClusterConfig
+
+    def __call__(self) -> str:
+        """Run the workers to the end of the run; what became of it. Raises where the job has failed."""
+        from submitit import JobEnvironment
+
+        environment = JobEnvironment()
+        hosts = list(environment.hostnames)
+        job = Work(self, environment.job_id, hosts, environment.node)
+        # What an earlier run of this job left would be taken for this one's.
+        environment.paths.result_pickle.unlink(missing_ok=True)
+        return job.run()
+
+
+class Work:
+    """A ``Launch`` on one of the job's nodes."""
+
+    def __init__(self, launch: Launch, job: str, hosts: list[str], node: int) -> None:
+        self._launch, self._job, self._hosts, self._node = launch, job, hosts, node
+        self._restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+    def run(self) -> str:
+        used = usable_nodes(self._launch.parts, self._launch.cluster, len(self._hosts))
+        if self._node == 0:
+            self._tell(f"nodes {', '.join(self._hosts[:used])}: {used} x {self._launch.cluster.workers} workers")
+        if self._node >= used:
+            return f"not needed: {used} of {len(self._hosts)} nodes share the global batch evenly"
+        agent, result = self._run_agent(used)
+        if agent.signal is not None and (result is None or result.is_failed()):
+            return self._after_signal(agent.signal)
+        if result is None or not result.is_failed():
+            return "done"
+        reason = agent.ending or "its workers failed"
+        self._write_verdict(reason, agent.crashes[-1].step if agent.crashes else -1)
+        raise Fault(reason)
+
+    def _run_agent(self, nodes: int) -> tuple[Agent, RunResult | None]:
+        launch, cluster = self._launch, self._launch.cluster
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+        # c10d warns of every connection from an address that has no name in the DNS.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        # Each start of the workers gets a store of its own: what an earlier one left in it would be believed.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+        os.environ.update(cluster.environment)
+        meeting = RendezvousParameters(
+            backend="c10d",
+            endpoint=f"{self._hosts[0]}:{cluster.reserved_port + _number(self._job) % _PORTS}",
+            run_id=f"{self._job}.{self._restart}",
+            min_nodes=nodes,
+            max_nodes=nodes,
+            local_addr=socket.gethostname(),
+            is_host=self._node == 0,
+            join_timeout=_MEET_S,
+            timeout=_MEET_S,
+            keep_alive_interval=_KEEP_ALIVE_S,
+        )
+        spec = WorkerSpec(
+            role="",
+            local_world_size=cluster.workers,
+            entrypoint=sys.executable,
+            args=("-u", "-m", "glci_dist", "train", *launch.overrides),
+            rdzv_handler=get_rendezvous_handler(meeting),
+            max_restarts=_NO_BOUND,
+            monitor_interval=0.2,
+            local_addr=socket.gethostname(),
+        )
+        bounds = Bounds(cluster.restarts, cluster.restart_window_s, cluster.same_step)
+        with tempfile.TemporaryDirectory(prefix="glci-agent-") as logs:
+            agent = Agent(spec, logs_specs=DefaultLogsSpecs(log_dir=logs), exit_barrier_timeout=30, bounds=bounds)
+            try:
+                return agent, agent.run()
+            except Stopped:
+                return agent, None
+            finally:
+                agent.take_signals()
+
+    def _after_signal(self, number: signal.Signals) -> str:
+        """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
+        if number != signal.SIGUSR2:
+            # It was sent SIGTERM to be cancelled, or to make room, and is queued again then by the scheduler, but
+            # only if it has not ended by itself.
+            return self._wait_to_be_ended(number)
+        if self._restart >= self._launch.cluster.requeues:
+            raise Fault(f"its time is over, and it was queued again {self._restart} times (cluster.requeues)")
+        if self._node == 0:
+            self._tell("saved; the job is queued again")
+            scheduler.requeue(self._job)
+        return self._wait_to_be_ended(number)
+
+    def _wait_to_be_ended(self, number: signal.Signals) -> str:
+        deadline = time.monotonic() + _MEET_S
+        while time.monotonic() < deadline:
+            time.sleep(1)
+        raise Fault(f"stopped by {number.name}; the state is saved, submit again to go on")
+
+    def _write_verdict(self, reason: str, step: int) -> None:
+        """Leave why the job ends where `glci status` finds it, and say it."""
+        samples = samples_of(self._launch.overrides, step)
+        record = {
+            "job": self._job,
+            "restart": self._restart,
+            "host": socket.gethostname(),
+            "time": round(time.time(), 3),
+            "step": step,
+            "samples": samples,
+            "reason": reason,
+        }
+        folder = self._launch.run / "jobs"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{self._job}.{self._restart}.{socket.gethostname()}.verdict.json"
+        (folder / name).write_text(json.dumps(record, indent=1) + "\n")
+        shown = f"; samples of step {step}: {', '.join(samples)}" if samples else ""
+        self._tell(f"fault: {reason}{shown}")
+
+    def _tell(self, line: str) -> None:
+        print(f"glci: job {self._job}, restart {self._restart}, {socket.gethostname()}: {line}", flush=True)
+
+
+def usable_nodes(parts: int, cluster: ClusterConfig, there: int) -> int:
+    """The most nodes, of ``there``, whose ranks share the global batch evenly; raises ``UserError`` if too few do."""
+    least = cluster.min_nodes or cluster.nodes
+    for nodes in range(min(there, cluster.nodes), least - 1, -1):
+        if parts % (nodes * cluster.workers) == 0:
+            return nodes
+    raise UserError(
+        f"of {there} nodes with {cluster.workers} workers no number from {least} on shares the global batch evenly: "
+        "change global_batch, cluster.workers or cluster.min_nodes"
+    )
+
+
+def samples_of(overrides: list[str], step: int) -> list[str]:
+    """The keys of a step's samples, which are a function of the configuration; empty where they cannot be read."""
+    from glci_dist import compose
+    from glci_dist.data.index import load_index
+    from glci_dist.data.order import Order
+    from glci_dist.data.store import ShardStore
+
+    if step < 0:
+        return []
+    try:
+        config = compose.load(overrides)
+        index = load_index(config.data.shards)
+        order = Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
+        store = ShardStore(index, config.data.cache)
+        slots = range(config.global_batch)
+        return [f"{index.shards[shard].name}/{store.sample(shard, n)[0]}" for shard, n in order.samples(step, slots)]
+    except UserError:
+        return []
+
+
+def _number(job: str) -> int:
+    return int("".join(filter(str.isdigit, job)) or 0)

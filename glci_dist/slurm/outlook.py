@@ -1,0 +1,131 @@
+"""What is true of a run just now, from its own folder and from the scheduler, where the two tell different halves.
+
+The folder knows steps and checkpoints, but nothing of a job that waits in the queue, nor why a process that was
+killed was killed. The scheduler knows that, and forgets it after a while.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from glci_dist.errors import UserError
+from glci_dist.runs.ledger import SILENT, Account, AttemptAccount, account
+from glci_dist.slurm import scheduler
+from glci_dist.slurm.scheduler import Queued, Ran
+from glci_dist.slurm.submit import Submitted, submitted
+
+_WHY = {
+    "NODE_FAIL": "a node of its job failed",
+    "PREEMPTED": "its job was preempted",
+    "REQUEUED": "its job was put into the queue again",
+    "TIMEOUT": "its job's time was over",
+    "CANCELLED": "its job was cancelled",
+    "OUT_OF_MEMORY": "its job ran out of memory",
+}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A run as it stands."""
+
+    state: str
+    """submitted, queued, starting, running, stopped, died, cancelled, failed or done."""
+    detail: str
+    """Why, on what, until when; in words."""
+    account: Account
+    """Its attempts, with what the scheduler knows of their ends."""
+    job: Submitted | None
+
+
+def look(run: Path) -> Outlook:
+    """How a run stands. Raises ``UserError`` where it was never started nor submitted."""
+    jobs = submitted(run)
+    job = jobs[-1] if jobs else None
+    found = account(run)
+    if not found.attempts and job is None:
+        raise UserError(f"{run} was never started: start it with glci train or glci submit")
+    is_asked = job is not None and job.executor == "slurm" and scheduler.is_there()
+    told = _Told(is_asked)
+    attempts = tuple(_explained(attempt, told, run) for attempt in found.attempts)
+    state, detail = _state(run, attempts, job if is_asked else None, told)
+    return Outlook(state, detail, Account(attempts), job)
+
+
+class _Told:
+    """What the scheduler says of jobs, asked once each."""
+
+    def __init__(self, is_asked: bool) -> None:
+        self._is_asked = is_asked
+        self._histories: dict[str, list[Ran]] = {}
+
+    def history(self, job: str) -> list[Ran]:
+        if not self._is_asked or not job:
+            return []
+        if job not in self._histories:
+            self._histories[job] = scheduler.history(job)
+        return self._histories[job]
+
+    def queued(self, job: str) -> Queued | None:
+        return scheduler.queued(job) if self._is_asked else None
+
+
+def _explained(attempt: AttemptAccount, told: _Told, run: Path) -> AttemptAccount:
+    """An attempt that died, with the cause if anybody knows it."""
+    if attempt.state != "died":
+        return attempt
+    history = told.history(attempt.job)
+    ran = history[attempt.restart] if attempt.restart < len(history) else None
+    verdict = _verdict(run, attempt.job, attempt.restart)
+    reason = attempt.reason
+    if ran is not None and ran.state in _WHY:
+        reason = f"{_WHY[ran.state]} (on {ran.nodes})"
+    elif verdict is not None:
+        reason = verdict
+    elif reason == SILENT and attempt.job:
+        reason = "a rank crashed or was killed; the workers were started again"
+    return replace(attempt, reason=reason)
+
+
+def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | None, told: _Told) -> tuple[str, str]:
+    last = attempts[-1] if attempts else None
+    if last is not None and last.state == "done":
+        return "done", ""
+    if job is None:
+        return (last.state, last.reason) if last is not None else ("submitted", "")
+    there = told.queued(job.job)
+    history = told.history(job.job)
+    again = f", queued again {len(history) - 1} time(s)" if len(history) > 1 else ""
+    if there is not None and there.state in scheduler.ALIVE:
+        if there.state == "PENDING":
+            start = f", expected to start {there.start}" if there.start not in ("N/A", "") else ""
+            return "queued", f"job {job.job} waits ({there.reason}){start}{again}"
+        if last is not None and last.state == "running" and last.job == job.job:
+            return "running", f"job {job.job} on {there.nodes}{again}"
+        return "starting", f"job {job.job} on {there.nodes}{again}: its workers do not run yet"
+    state = there.state if there is not None else history[-1].state if history else ""
+    verdict = _verdict(run, job.job, len(history) - 1 if history else None)
+    if state == "CANCELLED":
+        return "cancelled", f"job {job.job}; to go on: glci submit {' '.join(job.overrides)}"
+    if state:
+        return "failed", f"job {job.job} ended {state}: {verdict or f'see {job.out}'}"
+    if last is not None and last.state == "running":
+        return "running", f"job {job.job}"
+    return "died", verdict or f"the scheduler knows job {job.job} no more: submit again to go on"
+
+
+def _verdict(run: Path, job: str, restart: int | None) -> str | None:
+    """Why the launcher gave a job up, if it did."""
+    files = sorted((run / "jobs").glob(f"{job}.{'*' if restart is None else restart}.*.verdict.json"))
+    if not job or not files:
+        return None
+    verdict = json.loads(files[0].read_text())
+    samples = f" (samples {', '.join(verdict['samples'])})" if verdict["samples"] else ""
+    return f"on {verdict['host']}: {verdict['reason']}{samples}"
+
+
+def until(seconds: float) -> str:
+    """The local time in so many seconds."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))

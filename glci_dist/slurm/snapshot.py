@@ -1,0 +1,43 @@
+"""The code that a job runs: a copy in the run's folder, so that what is edited later changes no queued job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from glci_dist import compose
+
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+def take(run: Path) -> Path:
+    """Copy package and ``configs/`` into the run's folder, and return the folder that goes onto ``PYTHONPATH``.
+
+    It is named by its content: submitting again without a change makes no second copy.
+    """
+    package = Path(__file__).resolve().parent.parent
+    (run / "code").mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".code-", dir=run / "code"))
+    try:
+        shutil.copytree(package, aside / package.name, ignore=_LEFT_OUT)
+        if not (aside / package.name / "configs").exists():
+            shutil.copytree(compose.config_folder(), aside / "configs")
+        aside.chmod(0o755)
+        final = run / "code" / _digest(aside)
+        if not final.exists():
+            os.rename(aside, final)
+        return final
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,237 @@
+"""Putting runs on the cluster: their code and configuration are copied first, then submitit makes the job."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glci_dist import compose
+from glci_dist.config import Config
+from glci_dist.errors import UserError
+from glci_dist.slurm import snapshot
+from glci_dist.slurm.launcher import Launch, usable_nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from submitit import Job
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that carries a run; a line of ``jobs/submitted.jsonl`` in the run's folder."""
+
+    job: str
+    executor: str
+    time: float
+    overrides: list[str]
+    code: str
+    out: str
+    """Where the first node's output goes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run that is to be submitted."""
+
+    config: Config
+    overrides: list[str]
+
+    @property
+    def run(self) -> Path:
+        return (Path(self.config.runs) / self.config.name).absolute()
+
+
+def requests(overrides: Sequence[str]) -> list[Request]:
+    """A run for each combination of the values of overrides such as ``seed=1,2``; one, without any.
+
+    The runs of a sweep are named after what differs. Raises ``UserError``.
+    """
+    choices = [_split(word) for word in overrides]
+    varied = [number for number, words in enumerate(choices) if len(words) > 1]
+    made = []
+    for words in product(*choices):
+        chosen = list(words)
+        if varied:
+            suffix = ",".join(words[number] for number in varied)
+            name = compose.load(chosen).name
+            chosen.append(f"name={name}-{''.join(c if c.isalnum() or c in '.=-' else '_' for c in suffix)}")
+            # Hydra reads an = in a value only in quotes.
+            chosen[-1] = "name='" + chosen[-1].removeprefix("name=") + "'"
+        config = compose.load(chosen)
+        check(config)
+        made.append(Request(config, chosen))
+    return made
+
+
+def check(config: Config) -> None:
+    """Raise ``UserError`` where the cluster's part of the configuration cannot be."""
+    cluster = config.cluster
+    if cluster.min_nodes > cluster.nodes:
+        raise UserError(
+            f"cluster.min_nodes={cluster.min_nodes} is more than cluster.nodes={cluster.nodes}: make it less"
+        )
+    if cluster.gpus and cluster.workers != cluster.gpus:
+        raise UserError(
+            f"cluster.workers={cluster.workers} ranks on cluster.gpus={cluster.gpus} GPUs of a node: a rank has one "
+            "GPU, make them equal"
+        )
+    if cluster.signal_lead_s >= 60 * cluster.time_min:
+        raise UserError(
+            f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
+        )
+    usable_nodes(config.global_batch // config.engine.accumulation, cluster, cluster.nodes)
+
+
+def submit(wanted: Sequence[Request]) -> list[Submitted]:
+    """Submit the runs, several as one job array; what was submitted, in their order. Raises ``UserError``."""
+    launches, codes = [], []
+    for request in wanted:
+        (request.run / "jobs").mkdir(parents=True, exist_ok=True)
+        codes.append(snapshot.take(request.run))
+        (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config))
+        launches.append(launch(request))
+    first = wanted[0]
+    executor = make_executor(first, codes[0], folder=first.run / "jobs")
+    with _refusals():
+        jobs: list[Job[str]] = [executor.submit(launches[0])] if len(launches) == 1 else executor.submit_array(launches)
+    return [_record(request, code, job) for request, code, job in zip(wanted, codes, jobs, strict=True)]
+
+
+def launch(request: Request) -> Launch:
+    """What the job calls on each of its nodes."""
+    config = request.config
+    words = [*request.overrides]
+    lead = config.cluster.signal_lead_s
+    if lead and config.cluster.executor == "slurm":
+        # A save that takes longer than the lead is of no use, and what is said of it should be true.
+        words.append(f"checkpoints.stop_within_s={min(config.checkpoints.stop_within_s or lead, lead)}")
+    return Launch(words, request.run, config.global_batch // config.engine.accumulation, config.cluster)
+
+
+class Executor:
+    """submitit's, with what a run asks for."""
+
+    def __init__(self, automatic: Any) -> None:
+        self._automatic = automatic
+
+    def submit(self, function: Launch) -> Any:
+        return self._automatic.submit(function)
+
+    def submit_array(self, functions: Sequence[Launch]) -> list[Any]:
+        with self._automatic.batch():
+            return [self._automatic.submit(function) for function in functions]
+
+    def script(self) -> str:
+        """The batch script (SLURM)."""
+        inner = self._automatic._executor
+        return str(inner._make_submission_file_text(inner._submitit_command_str, "explained"))
+
+
+def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
+    """The executor of ``cluster.executor`` for jobs like this one; raises ``UserError``."""
+    import submitit
+
+    config = request.config
+    cluster = config.cluster
+    setup = [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", *cluster.setup]
+    try:
+        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor)
+    except RuntimeError as error:
+        raise UserError(
+            f"cluster.executor={cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
+            "cluster.executor=local, or bring a cluster up here (make slurm-up)"
+        ) from error
+    automatic.update_parameters(name=config.name, timeout_min=cluster.time_min, nodes=cluster.nodes)
+    if cluster.executor != "slurm":
+        return Executor(automatic)
+    further: dict[str, Any] = dict(cluster.sbatch)
+    further["requeue"] = True
+    if cluster.min_nodes and cluster.min_nodes < cluster.nodes:
+        further["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
+    # srun does not take this from the request.
+    cpus = [f"--cpus-per-task={cluster.cpus}"] if cluster.cpus else []
+    options = {
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "gpus_per_node": cluster.gpus,
+        "cpus_per_task": cluster.cpus,
+        "mem": f"{round(cluster.memory_gb * 1024)}MB" if cluster.memory_gb else "",
+    }
+    automatic.update_parameters(
+        **{f"slurm_{key}": value for key, value in options.items() if value},
+        slurm_signal_delay_s=cluster.signal_lead_s,
+        slurm_setup=setup,
+        # One task a node here, not in the request: with it the scheduler would give a range of nodes its least.
+        slurm_srun_args=["--ntasks-per-node=1", "--kill-on-bad-exit=1", *cpus],
+        slurm_stderr_to_stdout=True,
+        slurm_additional_parameters=further,
+    )
+    return Executor(automatic)
+
+
+def submitted(run: Path) -> list[Submitted]:
+    """The jobs that a run was submitted as, oldest first."""
+    try:
+        lines = (run / "jobs" / "submitted.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [Submitted(**json.loads(line)) for line in lines]
+
+
+def _record(request: Request, code: Path, job: Any) -> Submitted:
+    made = Submitted(
+        job=str(job.job_id),
+        executor=request.config.cluster.executor,
+        time=round(time.time(), 3),
+        overrides=request.overrides,
+        code=code.name,
+        out=str(job.paths.stdout),
+    )
+    with (request.run / "jobs" / "submitted.jsonl").open("a") as file:
+        file.write(json.dumps(asdict(made)) + "\n")
+    return made
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what the scheduler refuses into one line."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        yield
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
+        said = (lines or str(error).strip().splitlines())[-1]
+        raise UserError(f"the scheduler refused the job: {said.removeprefix('sbatch: ')}") from error
+
+
+def _split(word: str) -> list[str]:
+    """The overrides that ``key=a,b`` stands for: a comma outside of brackets and quotes separates values."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return [word]
+    parts, depth, quote, start = [], 0, "", 0
+    for place, letter in enumerate(value):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "[{(":
+            depth += 1
+        elif letter in "]})":
+            depth -= 1
+        elif letter == "," and not depth:
+            parts.append(value[start:place])
+            start = place + 1
+    return [f"{key}={part}" for part in [*parts, value[start:]]]

@@ -1,0 +1,152 @@
+"""Submitting to the cluster in a box, doing things to it, and reading what became of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from glci_dist.runs.journal import read_journal
+from glci_dist.runs.ledger import Account, account
+from glci_dist.slurm import scheduler
+from tests.small_run import newest_in, small
+
+CLUSTER = Path(__file__).parents[2] / "slurm" / "cluster" / "cluster.py"
+CONF = Path("/var/lib/glci-slurm/slurm.conf")
+NODES = ("glci-n1", "glci-n2", "glci-n3", "glci-n4")
+STEPS = (260, 10, 30)
+EVERY = 10
+"""Steps between checkpoints."""
+
+
+def overrides(shards: Path, runs: Path, *extra: str, steps: tuple[int, int, int] = STEPS) -> list[str]:
+    """The run of these tests: all three phases, a checkpoint every ten steps."""
+    always = (f"checkpoints.every={EVERY}", "checkpoints.run_ahead=1", "engine.timeout_s=60")
+    return small(shards, runs, steps=steps, extra=(*always, *extra))
+
+
+def final_files(run: Path, step: int) -> dict[str, bytes]:
+    """The last checkpoint's files, but for the manifest, which has times in it."""
+    saved = newest_in(run / "checkpoints")
+    assert saved is not None
+    assert saved.step == step
+    return {name: (saved.path / name).read_bytes() for name in saved.manifest.files}
+
+
+def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"never within {seconds:.0f} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+class Job:
+    """A submitted run."""
+
+    def __init__(self, number: str, run: Path) -> None:
+        self.number, self.run = number, run
+
+    @property
+    def state(self) -> str:
+        there = scheduler.queued(self.number)
+        return there.state if there else ""
+
+    @property
+    def nodes(self) -> list[str]:
+        there = scheduler.queued(self.number)
+        names = there.nodes if there else ""
+        told = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=True)
+        return told.stdout.split() if names else []
+
+    def output(self) -> str:
+        return "".join(path.read_text(errors="replace") for path in sorted((self.run / "jobs").glob("*log.out")))
+
+    def account(self) -> Account:
+        return account(self.run)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in read_journal(self.run) if event["event"] == kind]
+
+    def step(self) -> int:
+        """The next step of the newest attempt, as of the last second; -1 before its first."""
+        attempts = self.account().attempts
+        return attempts[-1].reached if attempts and attempts[-1].seconds_a_step else -1
+
+    def wait_for_step(self, step: int, *, attempt: int | None = None, seconds: float = 150) -> None:
+        def reached() -> bool:
+            attempts = self.account().attempts
+            is_it = bool(attempts) and (attempt is None or attempts[-1].number >= attempt)
+            return is_it and self.step() >= step
+
+        wait_until(reached, f"step {step} of attempt {attempt or 'any'}\n{self.output()[-3000:]}", seconds=seconds)
+
+    def wait_for_end(self, *, seconds: float = 240) -> str:
+        """The state that the job ends in."""
+
+        def ended() -> str:
+            state = self.state
+            return "" if state in scheduler.ALIVE else state or "GONE"
+
+        return str(wait_until(ended, f"job {self.number} ended, it is {self.state}", seconds=seconds))
+
+
+class Box:
+    """The cluster."""
+
+    def __init__(self, shards: Path) -> None:
+        self.shards = shards
+
+    def submit(self, runs: Path, *extra: str, steps: tuple[int, int, int] = STEPS) -> Job:
+        words = ["cluster=box", *overrides(self.shards, runs, *extra, steps=steps)]
+        done = glci("submit", *words)
+        assert done.returncode == 0, done.stderr
+        (line,) = (runs / "run" / "jobs" / "submitted.jsonl").read_text().splitlines()[-1:]
+        return Job(json.loads(line)["job"], runs / "run")
+
+    def act(self, command: str, node: str) -> None:
+        """``kill``, ``start``, ``cut`` or ``heal`` a node."""
+        subprocess.run([sys.executable, CLUSTER, command, node], check=True, capture_output=True)
+
+    def ranks(self, node: str) -> list[int]:
+        """The pids of the workers on a node."""
+        told = subprocess.run(["ip", "netns", "pids", node], capture_output=True, text=True, check=False).stdout
+        found = []
+        for pid in map(int, told.split()):
+            with suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                is_worker = b"glci_dist" in words and b"train" in words
+                if is_worker and b"RANK=" in Path(f"/proc/{pid}/environ").read_bytes():
+                    found.append(pid)
+        return found
+
+    def mend(self) -> None:
+        for node in NODES:
+            self.act("heal", node)
+        subprocess.run([sys.executable, CLUSTER, "up"], check=True, capture_output=True)
+
+    def clear(self) -> None:
+        """No job of anybody's is left."""
+        subprocess.run(["scancel", "--user=root", "--state=PENDING"], check=False)
+        subprocess.run(["scancel", "--user=root"], check=False)
+        wait_until(
+            lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.strip(),
+            "the queue is empty",
+        )
+
+
+def glci(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "glci_dist", *words], capture_output=True, text=True, check=False, timeout=100
+    )
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

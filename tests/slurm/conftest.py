@@ -1,0 +1,49 @@
+"""A real SLURM cluster for these tests, and a run under torchrun that theirs are compared to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.slurm.box import CLUSTER, CONF, STEPS, Box, final_files, overrides
+from tests.small_run import build_faces
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """The cluster, brought up for these tests, or left as it was if it was up already."""
+    if os.geteuid() != 0:
+        pytest.skip("the cluster in a box needs root")
+    was_up = CONF.exists()
+    brought_up = subprocess.run([sys.executable, CLUSTER, "up"], capture_output=True, text=True, check=False)
+    if brought_up.returncode:
+        pytest.skip(f"the cluster in a box cannot run here: {brought_up.stderr.strip()}")
+    os.environ["SLURM_CONF"] = str(CONF)
+    shards = build_faces(tmp_path_factory.mktemp("faces"), photos=24, samples=6)
+    try:
+        yield Box(shards)
+    finally:
+        if not was_up:
+            subprocess.run([sys.executable, CLUSTER, "down"], check=True)
+
+
+@pytest.fixture(autouse=True)
+def _mended(box: Box) -> Iterator[None]:
+    """Every node up and idle before each test."""
+    box.mend()
+    yield
+    box.clear()
+
+
+@pytest.fixture(scope="session")
+def expected(box: Box, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The last checkpoint's files of the same run under torchrun, with four workers on this machine."""
+    runs = tmp_path_factory.mktemp("torchrun")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    command = [*launcher, "-m", "glci_dist", "train", *overrides(box.shards, runs)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    return final_files(runs / "run", sum(STEPS))

@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS := 2
 
-.PHONY: help demo test lint format wheel chaos bench-loader bench-step bench-checkpoint clean
+.PHONY: help demo test lint format wheel chaos slurm-up slurm-down test-slurm chaos-slurm bench-loader bench-step bench-checkpoint clean
 
 help:
 	@echo "make demo          rendered faces, all three phases on $(WORKERS) workers, evaluation, a picture"
 	@echo "make test          linter, formatter, types, tests"
 	@echo "make lint          linter, formatter, types"
 	@echo "make chaos         50 kills of one run, and whether its end is bitwise that of an undisturbed one"
+	@echo "make slurm-up      a real SLURM cluster of four nodes on this machine (needs root; installs its packages)"
+	@echo "make slurm-down    take it down"
+	@echo "make test-slurm    what a cluster does to a run, on that cluster"
+	@echo "make chaos-slurm   20 such events in one run"
 	@echo "make bench-loader  photos/s of a loader worker against bare decoding and stock webdataset"
 	@echo "make bench-step    update and training speed against a hand-written loop"
 	@echo "make bench-checkpoint  time that a save costs the training, time to the first step after a restart"
@@ -50,6 +54,18 @@ wheel: $(READY)
 
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 50
+
+slurm-up:
+	$(PYTHON) slurm/cluster/cluster.py up
+
+slurm-down:
+	$(PYTHON) slurm/cluster/cluster.py down
+
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm tests/slurm
+
+chaos-slurm: $(READY)
+	$(BIN)/python -m tests.slurm.chaos --events 20
 
 bench-checkpoint: $(READY)
 	$(BIN)/python benchmarks/bench_checkpoint.py

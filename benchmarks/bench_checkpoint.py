@@ -123,13 +123,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps of a window, long enough for the write")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure (the temporary folder)")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=arguments.folder) as folder:
         shards = render_shards(Path(folder), photos=200)
-        words = overrides(shards, folder, arguments.batch)
+        words = [*overrides(shards, folder, arguments.batch), *arguments.overrides]
         result = measure(words, rounds=arguments.rounds, steps=arguments.steps)
         result["restart"] = restart(words, Path(folder) / "bench")
-    result["hardware"] = hardware()
+    result["hardware"], result["overrides"] = hardware(), arguments.overrides
     print(f"checkpoint                    {result['checkpoint_mib']:.0f} MiB")
     print(f"training loses, waiting       {result['lost_seconds']['waited for']:.3f} s")
     print(f"training loses, behind        {result['lost_seconds']['behind']:.3f} s")

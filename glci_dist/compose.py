@@ -69,6 +69,8 @@ _AT_LEAST = {
     "monitor.scalars_every": 1,
     "monitor.pictures_every": 0,
     "monitor.pictures": 1,
+    "monitor.straggler_share": 0,
+    "monitor.straggler_s": 0,
     "cluster.nodes": 1,
     "cluster.min_nodes": 0,
     "cluster.workers": 1,

@@ -240,6 +240,10 @@ class MonitorConfig:
     """Faces in a picture grid."""
     progress: bool = True
     """Show a progress line."""
+    straggler_share: float = 0.25
+    """A host that is slower than the others by this share is named; 0: none is."""
+    straggler_s: float = 60.0
+    """How long it has to be, seconds."""
 
 
 @dataclass

@@ -102,10 +102,16 @@ class World:
             dist.barrier(group=self.words)
 
     def agree(self, error: str | None) -> None:
-        """Raise ``UserError`` on every rank with the first rank's message, if any rank has one."""
-        said = next((message for message in self.to_all(error) if message), None)
-        if said is not None:
-            raise UserError(said)
+        """Raise ``UserError`` on every rank with the first rank's message, if any rank has one.
+
+        Where not all ranks have it, it is a matter of that rank's host, which is named.
+        """
+        said = self.to_all((error, self.host))
+        rank = next((rank for rank, (message, _) in enumerate(said) if message), None)
+        if rank is not None:
+            message, host = said[rank]
+            is_everywhere = all(message for message, _ in said)
+            raise UserError(message if is_everywhere else f"rank {rank} on {host}: {message}")
 
 
 def choose_device(name: str) -> str:

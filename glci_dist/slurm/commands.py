@@ -60,15 +60,15 @@ def _submit(parsed: argparse.Namespace) -> int:
 
     wanted = submit.requests(parsed.overrides)
     made = submit.submit(wanted)
-    for request, job in zip(wanted, made, strict=True):
+    for request, (told, _) in zip(wanted, made, strict=True):
         run = _shown(request.run)
-        print(f"job {job.job} ({job.executor}): {run}")
+        print(f"job {told.job} ({told.executor}): {run}")
         print(f"  how it goes:   glci status {run}")
-        print(f"  its output:    {_shown(Path(job.out))}")
-        print(f"  the curves:    tensorboard --logdir {run}/tensorboard")
-    if not parsed.wait:
+        print(f"  its output:    {_shown(Path(told.out))}")
+        print(f"  the curves:    tensorboard --logdir {run}/tensorboard", flush=True)
+    if not parsed.wait and wanted[0].config.cluster.executor != "debug":
         return 0
-    return max(follow(request.run, job) for request, job in zip(wanted, made, strict=True))
+    return max(follow(request.run, *job) for request, job in zip(wanted, made, strict=True))
 
 
 def _explain(parsed: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import scheduler
-from glci_dist.slurm.submit import Request, make_executor
+from glci_dist.slurm.submit import Request, batch_script
 
 _DISK_BYTES_S = 200e6
 """What a shared disk is supposed to take where no save was measured."""
@@ -170,8 +170,7 @@ def _scheduler(request: Request, refusals: list[str]) -> Iterator[str]:
     try:
         with tempfile.TemporaryDirectory(prefix="glci-explain-") as folder:
             script = Path(folder) / "job.sh"
-            jobs = request.run / "jobs"
-            script.write_text(make_executor(request, request.run / "code" / "<digest>", folder=jobs).script())
+            script.write_text(batch_script(request))
             refusal = scheduler.refusal(script)
             if refusal is not None:
                 refusals.append(f"by the scheduler: {refusal}")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.submit import Submitted
 
+if TYPE_CHECKING:
+    from submitit import Job
+
 _LOOK_S = 2.0
 
 
-def follow(run: Path, submitted: Submitted) -> int:
+def follow(run: Path, submitted: Submitted, job: Job[str]) -> int:
     """Print what the job's first node writes until the job ends; 0 if its run is complete, else 1."""
     out, place, said = Path(submitted.out), 0, ""
     while True:
-        alive, state = _state(submitted)
+        alive, state = _state(submitted) if submitted.executor == "slurm" else (not job.done(), job.state)
         if state != said:
             print(f"job {submitted.job}: {state}", flush=True)
             said = state

@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,10 +151,10 @@ class Work:
             "samples": samples,
             "reason": reason,
         }
-        folder = self._launch.run / "jobs"
-        folder.mkdir(parents=True, exist_ok=True)
         name = f"{self._job}.{self._restart}.{socket.gethostname()}.verdict.json"
-        (folder / name).write_text(json.dumps(record, indent=1) + "\n")
+        # On a full disk the job's output has it, perhaps.
+        with suppress(OSError):
+            (self._launch.run / "jobs" / name).write_text(json.dumps(record, indent=1) + "\n")
         shown = f"; samples of step {step}: {', '.join(samples)}" if samples else ""
         self._tell(f"fault: {reason}{shown}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -15,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.errors import UserError
-from glci_dist.slurm import snapshot
+from glci_dist.slurm import scheduler, snapshot
 from glci_dist.slurm.launcher import Launch, usable_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from submitit import Job
 
 
@@ -90,9 +89,14 @@ def check(config: Config) -> None:
     usable_nodes(config.global_batch // config.engine.accumulation, cluster, cluster.nodes)
 
 
-def submit(wanted: Sequence[Request]) -> list[Submitted]:
+def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
     """Submit the runs, several as one job array; what was submitted, in their order. Raises ``UserError``."""
     launches, codes = [], []
+    if wanted[0].config.cluster.executor == "slurm":
+        # Before anything is written.
+        refusal = refused(wanted[0])
+        if refusal is not None:
+            raise UserError(f"the scheduler refuses the job: {refusal}; `glci explain` shows what is asked of it")
     for request in wanted:
         (request.run / "jobs").mkdir(parents=True, exist_ok=True)
         codes.append(snapshot.take(request.run))
@@ -102,7 +106,20 @@ def submit(wanted: Sequence[Request]) -> list[Submitted]:
     executor = make_executor(first, codes[0], folder=first.run / "jobs")
     with _refusals():
         jobs: list[Job[str]] = [executor.submit(launches[0])] if len(launches) == 1 else executor.submit_array(launches)
-    return [_record(request, code, job) for request, code, job in zip(wanted, codes, jobs, strict=True)]
+    return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, jobs, strict=True)]
+
+
+def refused(request: Request) -> str | None:
+    """Why the scheduler would not take the job, if so. Raises ``UserError`` without SLURM."""
+    with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
+        script = Path(folder) / "job.sh"
+        script.write_text(batch_script(request))
+        return scheduler.refusal(script)
+
+
+def batch_script(request: Request) -> str:
+    """What sbatch would be given for a run; its copy of the code is not made yet."""
+    return make_executor(request, request.run / "code" / "<digest>", folder=request.run / "jobs").script()
 
 
 def launch(request: Request) -> Launch:

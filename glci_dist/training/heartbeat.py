@@ -60,6 +60,8 @@ class Report:
     """An update was not applied."""
     step_seconds: tuple[float, ...]
     """Of each rank."""
+    own_seconds: tuple[float, ...]
+    """Of each rank, those in which it waited for no other (GPUs: none that its collectives' launch does not show)."""
     data_seconds: float
     """Mean over ranks."""
     collective_seconds: float
@@ -79,7 +81,7 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
     device, size = world.device, world.size
     losses = [getattr(measures, name) for name in _LOSSES]
     zero = torch.zeros((), device=device)
-    host = torch.zeros(len(_HOST) + size)
+    host = torch.zeros(len(_HOST) + 2 * size)
     host[: len(_HOST)] = torch.tensor(
         [
             pulse.data_seconds,
@@ -91,6 +93,7 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
         ]
     )
     host[len(_HOST) + world.rank] = pulse.step_seconds
+    host[len(_HOST) + size + world.rank] = max(0.0, pulse.step_seconds - pulse.collective_seconds)
     vector = torch.cat([torch.stack([zero if loss is None else loss.float() for loss in losses]), host.to(device)])
     with collective("the heartbeat"):
         dist.all_reduce(vector)
@@ -106,7 +109,8 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
         completion_norm=measures.completion.gradient_norm if measures.completion else None,
         discriminator_norm=measures.discriminator.gradient_norm if measures.discriminator else None,
         skipped=measures.skipped,
-        step_seconds=tuple(values[-size:]),
+        step_seconds=tuple(values[-2 * size : -size]),
+        own_seconds=tuple(values[-size:]),
         data_seconds=sums["data_seconds"] / size,
         collective_seconds=sums["collective_seconds"] / size,
         stall_seconds=sums["stall_seconds"] / size,

@@ -33,6 +33,7 @@ from glci_dist.training.history import History
 from glci_dist.training.observers import Observer
 from glci_dist.training.phases import Moment, Schedule
 from glci_dist.training.startup import Laps
+from glci_dist.training.stragglers import Stragglers
 from glci_dist.training.updates import Contest, Measures
 
 
@@ -52,6 +53,8 @@ class Job:
     health: Health
     changes: Sequence[str] = ()
     """In the configuration since the run began, accepted by the user."""
+    hosts: Sequence[str] = ()
+    """Of each rank."""
     laps: Laps = field(default_factory=Laps)
     first_step: int = 0
     observers: list[Observer] = field(default_factory=list)
@@ -63,6 +66,9 @@ class Job:
         self._superseded = False
         self._troubled: set[str] = set()
         self._ledger = Ledger(self.attempt) if self.world.is_main else None
+        monitor = self.config.monitor
+        hosts = self.hosts or [self.world.host] * self.world.size
+        self._stragglers = Stragglers(hosts, share=monitor.straggler_share, seconds=monitor.straggler_s)
         retention = Retention(self.config.checkpoints.keep, self.config.checkpoints.keep_every)
         self._saver = Saver(self.folder.checkpoints, self.attempt, self.world, retention, on_saved=self._tell_saved)
         if self.world.is_main and self.world.watch is not None:
@@ -86,6 +92,14 @@ class Job:
         """Show a report to the observers; a disk that is full, say, is told once and ends nothing."""
         if self._ledger is not None:
             self._ledger.see(report.moment.step, report)
+            slow = self._stragglers.see(report.own_seconds)
+            if slow is not None:
+                details = {"host": slow.host, "ratio": round(slow.ratio, 3), "seconds": round(slow.seconds, 1)}
+                self.journal("straggler", report.moment.step, **details)
+                self.tell(
+                    f"{slow.host} has needed {slow.ratio:.2f} times the other hosts' time a step for "
+                    f"{slow.seconds:.0f} s: all wait for it"
+                )
         for observer in self.observers:
             try:
                 observer.see(report)
@@ -282,6 +296,10 @@ class Job:
         self.journal("resume", self.first_step, ranks=self.world.size)
         self.journal("end", self.first_step)
         return True
+
+    def slowest_host(self) -> float:
+        """The slowest host's own time a step over the others', of late (rank 0)."""
+        return self._stragglers.ratio
 
     def time_shares(self) -> dict[str, float]:
         """Where the run's wall time went so far (rank 0)."""

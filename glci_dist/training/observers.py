@@ -58,11 +58,12 @@ class TensorBoard:
         first_step: int,
         device: torch.device,
         shares: Callable[[], dict[str, float]] = dict,
+        slowest_host: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """``shares``: of the run's wall time, by what it went into."""
+        """``shares``: of the run's wall time, by what it went into. ``slowest_host``: its time over the others'."""
         _quieten_writers()
         self._folder = folder
-        self._shares = shares
+        self._shares, self._slowest_host = shares, slowest_host
         self._every = config.monitor.scalars_every
         self._global_batch = config.global_batch
         self._device = device
@@ -93,6 +94,7 @@ class TensorBoard:
         scalars["memory/peak_rank0_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if self._device.type == "cuda":
             scalars["memory/peak_gpu0_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        scalars["time/slowest_host_ratio"] = self._slowest_host()
         scalars |= {f"goodput/{kind}": share for kind, share in self._shares().items()}
         self._sums.clear()
         self._counts.clear()

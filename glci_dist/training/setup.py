@@ -51,7 +51,8 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     collectives.begin("opening the data")
     index, colour = _open_data(config, world, folder)
     laps.lap("opening the data")
-    attempt, changes = _take(config, world, folder, index)
+    hosts = world.to_all(world.host)
+    attempt, changes = _take(config, world, folder, index, hosts)
     collectives.begin("building the networks")
     contest = build_contest(config, world)
     fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
@@ -80,6 +81,7 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
         stream=stream,
         health=Health(config.engine),
         changes=changes,
+        hosts=hosts,
         laps=laps,
     )
     laps.lap("building the networks")
@@ -108,27 +110,30 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
     """The index and the mean colour; what is wrong on one rank ends all with the same line."""
     problem: str | None = None
     index: Index | None = None
-    colour: list[float] = []
     try:
         index = load_index(config.data.shards)
         check_shards(index)
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         if config.data.val:
             check_shards(load_index(config.data.val))
-        if world.is_main:
-            folder.check(config, index.digest)
-            colour = config.data.mean_colour or _mean_colour(index, config)
     except UserError as error:
         problem = str(error)
     world.agree(problem)
     assert index is not None
-    return index, world.from_main(colour)
+
+    def look() -> list[float]:
+        folder.check(config, index.digest)
+        return config.data.mean_colour or _mean_colour(index, config)
+
+    return index, world.once(look)
 
 
-def _take(config: Config, world: World, folder: RunFolder, index: Index) -> tuple[Attempt, list[str]]:
+def _take(
+    config: Config, world: World, folder: RunFolder, index: Index, hosts: Sequence[str]
+) -> tuple[Attempt, list[str]]:
     """The next attempt at the run, which fences the earlier ones off, and the accepted changes; on every rank."""
     collectives.begin("taking the lease")
-    facts = {"hosts": list(dict.fromkeys(world.to_all(world.host))), **job()}
+    facts = {"hosts": list(dict.fromkeys(hosts)), **job()}
     return world.once(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
 
 
@@ -154,7 +159,12 @@ def _mean_colour(index: Index, config: Config) -> list[float]:
 def _observers(job: Job, index: Index) -> list[Observer]:
     config, device = job.config, job.world.device
     board = TensorBoard(
-        job.folder.tensorboard, config, first_step=job.first_step, device=device, shares=job.time_shares
+        job.folder.tensorboard,
+        config,
+        first_step=job.first_step,
+        device=device,
+        shares=job.time_shares,
+        slowest_host=job.slowest_host,
     )
     observers: list[Observer] = [board]
     if config.monitor.pictures_every:

@@ -27,6 +27,7 @@ PHASES = {
 ALWAYS = {
     "phase/number",
     "time/step_seconds",
+    "time/slowest_host_ratio",
     "time/slowest_rank_ratio",
     "time/data_share",
     "time/communication_share",
@@ -66,6 +67,7 @@ def reports() -> list[Report]:
                 discriminator_norm=3.0 * step if moment.updates_discriminator else None,
                 skipped=step == 3,
                 step_seconds=(0.1, 0.3),
+                own_seconds=(0.1, 0.2),
                 data_seconds=0.02,
                 collective_seconds=0.05,
                 replaced=2 if step == 1 else 0,

@@ -1,0 +1,62 @@
+"""`glci status` and `glci cancel` tell the truth whatever the job is doing; sweeps; what a job runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.box import Box, glci, overrides, wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
+
+
+def state(run: Path) -> str:
+    done = glci("status", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["state"])
+
+
+def test_a_run_is_told_as_it_is_from_the_queue_to_its_cancelling_and_after_slurm_forgot_it(
+    box: Box, tmp_path: Path
+) -> None:
+    subprocess.run(["sbatch", "-Q", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600"], check=True)
+    job = box.submit(tmp_path, steps=(4000, 0, 0))
+    assert state(job.run) == "queued"
+    assert "waits (" in glci("status", str(job.run)).stdout
+    subprocess.run(["scancel", "--user=root", "--state=RUNNING"], check=True)
+    wait_until(lambda: state(job.run) == "starting", "the job starts")
+    job.wait_for_step(3)
+    assert state(job.run) == "running"
+    assert "img/s" in glci("status", str(job.run)).stdout
+    # A copy of the code runs, not this checkout.
+    (worker, *_) = box.ranks("glci-n1")
+    assert f"PYTHONPATH={job.run}/code/" in Path(f"/proc/{worker}/environ").read_text()
+
+    cancelled = glci("cancel", str(job.run))
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert "to go on: glci submit" in cancelled.stdout
+    job.wait_for_end()
+    assert state(job.run) == "cancelled"
+    assert "has ended already" in glci("cancel", str(job.run)).stdout
+    (stopped,) = job.events("stopped")
+    assert stopped["step"] >= 3
+
+    record = job.run / "jobs" / "submitted.jsonl"
+    record.write_text(record.read_text().replace(f'"job": "{job.number}"', '"job": "987654"'))
+    assert state(job.run) == "died"
+    assert "knows job 987654 no more: submit again to go on" in glci("status", str(job.run)).stdout
+
+
+def test_a_sweep_is_a_job_array_with_a_run_of_each_combination(box: Box, tmp_path: Path) -> None:
+    words = ["cluster=box", *overrides(box.shards, tmp_path, steps=(6, 2, 2)), "cluster.nodes=1"]
+    done = glci("submit", *words, "phases.joint.alpha=4e-4,1e-3", "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [run.name for run in runs] == ["run-phases.joint.alpha=1e-3", "run-phases.joint.alpha=4e-4"]
+    jobs = {json.loads((run / "jobs" / "submitted.jsonl").read_text())["job"] for run in runs}
+    assert len({job.split("_")[0] for job in jobs}) == 1
+    assert {job.split("_")[1] for job in jobs} == {"0", "1"}
+    assert [state(run) for run in runs] == ["done", "done"]

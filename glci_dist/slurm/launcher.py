@@ -169,8 +169,8 @@ def usable_nodes(parts: int, cluster: ClusterConfig, there: int) -> int:
         if parts % (nodes * cluster.workers) == 0:
             return nodes
     raise UserError(
-        f"of {there} nodes with {cluster.workers} workers no number from {least} on shares the global batch evenly: "
-        "change global_batch, cluster.workers or cluster.min_nodes"
+        f"{there} node(s) x {cluster.workers} workers, or fewer nodes down to {least}, do not share the global batch "
+        "evenly: change global_batch, cluster.workers or cluster.min_nodes"
     )
 
 

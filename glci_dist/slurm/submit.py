@@ -86,7 +86,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
         )
-    usable_nodes(config.global_batch // config.engine.accumulation, cluster, cluster.nodes)
+    if usable_nodes(config.global_batch // config.engine.accumulation, cluster, cluster.nodes) < cluster.nodes:
+        raise UserError(
+            f"cluster.nodes={cluster.nodes} x {cluster.workers} workers do not share the global batch evenly "
+            f"(global_batch={config.global_batch}, engine.accumulation={config.engine.accumulation}): change one"
+        )
 
 
 def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:

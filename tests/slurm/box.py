@@ -21,7 +21,7 @@ from tests.small_run import newest_in, small
 CLUSTER = Path(__file__).parents[2] / "slurm" / "cluster" / "cluster.py"
 CONF = Path("/var/lib/glci-slurm/slurm.conf")
 NODES = ("glci-n1", "glci-n2", "glci-n3", "glci-n4")
-STEPS = (260, 10, 30)
+STEPS = (150, 10, 20)
 EVERY = 10
 """Steps between checkpoints."""
 
@@ -128,8 +128,10 @@ class Box:
         return found
 
     def mend(self) -> None:
+        """Every node is connected, up and free of what a test did to it."""
         for node in NODES:
             self.act("heal", node)
+            subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True)
         subprocess.run([sys.executable, CLUSTER, "up"], check=True, capture_output=True)
 
     def clear(self) -> None:

@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from tests.slurm.box import EVERY, STEPS, Box, final_files, kill, wait_until
+from tests.slurm.trouble import slow_steps
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
 
@@ -63,6 +66,27 @@ def test_a_killed_node_is_replaced(box: Box, tmp_path: Path, expected: dict[str,
     assert final_files(job.run, sum(STEPS)) == expected
 
 
+def test_a_run_that_loses_a_node_goes_on_with_fewer_where_there_is_no_other(
+    box: Box, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    job = box.submit(tmp_path)
+    job.wait_for_step(3 * EVERY)
+    for spare in ("glci-n3", "glci-n4"):
+        subprocess.run(["scontrol", "update", f"nodename={spare}", "state=drain", "reason=test"], check=True)
+    start = time.time()
+    box.act("kill", "glci-n2")
+    job.wait_for_step(EVERY, attempt=2)
+    assert job.nodes == ["glci-n1"]
+    print(f"resumed on one node {job.events('resume')[-1]['time'] - start:.1f} s after the kill")
+    assert job.wait_for_end() == "COMPLETED", job.output()
+    attempts = job.account().attempts
+    assert (attempts[0].ranks, attempts[-1].ranks) == (4, 2)
+    assert all(attempt.lost_steps <= EVERY + 1 for attempt in attempts)
+    (found, wanted) = (load(files["networks.safetensors"]) for files in (final_files(job.run, sum(STEPS)), expected))
+    for name, tensor in wanted.items():
+        assert torch.allclose(found[name].double(), tensor.double(), rtol=1e-4, atol=1e-4), name
+
+
 def test_a_requeue_without_a_signal_goes_on_from_the_last_checkpoint(
     box: Box, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -106,8 +130,9 @@ def test_a_preempted_run_makes_room_within_the_grace_time_and_resumes(
 def test_a_run_longer_than_its_time_limit_queues_itself_again(
     box: Box, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    extra = ("cluster.time_min=1", "cluster.signal_lead_s=20")
-    job = box.submit(tmp_path, *extra, steps=STEPS)
+    # 20 s an attempt, its start included, at no more than 4 steps a second.
+    extra = ("cluster.time_min=1", "cluster.signal_lead_s=40", slow_steps(0.25, tmp_path / "custom"))
+    job = box.submit(tmp_path, *extra)
     assert job.wait_for_end(seconds=400) == "COMPLETED", job.output()
     attempts = job.account().attempts
     assert len(attempts) >= 3

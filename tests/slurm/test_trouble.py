@@ -42,7 +42,7 @@ def test_shards_that_one_node_cannot_read_end_the_job_and_name_the_node(
     said = glci("status", str(job.run)).stdout
     assert "failed:" in said
     assert "on glci-n2: " in said
-    assert "build one with `glci shards build" in said
+    assert "holds no index.json" in said
     # Mended, the same run is submitted again.
     again = box.submit(tmp_path)
     assert again.wait_for_end() == "COMPLETED", again.output()
@@ -89,10 +89,11 @@ def test_a_full_disk_ends_the_job_and_names_the_host_and_it_goes_on_when_there_i
     ("override", "reason"),
     [
         ("cluster.partition=nowhere", "Invalid partition name specified"),
-        ("cluster.nodes=9", "Requested node configuration is not available"),
-        ("cluster.memory_gb=900", "Memory specification can not be satisfied"),
+        ("cluster.cpus=99", "Requested node configuration is not available"),
+        ("cluster.memory_gb=900", "Requested node configuration is not available"),
         ("cluster.constraint=h100", "Invalid feature specification"),
-        ("cluster.workers=3", "shares the global batch evenly"),
+        ("cluster.workers=3", "share the global batch evenly"),
+        ("cluster.nodes=4", "share the global batch evenly"),
     ],
 )
 def test_an_impossible_request_is_refused_before_it_is_queued(

@@ -14,6 +14,12 @@ def hook(event, details):
 sys.addaudithook(hook)
 """
 
+_SLOW = """\
+import sys, time
+
+sys.addaudithook(lambda event, details: time.sleep({seconds}) if event == "glci.step" else None)
+"""
+
 _HIDE = """\
 import ctypes, os, socket, subprocess
 
@@ -28,6 +34,11 @@ if "RANK" in os.environ and socket.gethostname() == "{host}":
 def crash_in_step(step: int, folder: Path) -> str:
     """The override that has rank 1 crash whenever it comes to ``step``."""
     return _customize(folder, _CRASH.format(step=step))
+
+
+def slow_steps(seconds: float, folder: Path) -> str:
+    """The override that makes every step take so many seconds longer."""
+    return _customize(folder, _SLOW.format(seconds=seconds))
 
 
 def hide_on(host: str, hidden: Path, folder: Path) -> str:

@@ -1,0 +1,122 @@
+"""What a submission asks for, and the whole way of one where there is no scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glci_dist import compose
+from glci_dist.errors import UserError
+from glci_dist.slurm import snapshot
+from glci_dist.slurm.launcher import samples_of, usable_nodes
+from glci_dist.slurm.submit import requests
+from tests.small_run import newest_in, small
+
+PLAIN = ["data.shards=shards/train", "name=run"]
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_a_run_submitted_to_this_machine_is_followed_to_its_end(faces_shards: str, tmp_path: Path) -> None:
+    words = ["cluster=local", *small(faces_shards, tmp_path, steps=(4, 1, 1))]
+    command = [sys.executable, "-m", "glci_dist", "submit", *words, "--wait"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "run"
+    assert f"glci status {run}" in done.stdout
+    assert "2 rank(s)" in done.stdout
+    saved = newest_in(run / "checkpoints")
+    assert saved is not None
+    assert (saved.step, saved.manifest.world_size) == (6, 2)
+    (record,) = map(json.loads, (run / "jobs" / "submitted.jsonl").read_text().splitlines())
+    assert record["executor"] == "local"
+    assert record["overrides"] == words
+
+
+def test_values_with_commas_between_them_are_a_sweep_and_each_run_has_its_name() -> None:
+    made = requests([*PLAIN, "seed=1,2", "phases.joint.alpha=4e-4,1e-3", "data.short_edge=[64,71]"])
+    assert [(r.config.name, r.config.seed, r.config.phases["joint"].alpha) for r in made] == [
+        ("run-seed=1_phases.joint.alpha=4e-4", 1, 4e-4),
+        ("run-seed=1_phases.joint.alpha=1e-3", 1, 1e-3),
+        ("run-seed=2_phases.joint.alpha=4e-4", 2, 4e-4),
+        ("run-seed=2_phases.joint.alpha=1e-3", 2, 1e-3),
+    ]
+    assert {tuple(r.config.data.short_edge) for r in made} == {(64, 71)}
+
+
+def test_without_a_sweep_there_is_one_run_as_it_is_named() -> None:
+    (made,) = requests(PLAIN)
+    assert (made.config.name, made.overrides) == ("run", PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cluster.nodes=2", "cluster.min_nodes=3"], "cluster.min_nodes=3 is more than cluster.nodes=2"),
+        (["cluster.gpus=8", "cluster.workers=4"], "cluster.workers=4 ranks on cluster.gpus=8 GPUs"),
+        (["cluster.time_min=1", "cluster.signal_lead_s=60"], "leaves nothing of cluster.time_min=1"),
+        (["cluster.nodes=5"], "do not share the global batch evenly"),
+        (["cluster.executor=pbs"], "cluster.executor=pbs is not known"),
+        (["cluster.partiton=main"], "did you mean cluster.partition"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        requests([*PLAIN, *words])
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_a_scheduler_submitting_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
+    words = ["cluster=slurm", *PLAIN, f"runs={tmp_path}"]
+    command = [sys.executable, "-m", "glci_dist", "submit", *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": "/nowhere"}, timeout=100
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "cluster.executor=local" in line
+    assert "make slurm-up" in line
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parts", "nodes", "least", "there", "used"),
+    [(32, 4, 1, 4, 4), (32, 4, 1, 3, 2), (32, 4, 2, 2, 2), (32, 4, 1, 9, 4)],
+)
+def test_of_the_nodes_that_are_there_the_most_that_share_the_batch_evenly_are_used(
+    parts: int, nodes: int, least: int, there: int, used: int
+) -> None:
+    cluster = compose.load([*PLAIN, f"cluster.nodes={nodes}", f"cluster.min_nodes={least}"]).cluster
+    assert usable_nodes(parts, cluster, there) == used
+
+
+def test_too_few_nodes_are_refused() -> None:
+    cluster = compose.load([*PLAIN, "cluster.nodes=4", "cluster.min_nodes=3"]).cluster
+    with pytest.raises(UserError, match="fewer nodes down to 3"):
+        usable_nodes(32, cluster, 2)
+
+
+def test_the_samples_of_a_step_are_those_that_the_run_reads_there(faces_shards: str, tmp_path: Path) -> None:
+    words = small(faces_shards, tmp_path, steps=(4, 0, 0))
+    found = [samples_of(words, step) for step in (0, 1)]
+    assert [len(keys) for keys in found] == [4, 4]
+    assert not set(found[0]) & set(found[1])
+    assert samples_of(words, -1) == []
+
+
+def test_a_copy_of_the_code_is_made_once_and_another_one_only_of_other_code(tmp_path: Path) -> None:
+    first = snapshot.take(tmp_path)
+    assert snapshot.take(tmp_path) == first
+    assert (first / "glci_dist" / "cli.py").exists()
+    command = [sys.executable, "-c", "import glci_dist.compose as c; print(c.__file__, c.config_folder())"]
+    found = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(first)}, capture_output=True, text=True, check=True, cwd="/"
+    ).stdout.split()
+    assert all(path.startswith(str(first)) for path in found)
+    assert list((tmp_path / "code").iterdir()) == [first]

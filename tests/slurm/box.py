@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import Account, account
 from glci_dist.slurm import scheduler
@@ -21,14 +23,14 @@ from tests.small_run import newest_in, small
 CLUSTER = Path(__file__).parents[2] / "slurm" / "cluster" / "cluster.py"
 CONF = Path("/var/lib/glci-slurm/slurm.conf")
 NODES = ("glci-n1", "glci-n2", "glci-n3", "glci-n4")
-STEPS = (150, 10, 20)
-EVERY = 10
+STEPS = (60, 5, 15)
+EVERY = 5
 """Steps between checkpoints."""
 
 
 def overrides(shards: Path, runs: Path, *extra: str, steps: tuple[int, int, int] = STEPS) -> list[str]:
-    """The run of these tests: all three phases, a checkpoint every ten steps."""
-    always = (f"checkpoints.every={EVERY}", "checkpoints.run_ahead=1", "engine.timeout_s=60")
+    """The run of these tests: all three phases, a checkpoint every five steps."""
+    always = ("monitor.scalars_every=1", f"checkpoints.every={EVERY}", "checkpoints.run_ahead=1", "engine.timeout_s=60")
     return small(shards, runs, steps=steps, extra=(*always, *extra))
 
 
@@ -38,6 +40,14 @@ def final_files(run: Path, step: int) -> dict[str, bytes]:
     assert saved is not None
     assert saved.step == step
     return {name: (saved.path / name).read_bytes() for name in saved.manifest.files}
+
+
+def losses(run: Path) -> dict[tuple[str, int], float]:
+    """Each loss at each step of the surviving history, from TensorBoard's files."""
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if tag.startswith("loss/")]
+    return {(tag, point.step): point.value for tag in tags for point in board.Scalars(tag)}
 
 
 def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 120) -> Any:

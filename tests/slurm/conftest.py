@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,10 +41,16 @@ def _mended(box: Box) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def expected(box: Box, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The last checkpoint's files of the same run under torchrun, with four workers on this machine."""
+def undisturbed(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run under torchrun, with four workers on this machine."""
     runs = tmp_path_factory.mktemp("torchrun")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     command = [*launcher, "-m", "glci_dist", "train", *overrides(box.shards, runs)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
-    return final_files(runs / "run", sum(STEPS))
+    return runs / "run"
+
+
+@pytest.fixture(scope="session")
+def expected(undisturbed: Path) -> dict[str, bytes]:
+    """Its last checkpoint's files."""
+    return final_files(undisturbed, sum(STEPS))

@@ -95,8 +95,8 @@ _ABOVE_ZERO = (
     "cluster.restart_window_s",
 )
 
-_OPEN = ("cluster.environment.", "cluster.sbatch.")
-"""Groups whose keys are the user's."""
+_OPEN = ("cluster.environment", "cluster.sbatch")
+"""Mappings whose keys are the user's; each is one value."""
 
 _BELOW_ONE = ("optimizers.completion.rho", "optimizers.discriminator.rho", "engine.ema")
 
@@ -269,7 +269,7 @@ def _check_keys(composed: list[str]) -> None:
     schema = list(_flat(OmegaConf.structured(Config())))
     for key in composed:
         in_phase = key.startswith("phases.") and key.split(".")[-1] in PhaseConfig.__dataclass_fields__
-        if not in_phase and key not in schema and not key.startswith(_OPEN):
+        if not in_phase and key not in schema:
             raise UserError(unknown_key(key))
     for key in schema:
         if key not in composed and key != "phases":
@@ -299,7 +299,9 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key in node:
         value = None if OmegaConf.is_missing(node, key) else node[key]
-        if OmegaConf.is_dict(value):
+        if f"{prefix}{key}" in _OPEN:
+            flat[f"{prefix}{key}"] = dict(value or {})
+        elif OmegaConf.is_dict(value):
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = list(value or ()) if OmegaConf.is_list(value) else value

@@ -255,7 +255,9 @@ class ClusterConfig:
     partition: str = ""
     """Partition of the job, or several with commas; empty: the cluster's default."""
     account: str = ""
+    """Whom its time is charged to; empty: the user's default."""
     qos: str = ""
+    """Quality of service; empty: the default."""
     constraint: str = ""
     """Features that its nodes must have."""
     exclude: str = ""
@@ -281,6 +283,7 @@ class ClusterConfig:
     restarts: int = 5
     """Crashes within ``restart_window_s`` after which a job ends; fewer restart its workers where they are."""
     restart_window_s: float = 3600.0
+    """See ``restarts``, seconds."""
     same_step: int = 3
     """Crashes in a row in the same step after which a job ends: it would crash there for ever."""
     reserved_port: int = 29400

@@ -104,13 +104,13 @@ def test_a_rank_that_hangs_is_named_with_the_collective_by_the_one_that_waits(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("stage", ["write", "verify"])
+@pytest.mark.parametrize(("stage", "seconds"), [("write", 12), ("verify", 14)])
 def test_a_disk_that_takes_longer_than_the_time_out_is_waited_for(
-    faces_shards: str, tmp_path: Path, stage: str
+    faces_shards: str, tmp_path: Path, stage: str, seconds: int
 ) -> None:
-    extra = ("checkpoints.every=2", "checkpoints.keep=2", "engine.timeout_s=1", *SPEAKING)
+    extra = ("checkpoints.every=4", "checkpoints.keep=2", "engine.timeout_s=4", *SPEAKING)
     overrides = small(faces_shards, tmp_path, steps=(7, 0, 0), extra=extra)
-    environment = {"CHAOS_SLOW": f"{stage}:7", "CHAOS_STEP": str(tmp_path / "step")}
+    environment = {"CHAOS_SLOW": f"{stage}:{seconds}", "CHAOS_STEP": str(tmp_path / "step")}
     chaos: dict[str, Any] = {"module": "tests.chaos.rank", "environment": environment}
     with started(overrides, size=2, log=tmp_path / "log", **(chaos if stage == "write" else {})) as command:
         assert command.exit_codes() == [0, 0], command.said(0) + command.said(1)

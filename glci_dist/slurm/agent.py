@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
@@ -77,7 +77,16 @@ class Agent(LocalElasticAgent):
         """The first that came."""
         self.ending: str | None = None
         """Why the workers were not started again."""
+        self._is_over = False
         self.take_signals()
+
+    def run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        """Run the workers; from its end on signals are only remembered."""
+        try:
+            return super().run(role)
+        finally:
+            self._is_over = True
+            self.take_signals()
 
     def take_signals(self) -> None:
         """Have signals to this process passed on to its workers, and remembered."""
@@ -86,6 +95,8 @@ class Agent(LocalElasticAgent):
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self.signal = self.signal or signal.Signals(number)
+        if self._is_over:
+            return
         pids = self._pcontext.pids().values() if self._pcontext is not None else ()
         for pid in pids:
             with suppress(ProcessLookupError):

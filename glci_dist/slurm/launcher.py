@@ -117,8 +117,6 @@ class Work:
                 return agent, agent.run()
             except Stopped:
                 return agent, None
-            finally:
-                agent.take_signals()
 
     def _after_signal(self, number: signal.Signals) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""

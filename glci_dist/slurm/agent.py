@@ -75,6 +75,8 @@ class Agent(LocalElasticAgent):
         self.crashes: list[Crash] = []
         self.signal: signal.Signals | None = None
         """The first that came."""
+        self.is_told_to_end = False
+        """Whether SIGTERM came, first or later: the scheduler ends the job itself."""
         self.ending: str | None = None
         """Why the workers were not started again."""
         self._is_over = False
@@ -95,6 +97,7 @@ class Agent(LocalElasticAgent):
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self.signal = self.signal or signal.Signals(number)
+        self.is_told_to_end = self.is_told_to_end or number == signal.SIGTERM
         if self._is_over:
             return
         pids = self._pcontext.pids().values() if self._pcontext is not None else ()

@@ -73,7 +73,7 @@ class Work:
             return f"not needed: {used} of {len(self._hosts)} nodes share the global batch evenly"
         agent, result = self._run_agent(used)
         if agent.signal is not None and (result is None or result.is_failed()):
-            return self._after_signal(agent.signal)
+            return self._after_signal(agent.signal, agent)
         if result is None or not result.is_failed():
             return "done"
         reason = agent.ending or "its workers failed"
@@ -118,11 +118,11 @@ class Work:
             except Stopped:
                 return agent, None
 
-    def _after_signal(self, number: signal.Signals) -> str:
+    def _after_signal(self, number: signal.Signals, agent: Agent) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
-        if number != signal.SIGUSR2:
-            # It was sent SIGTERM to be cancelled, or to make room, and is queued again then by the scheduler, but
-            # only if it has not ended by itself.
+        if number != signal.SIGUSR2 or agent.is_told_to_end:
+            # It was sent SIGTERM to be cancelled, and must not be queued again; or to make room, and is queued again
+            # then by the scheduler, but only if it has not ended by itself.
             return self._wait_to_be_ended(number)
         if self._restart >= self._launch.cluster.requeues:
             raise Fault(f"its time is over, and it was queued again {self._restart} times (cluster.requeues)")

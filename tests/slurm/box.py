@@ -146,12 +146,12 @@ class Box:
 
     def clear(self) -> None:
         """No job of anybody's is left."""
-        subprocess.run(["scancel", "--user=root", "--state=PENDING"], check=False)
-        subprocess.run(["scancel", "--user=root"], check=False)
-        wait_until(
-            lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.strip(),
-            "the queue is empty",
-        )
+
+        def is_empty() -> bool:
+            subprocess.run(["scancel", "--user=root"], check=False, capture_output=True)
+            return not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.strip()
+
+        wait_until(is_empty, "the queue is empty")
 
 
 def glci(*words: str) -> subprocess.CompletedProcess[str]:

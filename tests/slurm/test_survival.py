@@ -128,8 +128,9 @@ def test_a_preempted_run_makes_room_within_the_grace_time_and_resumes(
 def test_a_run_longer_than_its_time_limit_queues_itself_again(
     box: Box, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    # 35 s an attempt, its start included, at no more than 1.4 steps a second.
-    extra = ("cluster.time_min=1", "cluster.signal_lead_s=25", slow_steps(0.7, tmp_path / "custom"))
+    # The scheduler looks at time limits twice a minute: the signal may come half a minute early. So there are 25 to
+    # 55 s for an attempt, its start included, and the run needs 104 s.
+    extra = ("cluster.time_min=1", "cluster.signal_lead_s=5", slow_steps(1.3, tmp_path / "custom"))
     job = box.submit(tmp_path, *extra)
     assert job.wait_for_end(seconds=600) == "COMPLETED", job.output()
     attempts = job.account().attempts

@@ -32,7 +32,7 @@ class Outlook:
     """A run as it stands."""
 
     state: str
-    """submitted, queued, starting, running, stopped, died, cancelled, failed or done."""
+    """submitted, queued, starting, running, stopped, died, cancelled, failed, done; unknown without the scheduler."""
     detail: str
     """Why, on what, until when; in words."""
     account: Account
@@ -95,7 +95,11 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
         return "done", ""
     if job is None:
         return (last.state, last.reason) if last is not None else ("submitted", "")
-    there = told.queued(job.job)
+    try:
+        there = told.queued(job.job)
+    except UserError as silence:
+        known = last.state if last is not None and last.state in ("running", "stopped") else "unknown"
+        return known, f"the scheduler does not answer for job {job.job}: {silence}"
     history = told.history(job.job)
     again = f", queued again {len(history) - 1} time(s)" if len(history) > 1 else ""
     if there is not None and there.state in scheduler.ALIVE:

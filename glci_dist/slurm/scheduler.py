@@ -45,10 +45,12 @@ def is_there() -> bool:
 
 
 def queued(job: str) -> Queued | None:
-    """The job, if the controller has it still; raises ``UserError`` without SLURM."""
+    """The job, if the controller has it still; raises ``UserError`` without SLURM, or without an answer."""
     answer = _ask(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r|%N|%S"])
-    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
-    if not lines:
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        raise UserError(f"squeue: {(answer.stderr.strip().splitlines() or ['no answer'])[-1]}")
+    lines = answer.stdout.splitlines()
+    if answer.returncode or not lines:
         return None
     state, reason, nodes, start = lines[0].strip().split("|")
     return Queued(state, reason, nodes, start)

@@ -43,3 +43,14 @@ def newest_in(root: Path) -> Checkpoint | None:
         raise AssertionError(f"{path} is damaged: {problem}")
 
     return reading.newest(root, damaged=damaged)
+
+
+def fill_disk(path: Path) -> None:
+    """Fill the file system that ``path`` lies on, to the byte, with a file there."""
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue

@@ -84,11 +84,9 @@ def expected_start(script: Path) -> str:
     return answer.stderr.strip().splitlines()[-1].removeprefix("sbatch: ") if answer.stderr.strip() else ""
 
 
-def requeue(job: str, *, without: str = "") -> None:
-    """Put a running job, perhaps that of this process, into the queue again, away from nodes ``without``."""
+def requeue(job: str) -> None:
+    """Put a running job, perhaps that of this process, into the queue again."""
     _ask(["scontrol", "requeue", job], check=True)
-    if without:
-        _ask(["scontrol", "update", f"JobId={job}", f"ExcNodeList={without}"], check=True)
 
 
 def cancel(job: str) -> None:

@@ -53,44 +53,6 @@ _MARK = "# glci-slurm"
 _DEVICES = tuple(Path(f"/dev/glci-gpu{number}") for number in range(GPUS))
 _LOCK = Path("/run/lock/glci-slurm.lock")
 
-_SLURM_CONF = """\
-ClusterName=glci
-SlurmctldHost={host}({address})
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-# A job that is requeued waits this long + 1 s; 5 is the least.
-AuthInfo=socket={munge},cred_expire=5
-StateSaveLocation={state}/ctld
-SlurmctldPidFile={state}/run/slurmctld.pid
-SlurmctldLogFile={state}/log/slurmctld.log
-SlurmdSpoolDir={state}/spool/%n
-SlurmdPidFile={state}/run/slurmd-%n.pid
-SlurmdLogFile={state}/log/%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-SchedulerParameters=bf_interval=2,sched_interval=2,sched_min_interval=100000,batch_sched_delay=0
-SlurmctldParameters=preempt_send_user_signal
-# Each node claims more processors than this machine has.
-SlurmdParameters=config_overrides
-ReturnToService=2
-SlurmdTimeout=6
-MessageTimeout=5
-KillWait=3
-BatchStartTimeout=10
-JobRequeue=1
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost={host}
-AccountingStoragePass={munge}
-GresTypes=gpu
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -246,7 +208,12 @@ def _install() -> None:
 def _write_files() -> None:
     STATE.mkdir(mode=0o755, exist_ok=True)
     host = os.uname().nodename.split(".")[0]
-    text = _SLURM_CONF.format(host=host, address=HOST_ADDRESS, munge=_MUNGE, state=STATE)
+    text = (
+        Path(__file__)
+        .with_name("slurm.conf.in")
+        .read_text()
+        .format(host=host, address=HOST_ADDRESS, munge=_MUNGE, state=STATE)
+    )
     for node in NODES:
         text += (
             f"NodeName={node} NodeAddr={_address(node)} CPUs={CPUS} CoresPerSocket={CPUS} RealMemory={MEMORY_MB} "

@@ -16,7 +16,7 @@ import pytest
 from glci_dist.checkpoints.manifest import folders, read
 from glci_dist.runs.journal import read_journal
 from tests.commands import started
-from tests.small_run import newest_in, small
+from tests.small_run import fill_disk, newest_in, small
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 SPEAKING = ("monitor.progress=true", "monitor.scalars_every=1")
@@ -202,7 +202,7 @@ def test_a_full_disk_costs_no_checkpoint_and_no_step_and_saving_goes_on_when_the
     filler = small_disk / "filler"
     with started(overrides, size=2, log=tmp_path / "log") as command:
         wait_until(lambda: len(folders(run / "checkpoints")) == 2, "two checkpoints", seconds=60)
-        _fill(filler)
+        fill_disk(filler)
         command.wait_for("could not be written")
         kept = newest_in(run / "checkpoints")
         assert kept is not None
@@ -222,16 +222,6 @@ def test_a_full_disk_costs_no_checkpoint_and_no_step_and_saving_goes_on_when_the
     # None of what could not be finished is left.
     assert not list((run / "attempts").glob("*/*ing"))
     assert final_files(run, sum(steps)) == undisturbed(faces_shards, tmp_path / "undisturbed", steps)
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
 
 
 def _newest_step(run: Path) -> int:

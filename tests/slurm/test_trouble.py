@@ -14,6 +14,7 @@ from glci_dist.runs.journal import read_journal
 from glci_dist.slurm.launcher import samples_of
 from tests.slurm.box import EVERY, STEPS, Box, final_files, glci, overrides, wait_until
 from tests.slurm.trouble import crash_in_step, hide_on
+from tests.small_run import fill_disk
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
 
@@ -67,13 +68,7 @@ def test_a_full_disk_ends_the_job_and_names_the_host_and_it_goes_on_when_there_i
     job = box.submit(small_disk)
     job.wait_for_step(2 * EVERY)
     filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
+    fill_disk(filler)
     assert job.wait_for_end() == "FAILED", job.output()
     filler.unlink()
     failed = job.events("checkpoint-failed")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -29,6 +28,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from daemons import find, is_running, start_daemon, stop_daemon
 
 STATE = Path("/var/lib/glci-slurm")
 CONF = STATE / "slurm.conf"
@@ -124,7 +125,7 @@ def down() -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     for name in ("slurmctld", "slurmdbd", "mariadb", "munged"):
-        _stop(name)
+        stop_daemon(STATE, name)
     for node in NODES:
         subprocess.run(["ip", "link", "del", _port(node)], stderr=subprocess.DEVNULL, check=False)
         subprocess.run(["ip", "netns", "del", node], stderr=subprocess.DEVNULL, check=False)
@@ -179,7 +180,7 @@ def _alone() -> Iterator[None]:
 
 
 def _install() -> None:
-    missing = [package for package, program in _PACKAGES.items() if _find(program) is None]
+    missing = [package for package, program in _PACKAGES.items() if find(program) is None]
     if not missing:
         return
     if shutil.which("apt-get") is None:
@@ -308,53 +309,7 @@ def _start_mariadb() -> None:
 def _daemon(
     name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None, log: Path | None = None
 ) -> None:
-    """Start a daemon, unless it runs already."""
-    if _is_running(name):
-        return
-    program = _find(command[0]) or command[0]
-    with (log or STATE / "log" / f"{name}.out").open("a") as output:
-        process = subprocess.Popen(
-            [program, *command[1:]],
-            env={**_environment(), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            start_new_session=True,
-        )
-    record = {"pid": process.pid, "began": _began(process.pid)}
-    (STATE / "pids" / f"{name}.json").write_text(json.dumps(record))
-
-
-def _stop(name: str) -> None:
-    record = STATE / "pids" / f"{name}.json"
-    if not _is_running(name):
-        return
-    pid = json.loads(record.read_text())["pid"]
-    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-        deadline = time.monotonic() + patience
-        while _is_running(name) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def _is_running(name: str) -> bool:
-    """Whether the process that was started under this name still runs, and is no other's with its number."""
-    try:
-        record = json.loads((STATE / "pids" / f"{name}.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    return record["began"] is not None and _began(record["pid"]) == record["began"]
-
-
-def _began(pid: int) -> str | None:
-    """When a process began, in the kernel's words; None where it is gone, or dead and not yet reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else fields[19]
+    start_daemon(STATE, name, command, environment={**_environment(), **(environment or {})}, log=log)
 
 
 def _pids_in(node: str) -> list[int]:
@@ -376,10 +331,6 @@ def _exists(link: str) -> bool:
     return Path(f"/sys/class/net/{link}").exists()
 
 
-def _find(program: str) -> str | None:
-    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
 def _environment() -> dict[str, str]:
     return {**os.environ, "SLURM_CONF": str(CONF)}
 
@@ -387,7 +338,7 @@ def _environment() -> dict[str, str]:
 def _wait(what: str, daemons: Sequence[str], is_ready: Callable[[], bool], *, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not is_ready():
-        dead = [daemon for daemon in daemons if not _is_running(daemon)]
+        dead = [daemon for daemon in daemons if not is_running(STATE, daemon)]
         if dead:
             raise ClusterError(f"{', '.join(dead)} ended at once: see {STATE}/log")
         if time.monotonic() > deadline:

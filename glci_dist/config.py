@@ -286,6 +286,11 @@ class ClusterConfig:
     """See ``restarts``, seconds."""
     same_step: int = 3
     """Crashes in a row in the same step after which a job ends: it would crash there for ever."""
+    node_crashes: int = 3
+    """Crashes in a row that all began on one node, and not all in one step, after which the job is queued again
+    without that node; 0: never."""
+    exclusions: int = 1
+    """Nodes that it may leave out so."""
     reserved_port: int = 29400
     """First of 1,000 ports, one of which the nodes meet at (chosen by the job's number)."""
     setup: list[str] = field(default_factory=list)

@@ -47,21 +47,17 @@ def sort_out(root: Path, retention: Retention) -> Sorted:
     return Sorted(newest, unwanted[::-1])
 
 
-def delete(path: Path, attempt: Attempt) -> bool:
-    """Remove a checkpoint; whether this attempt could.
+def delete(path: Path, attempt: Attempt) -> None:
+    """Remove a checkpoint. Raises ``OSError``, and leaves it as it was then.
 
     It is renamed first, so that a kill leaves it whole or not at all; and into the attempt's folder, which
-    a newer attempt takes away, whose checkpoint it may be.
+    a newer attempt takes away, whose checkpoint it may be (``Attempt.fenced``).
     """
     sys.audit("glci.checkpoint", "delete", path.name)
     trash = attempt.folder / f"{path.name}.deleting"
-    try:
-        os.rename(path, trash)
-    except OSError:
-        return False
+    os.rename(path, trash)
     # What is left of it is in nobody's way: the next attempt clears it.
     shutil.rmtree(trash, ignore_errors=True)
-    return True
 
 
 def _look(path: Path) -> Checkpoint | None:

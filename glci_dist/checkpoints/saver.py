@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ class Saved:
     """Checkpoints that retention removed."""
     damaged: tuple[tuple[Path, str, Path], ...] = ()
     """Checkpoints that were not whole when they were read back: where they were, what was wrong, where they lie."""
+    kept: str | None = None
+    """Why nothing more was removed, if retention could not do its work: the disk fills up."""
+
+
+@dataclass
+class _Cleared:
+    """What retention did after a save; see ``Saved``."""
+
+    deleted: list[str] = field(default_factory=list)
+    damaged: list[tuple[Path, str, Path]] = field(default_factory=list)
+    problem: str | None = None
 
 
 class Saver:
@@ -206,8 +217,15 @@ class Saver:
             seconds = time.perf_counter() - start
             if error is None:
                 self.committed = step
-            deleted, damaged = self._clear_away() if error is None else ((), ())
-            self._on_saved(Saved(step, record["phase"], error, size, copy_seconds, seconds, deleted, damaged))
+            cleared = self._clear_away() if error is None else _Cleared()
+            self._on_saved(
+                Saved(
+                    *(step, record["phase"], error, size, copy_seconds, seconds),
+                    deleted=tuple(cleared.deleted),
+                    damaged=tuple(cleared.damaged),
+                    kept=cleared.problem,
+                )
+            )
         except Superseded as newer:
             return str(newer), str(newer)
         return error, None
@@ -256,34 +274,37 @@ class Saver:
         shutil.rmtree(aside, ignore_errors=True)
         return error, 0
 
-    def _clear_away(self) -> tuple[tuple[str, ...], tuple[tuple[Path, str, Path], ...]]:
-        """Delete what is not kept; what was deleted, and what was found damaged and set aside instead."""
+    def _clear_away(self) -> _Cleared:
+        """Delete what is not kept, unless one that is kept turns out to be damaged; that one is set aside instead."""
+        cleared = _Cleared()
         try:
             found = sort_out(self._root, self._retention)
-            if not found.unwanted:
-                return (), ()
-            damaged = self._read_back(found.newest)
-            if damaged:
-                # They take nobody's place: the next save counts anew.
-                return (), damaged
-        except (OSError, Unreadable):
-            # Nothing is lost by keeping more.
-            return (), ()
-        return tuple(each.path.name for each in found.unwanted if delete(each.path, self._attempt)), ()
+            if found.unwanted:
+                self._read_back(found.newest, cleared)
+            # Damaged ones take nobody's place: the next save counts anew.
+            for each in found.unwanted if not cleared.damaged else ():
+                delete(each.path, self._attempt)
+                cleared.deleted.append(each.path.name)
+        except OSError as failure:
+            # An older attempt can remove nothing, and ends itself soon.
+            if not self._attempt.is_over():
+                cleared.problem = f"{failure.filename or self._root}: {failure.strerror or failure}"
+        except Unreadable as failure:
+            cleared.problem = str(failure)
+        return cleared
 
-    def _read_back(self, newest: list[Checkpoint]) -> tuple[tuple[Path, str, Path], ...]:
+    def _read_back(self, newest: list[Checkpoint], cleared: _Cleared) -> None:
         """See to it that one of these is known to be whole; those that were not are set aside."""
-        damaged: list[tuple[Path, str, Path]] = []
         if any(checkpoint.step in self.verified for checkpoint in newest):
-            return ()
+            return
         for checkpoint in newest:
             whole, problems = examine(checkpoint.path)
             if whole is not None:
                 self.verified.add(checkpoint.step)
-                break
+                return
             with self._attempt.fenced():
-                damaged.append((checkpoint.path, "; ".join(problems), set_aside(checkpoint.path, self._attempt)))
-        return tuple(damaged)
+                aside = set_aside(checkpoint.path, self._attempt)
+            cleared.damaged.append((checkpoint.path, "; ".join(problems), aside))
 
     def _aside(self, step: int) -> Path:
         return self._attempt.folder / f"{folder_name(step)}.writing"

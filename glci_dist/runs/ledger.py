@@ -27,7 +27,7 @@ KINDS = ("compute", "communication", "data", "checkpoint", "startup")
 _REST = {"running": "compute", "died": "lost", "stopped": "checkpoint", "done": "checkpoint"}
 """What an attempt did after the last step that it ended: the step in hand, or waiting for the last save."""
 
-SILENT = "it said nothing more: killed, or its host was lost"
+_SILENT = "it said nothing more: killed, or its host was lost"
 """All that a run's own folder tells of an attempt that died."""
 
 _QUIET_S = 10.0
@@ -231,7 +231,7 @@ def _end(events: Sequence[dict[str, Any]], ended: float, *, is_newest: bool) -> 
             return "stopped", str(event.get("reason", ""))
     if is_newest and time.time() - ended < _QUIET_S:
         return "running", ""
-    return "died", SILENT
+    return "died", _SILENT
 
 
 def _shares(seconds: Mapping[str, float]) -> dict[str, float]:

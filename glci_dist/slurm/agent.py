@@ -2,7 +2,8 @@
 
 It restarts the workers inside the allocation when one of them crashed, as torchrun does. But an exit that means
 "do not" (a mistake of the user, a newer attempt) ends it at once, a signal is passed on to the workers and not
-taken for a crash, and a run that crashes too often, or in the same step every time, is given up.
+taken for a crash, and a run that crashes too often, or in the same step every time, is given up. Where all crashes
+in a row began on one node, that node is bad, and not the run.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -24,26 +25,42 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 _FINAL = (2, 4)
 """Exit codes of the workers that no restart would change."""
 _STOPPED = 3
+_BY_ITSELF = 1
+"""The last of the ranks of a cause (``_order_of_cause``) that did not follow from another's."""
+_START_S, _DEFERENCE_S = 5.0, 10.0
 
 
 @dataclass(frozen=True)
 class Crash:
-    """One crash of this node's workers."""
+    """One crash of the workers, as this node sees it."""
 
     time: float
     step: int
     """-1: before the first, or not known."""
     cause: str
     codes: tuple[int, ...]
+    """Exit codes of this node's workers that failed."""
+    began_on: tuple[str, ...]
+    """The nodes whose workers failed by themselves, and not for want of another rank."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How often workers are restarted: ``cluster.restarts``, ``restart_window_s``, ``same_step``."""
+    """How often workers are restarted: keys of ``cluster``."""
 
     restarts: int
-    window_s: float
+    restart_window_s: float
     same_step: int
+    node_crashes: int
+
+    def bad_node(self, crashes: list[Crash]) -> str | None:
+        """The node that these crashes are to be blamed on, if it is one and not the step."""
+        row = crashes[-self.node_crashes :] if self.node_crashes else []
+        if not row or len(row) < self.node_crashes or row[-1].time - row[0].time > self.restart_window_s:
+            return None
+        origins, steps = {crash.began_on for crash in row}, {crash.step for crash in row}
+        is_the_step = len(steps) == 1 and steps != {-1}
+        return row[-1].began_on[0] if len(origins) == len(row[-1].began_on) == 1 and not is_the_step else None
 
     def verdict(self, crashes: list[Crash]) -> str | None:
         """Why the workers are not started again after these crashes, if they are not."""
@@ -56,9 +73,12 @@ class Bounds:
         if row >= self.same_step:
             where = f"in step {last.step}" if last.step >= 0 else "before its first step"
             return f"it crashed {row} times in a row {where}"
-        recent = [crash for crash in crashes if last.time - crash.time <= self.window_s]
+        recent = [crash for crash in crashes if last.time - crash.time <= self.restart_window_s]
         if len(recent) > self.restarts:
-            return f"it crashed {len(recent)} times within {self.window_s:.0f} s (cluster.restarts={self.restarts})"
+            return (
+                f"it crashed {len(recent)} times within {self.restart_window_s:.0f} s "
+                f"(cluster.restarts={self.restarts})"
+            )
         return None
 
 
@@ -69,9 +89,26 @@ class Stopped(Exception):
 class Agent(LocalElasticAgent):
     """Runs and restarts the workers of this node; ``run()`` as its base class has it."""
 
-    def __init__(self, *args: Any, bounds: Bounds, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        bounds: Bounds,
+        hosts: Sequence[str],
+        host: str,
+        on_crash: Callable[[Crash], None],
+        leave_out: Callable[[str], bool],
+        **kwargs: Any,
+    ) -> None:
+        """``hosts``: of all agents that meet; this one's is ``host``.
+
+        ``on_crash`` is called with each crash that began on this node.
+        ``leave_out`` is called with the reason where this node is bad; returns whether the job goes on without it.
+        """
         super().__init__(*args, **kwargs)
-        self._bounds = bounds
+        self._bounds, self._hosts, self._host = bounds, tuple(hosts), host
+        self._on_crash, self._leave_out = on_crash, leave_out
+        self._stores: list[Any] = []
+        """Of the starts that ended in a crash: what the agents say to one another."""
         self.crashes: list[Crash] = []
         self.signal: signal.Signals | None = None
         """The first that came."""
@@ -79,6 +116,8 @@ class Agent(LocalElasticAgent):
         """Whether SIGTERM came, first or later: the scheduler ends the job itself."""
         self.ending: str | None = None
         """Why the workers were not started again."""
+        self.is_left_out = False
+        """Whether that is because the job goes on without this node."""
         self._is_over = False
         self.take_signals()
 
@@ -135,20 +174,60 @@ class Agent(LocalElasticAgent):
         found = [failure for failure in failures.values() if failure.exitcode in _FINAL]
         if found:
             return str(found[0].message)
-        first = min(failures.values(), key=_rank_of_cause)
+        rank, first = min(failures.items(), key=lambda each: _order_of_cause(each[1]))
         step = max(int(failure.error_file_data.get("step", -1)) for failure in failures.values())
-        if not all(code == _STOPPED for code in codes):
-            self.crashes.append(Crash(time.time(), step, _short(str(first.message)), codes))
-        verdict = self._bounds.verdict(self.crashes) if self.crashes else None
-        return f"{verdict}; the cause: {self.crashes[-1].cause}" if verdict else None
+        if all(code == _STOPPED for code in codes):
+            return None
+        cause = f"rank {rank} on {self._host}: {_short(str(first.message))}"
+        self.crashes.append(Crash(time.time(), step, cause, codes, ()))
+        self._stores.append(self._worker_group.store)
+        began_here = _order_of_cause(first)[0] <= _BY_ITSELF
+        if began_here:
+            self._on_crash(self.crashes[-1])
+            self._claim()
+        if step < 0:
+            # Perhaps the others fail too, and not for want of this node.
+            time.sleep(_START_S)
+        self.crashes = [
+            replace(crash, began_on=self._claims(store))
+            for crash, store in zip(self.crashes, self._stores, strict=True)
+        ]
+        if self._bounds.bad_node(self.crashes) == self._host:
+            reason = f"{self._bounds.node_crashes} crashes in a row began on {self._host}; the last: {cause}"
+            self.is_left_out = self._leave_out(reason)
+            if self.is_left_out:
+                return reason
+        verdict = self._bounds.verdict(self.crashes)
+        if verdict is None:
+            return None
+        if not began_here:
+            # The node where it began says more of it, and ends the job.
+            time.sleep(_DEFERENCE_S)
+        return f"{verdict}; the cause: {cause}"
+
+    def _claim(self) -> None:
+        """Say to the other agents that this crash began here."""
+        with suppress(RuntimeError):
+            self._stores[-1].set(_claim_of(self._host), "1")
+
+    def _claims(self, store: Any) -> tuple[str, ...]:
+        """The nodes that a crash began on; none where the first node's agent is gone."""
+        with suppress(RuntimeError):
+            return tuple(host for host in self._hosts if store.check([_claim_of(host)]))
+        return ()
 
 
-def _rank_of_cause(failure: ProcessFailure) -> tuple[int, int]:
+def _claim_of(host: str) -> str:
+    return f"crash-began-on/{host}"
+
+
+def _order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
     """Less for what is rather a cause: what a rank says of itself, then a kill, then what follows from another's."""
     said = bool(failure.error_file_data.get("step") is not None)
-    follows = said and "lost another rank" in str(failure.message)
+    # NCCL aborts a rank that waits for one that is gone.
+    follows = "lost another rank" in str(failure.message) if said else failure.exitcode == -signal.SIGABRT
     ended_by_agent = failure.exitcode in (-signal.SIGTERM, _STOPPED)
-    return (3 if ended_by_agent else 2 if follows else 0 if said else 1, failure.timestamp)
+    return (3 if ended_by_agent else 2 if follows else 0 if said else _BY_ITSELF, failure.timestamp)
 
 
 def _short(message: str) -> str:

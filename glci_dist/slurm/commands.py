@@ -94,7 +94,7 @@ def _cancel(parsed: argparse.Namespace) -> int:
     if last.executor != "slurm":
         raise UserError(f"job {last.job} of {parsed.folder} is no job of SLURM: end its processes by a signal")
     there = scheduler.queued(last.job)
-    if there is None or there.state not in scheduler.ALIVE:
+    if there is None or there.has_ended:
         print(f"job {last.job} of {parsed.folder} has ended already")
         return 0
     scheduler.cancel(last.job)

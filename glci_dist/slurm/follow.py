@@ -39,7 +39,7 @@ def follow(run: Path, submitted: Submitted, job: Job[str]) -> int:
 
 def _state(submitted: Submitted) -> tuple[bool, str]:
     there = scheduler.queued(submitted.job)
-    if there is not None and there.state in scheduler.ALIVE:
+    if there is not None and not there.has_ended:
         reason = f" ({there.reason})" if there.state == "PENDING" and there.reason != "None" else ""
         return True, f"{there.state}{reason}" + (f" on {there.nodes}" if there.nodes else "")
     ran = scheduler.history(submitted.job)

@@ -26,7 +26,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
 from glci_dist.slurm import scheduler
-from glci_dist.slurm.agent import Agent, Bounds, Stopped
+from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
 
 _MEET_S = 600
 """Long enough for the scheduler to notice that a node is lost, and to take the job away."""
@@ -52,7 +52,8 @@ class Launch:
 
         environment = JobEnvironment()
         hosts = list(environment.hostnames)
-        job = Work(self, environment.job_id, hosts, environment.node)
+        script = environment.paths.submission_file
+        job = Work(self, environment.job_id, hosts, environment.node, script)
         # What an earlier run of this job left would be taken for this one's.
         environment.paths.result_pickle.unlink(missing_ok=True)
         return job.run()
@@ -61,17 +62,25 @@ class Launch:
 class Work:
     """A ``Launch`` on one of the job's nodes."""
 
-    def __init__(self, launch: Launch, job: str, hosts: list[str], node: int) -> None:
-        self._launch, self._job, self._hosts, self._node = launch, job, hosts, node
+    def __init__(self, launch: Launch, job: str, hosts: list[str], node: int, script: Path) -> None:
+        """``script``: what sbatch was given."""
+        self._launch, self._job, self._hosts, self._node, self._script = launch, job, hosts, node, script
+        self._host = hosts[node]
+        """As the scheduler calls it."""
         self._restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
     def run(self) -> str:
         used = usable_nodes(self._launch.parts, self._launch.cluster, len(self._hosts))
         if self._node == 0:
-            self._tell(f"nodes {', '.join(self._hosts[:used])}: {used} x {self._launch.cluster.workers} workers")
+            out = left_out(self._launch.run, self._job)
+            without = f", without {', '.join(out)}" if out else ""
+            workers = self._launch.cluster.workers
+            self._tell(f"nodes {', '.join(self._hosts[:used])}: {used} x {workers} workers{without}")
         if self._node >= used:
             return f"not needed: {used} of {len(self._hosts)} nodes share the global batch evenly"
         agent, result = self._run_agent(used)
+        if agent.is_left_out:
+            return self._wait_to_be_ended("left out")
         if agent.signal is not None and (result is None or result.is_failed()):
             return self._after_signal(agent.signal, agent)
         if result is None or not result.is_failed():
@@ -110,9 +119,18 @@ class Work:
             monitor_interval=0.2,
             local_addr=socket.gethostname(),
         )
-        bounds = Bounds(cluster.restarts, cluster.restart_window_s, cluster.same_step)
+        bounds = Bounds(cluster.restarts, cluster.restart_window_s, cluster.same_step, cluster.node_crashes)
         with tempfile.TemporaryDirectory(prefix="glci-agent-") as logs:
-            agent = Agent(spec, logs_specs=DefaultLogsSpecs(log_dir=logs), exit_barrier_timeout=30, bounds=bounds)
+            agent = Agent(
+                spec,
+                logs_specs=DefaultLogsSpecs(log_dir=logs),
+                exit_barrier_timeout=30,
+                bounds=bounds,
+                hosts=self._hosts[:nodes],
+                host=self._host,
+                on_crash=self._write_crash,
+                leave_out=self._leave_this_node_out,
+            )
             try:
                 return agent, agent.run()
             except Stopped:
@@ -120,44 +138,74 @@ class Work:
 
     def _after_signal(self, number: signal.Signals, agent: Agent) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
-        if number != signal.SIGUSR2 or agent.is_told_to_end:
-            # It was sent SIGTERM to be cancelled, and must not be queued again; or to make room, and is queued again
-            # then by the scheduler, but only if it has not ended by itself.
-            return self._wait_to_be_ended(number)
-        if self._restart >= self._launch.cluster.requeues:
-            raise Fault(f"its time is over, and it was queued again {self._restart} times (cluster.requeues)")
-        if self._node == 0:
-            self._tell("saved; the job is queued again")
-            scheduler.requeue(self._job)
-        return self._wait_to_be_ended(number)
+        # With SIGTERM it was cancelled, and must not be queued again; or it makes room, and is queued again then by
+        # the scheduler, but only if it has not ended by itself.
+        if number == signal.SIGUSR2 and not agent.is_told_to_end:
+            if self._restart >= self._launch.cluster.requeues:
+                raise Fault(f"its time is over, and it was queued again {self._restart} times (cluster.requeues)")
+            if self._node == 0:
+                self._tell("saved; the job is queued again")
+                scheduler.requeue(self._job)
+        return self._wait_to_be_ended(f"stopped by {number.name}")
 
-    def _wait_to_be_ended(self, number: signal.Signals) -> str:
+    def _wait_to_be_ended(self, why: str) -> str:
+        """Return when the scheduler has taken the job away, and need not kill this process to have its node."""
         deadline = time.monotonic() + _MEET_S
         while time.monotonic() < deadline:
+            with suppress(UserError):
+                there = scheduler.queued(self._job)
+                if there is None or there.is_taken_away:
+                    return why
             time.sleep(1)
-        raise Fault(f"stopped by {number.name}; the state is saved, submit again to go on")
+        raise Fault(f"{why}; the state is saved, submit again to go on")
 
-    def _write_verdict(self, reason: str, step: int) -> None:
+    def _leave_this_node_out(self, reason: str) -> bool:
+        """Queue the job again without this node; whether that can be."""
+        cluster = self._launch.cluster
+        out = left_out(self._launch.run, self._job)
+        nodes = ",".join([*filter(None, [cluster.exclude]), *out, self._host])
+        refusal = (
+            scheduler.refusal(self._script, exclude=nodes)
+            if len(out) < cluster.exclusions
+            else f"cluster.exclusions={cluster.exclusions}"
+        )
+        if refusal is not None:
+            self._tell(f"{reason}; it is not left out: {refusal}")
+            return False
+        self._write_verdict(f"{reason}: the job goes on without {self._host}", -1, left_out=self._host)
+        scheduler.requeue(self._job)
+        scheduler.exclude(self._job, nodes)
+        return True
+
+    def _write_crash(self, crash: Crash) -> None:
+        """Note a crash that began here for `glci status`."""
+        with suppress(OSError), self._file("crashes.jsonl").open("a") as file:
+            file.write(json.dumps({"time": round(crash.time, 3), "step": crash.step, "cause": crash.cause}) + "\n")
+
+    def _file(self, ending: str) -> Path:
+        return self._launch.run / "jobs" / f"{self._job}.{self._restart}.{self._host}.{ending}"
+
+    def _write_verdict(self, reason: str, step: int, *, left_out: str = "") -> None:
         """Leave why the job ends where `glci status` finds it, and say it."""
         samples = samples_of(self._launch.overrides, step)
         record = {
             "job": self._job,
             "restart": self._restart,
-            "host": socket.gethostname(),
+            "host": self._host,
             "time": round(time.time(), 3),
             "step": step,
             "samples": samples,
             "reason": reason,
+            "left_out": left_out,
         }
-        name = f"{self._job}.{self._restart}.{socket.gethostname()}.verdict.json"
         # On a full disk the job's output has it, perhaps.
         with suppress(OSError):
-            (self._launch.run / "jobs" / name).write_text(json.dumps(record, indent=1) + "\n")
+            self._file("verdict.json").write_text(json.dumps(record, indent=1) + "\n")
         shown = f"; samples of step {step}: {', '.join(samples)}" if samples else ""
         self._tell(f"fault: {reason}{shown}")
 
     def _tell(self, line: str) -> None:
-        print(f"glci: job {self._job}, restart {self._restart}, {socket.gethostname()}: {line}", flush=True)
+        print(f"glci: job {self._job}, restart {self._restart}, {self._host}: {line}", flush=True)
 
 
 def usable_nodes(parts: int, cluster: ClusterConfig, there: int) -> int:
@@ -190,6 +238,12 @@ def samples_of(overrides: list[str], step: int) -> list[str]:
         return [f"{index.shards[shard].name}/{store.sample(shard, n)[0]}" for shard, n in order.samples(step, slots)]
     except UserError:
         return []
+
+
+def left_out(run: Path, job: str) -> list[str]:
+    """Nodes that a job goes on without, because ranks crashed there."""
+    verdicts = [json.loads(path.read_text()) for path in (run / "jobs").glob(f"{job}.*.verdict.json")]
+    return sorted({verdict["left_out"] for verdict in verdicts if verdict["left_out"]})
 
 
 def _number(job: str) -> int:

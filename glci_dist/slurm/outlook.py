@@ -7,12 +7,14 @@ killed was killed. The scheduler knows that, and forgets it after a while.
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from glci_dist.errors import UserError
-from glci_dist.runs.ledger import SILENT, Account, AttemptAccount, account
+from glci_dist.runs.ledger import Account, AttemptAccount, account
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.scheduler import Queued, Ran
 from glci_dist.slurm.submit import Submitted, submitted
@@ -49,7 +51,10 @@ def look(run: Path) -> Outlook:
         raise UserError(f"{run} was never started: start it with glci train or glci submit")
     is_asked = job is not None and job.executor == "slurm" and scheduler.is_there()
     told = _Told(is_asked)
-    attempts = tuple(_explained(attempt, told, run) for attempt in found.attempts)
+    following = (*found.attempts[1:], None)
+    attempts = tuple(
+        _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=True)
+    )
     state, detail = _state(run, attempts, job if is_asked else None, told)
     return Outlook(state, detail, Account(attempts), job)
 
@@ -71,22 +76,29 @@ class _Told:
     def queued(self, job: str) -> Queued | None:
         return scheduler.queued(job) if self._is_asked else None
 
+    def end(self, job: str, restart: int) -> str | None:
+        """Why a job was ended, the n-th time that it ran."""
+        history = self.history(job)
+        ran = history[restart] if restart < len(history) else None
+        if ran is None or ran.state not in _WHY:
+            return None
+        lost = scheduler.lost_nodes(ran) if ran.state == "NODE_FAIL" else []
+        return f"{', '.join(lost)} was lost" if lost else f"{_WHY[ran.state]} (on {ran.nodes})"
 
-def _explained(attempt: AttemptAccount, told: _Told, run: Path) -> AttemptAccount:
+
+def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: _Told, run: Path) -> AttemptAccount:
     """An attempt that died, with the cause if anybody knows it."""
-    if attempt.state != "died":
+    if attempt.state != "died" or not attempt.job:
         return attempt
-    history = told.history(attempt.job)
-    ran = history[attempt.restart] if attempt.restart < len(history) else None
-    verdict = _verdict(run, attempt.job, attempt.restart)
-    reason = attempt.reason
-    if ran is not None and ran.state in _WHY:
-        reason = f"{_WHY[ran.state]} (on {ran.nodes})"
-    elif verdict is not None:
-        reason = verdict
-    elif reason == SILENT and attempt.job:
+    place = (attempt.job, attempt.restart)
+    until = following.began if following is not None else math.inf
+    reason = next((crash["cause"] for crash in _crashes(run, *place) if attempt.began <= crash["time"] < until), None)
+    if following is None or (following.job, following.restart) != place:
+        # What ended this run of the job, and not only its workers.
+        reason = _verdict(run, *place) or told.end(*place) or reason
+    elif reason is None:
         reason = "a rank crashed or was killed; the workers were started again"
-    return replace(attempt, reason=reason)
+    return replace(attempt, reason=reason or attempt.reason)
 
 
 def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | None, told: _Told) -> tuple[str, str]:
@@ -102,7 +114,7 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
         return known, f"the scheduler does not answer for job {job.job}: {silence}"
     history = told.history(job.job)
     again = f", queued again {len(history) - 1} time(s)" if len(history) > 1 else ""
-    if there is not None and there.state in scheduler.ALIVE:
+    if there is not None and not there.has_ended:
         if there.state == "PENDING":
             start = f", expected to start {there.start}" if there.start not in ("N/A", "") else ""
             return "queued", f"job {job.job} waits ({there.reason}){start}{again}"
@@ -128,6 +140,16 @@ def _verdict(run: Path, job: str, restart: int | None) -> str | None:
     verdict = json.loads(files[0].read_text())
     samples = f" (samples {', '.join(verdict['samples'])})" if verdict["samples"] else ""
     return f"on {verdict['host']}: {verdict['reason']}{samples}"
+
+
+def _crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
+    """What the launchers of a job's nodes noted of its workers' crashes, oldest first."""
+    lines = [
+        line
+        for path in (run / "jobs").glob(f"{job}.{restart}.*.crashes.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    return sorted((json.loads(line) for line in lines), key=lambda crash: float(crash["time"]))
 
 
 def until(seconds: float) -> str:

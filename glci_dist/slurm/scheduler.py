@@ -11,8 +11,14 @@ from glci_dist.errors import UserError
 
 _PATIENCE_S = 60.0
 
-ALIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "STOPPED")
-"""States in which a job has not ended: it runs, or will."""
+_ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+)
+"""States in which a job has ended; in any other (SIGNALING, STAGE_OUT, REQUEUED, ...) it runs, or will."""
+
+_TAKEN_AWAY = ("PENDING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+"""States in which a job that ran is to run no longer, for now."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,15 @@ class Queued:
     nodes: str
     start: str
     """When it started, or is expected to."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in _ENDED
+
+    @property
+    def is_taken_away(self) -> bool:
+        """Whether its processes are to end, where there are some left."""
+        return self.has_ended or self.state in _TAKEN_AWAY
 
 
 @dataclass(frozen=True)
@@ -69,9 +84,22 @@ def history(job: str) -> list[Ran]:
     return found
 
 
-def refusal(script: Path) -> str | None:
-    """Why the scheduler would not take the batch script; None: it would."""
-    answer = _ask(["sbatch", "--test-only", str(script)])
+def lost_nodes(ran: Ran) -> list[str]:
+    """Nodes of a job's run that went down while it ran, as far as the accounting knows."""
+    asked = ["sacctmgr", "-n", "-P", "show", "event", f"nodes={ran.nodes}", f"start={ran.start}"]
+    answer = _ask([*asked, "format=nodename,timestart,state"])
+    found = []
+    for line in answer.stdout.splitlines() if answer.returncode == 0 else []:
+        node, start, state = line.split("|")
+        # Both are local times in ISO's format, which sort as text.
+        if state.startswith("DOWN") and ran.start <= start <= ran.end and node not in found:
+            found.append(node)
+    return found
+
+
+def refusal(script: Path, *, exclude: str = "") -> str | None:
+    """Why the scheduler would not take the batch script, without some nodes perhaps; None: it would."""
+    answer = _ask(["sbatch", "--test-only", *([f"--exclude={exclude}"] if exclude else []), str(script)])
     if answer.returncode == 0:
         return None
     lines = [line for line in answer.stderr.splitlines() if line.strip()]
@@ -87,6 +115,11 @@ def expected_start(script: Path) -> str:
 def requeue(job: str) -> None:
     """Put a running job, perhaps that of this process, into the queue again."""
     _ask(["scontrol", "requeue", job], check=True)
+
+
+def exclude(job: str, nodes: str) -> None:
+    """Have a job that waits in the queue not start on some nodes. Raises ``UserError`` if it runs."""
+    _ask(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=True)
 
 
 def cancel(job: str) -> None:

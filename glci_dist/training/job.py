@@ -65,6 +65,7 @@ class Job:
         self._events = Journal(self.attempt) if self.world.is_main else None
         self._superseded = False
         self._troubled: set[str] = set()
+        self._kept: str | None = None
         self._ledger = Ledger(self.attempt) if self.world.is_main else None
         monitor = self.config.monitor
         hosts = self.hosts or [self.world.host] * self.world.size
@@ -94,7 +95,7 @@ class Job:
             self._ledger.see(report.moment.step, report)
             slow = self._stragglers.see(report.own_seconds)
             if slow is not None:
-                details = {"host": slow.host, "ratio": round(slow.ratio, 3), "seconds": round(slow.seconds, 1)}
+                details = {"slowest": slow.host, "ratio": round(slow.ratio, 3), "seconds": round(slow.seconds, 1)}
                 self.journal("straggler", report.moment.step, **details)
                 self.tell(
                     f"{slow.host} has needed {slow.ratio:.2f} times the other hosts' time a step for "
@@ -368,6 +369,11 @@ class Job:
             write_seconds=round(saved.write_seconds, 4),
             deleted=list(saved.deleted),
         )
+        # Once: it will be so at the next save too, and nothing is lost by keeping more.
+        is_news, self._kept = saved.kept != self._kept, saved.kept
+        if saved.kept is not None and is_news:
+            self.journal("retention-failed", saved.step, reason=saved.kept)
+            self.tell(f"older checkpoints cannot be removed ({saved.kept}): all are kept, and the disk fills up")
         within, seconds = self.config.checkpoints.stop_within_s, saved.copy_seconds + saved.write_seconds
         if 0 < within < seconds:
             self.tell(

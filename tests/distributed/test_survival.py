@@ -224,6 +224,29 @@ def test_a_full_disk_costs_no_checkpoint_and_no_step_and_saving_goes_on_when_the
     assert final_files(run, sum(steps)) == undisturbed(faces_shards, tmp_path / "undisturbed", steps)
 
 
+def test_checkpoints_that_cannot_be_removed_are_told_of_once_and_all_are_kept(
+    faces_shards: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    extra = ("checkpoints.every=5", "checkpoints.keep=2", "checkpoints.run_ahead=0", *SPEAKING)
+    overrides = small(faces_shards, tmp_path, steps=(60, 0, 0), extra=extra)
+    first = run / "checkpoints" / "step-00000005"
+    with started(overrides, size=1, log=tmp_path / "log") as command:
+        wait_until(first.exists, "the first checkpoint")
+        # What something is mounted on cannot be renamed.
+        mounted = subprocess.run(["mount", "--bind", first, first], capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(f"cannot mount a file system here: {mounted.stderr.strip()}")
+        try:
+            assert command.exit_codes() == [0], command.said()
+        finally:
+            subprocess.run(["umount", "-l", first], check=True)
+    (failed,) = events(run, "retention-failed")
+    assert failed["reason"] == f"{first}: Device or resource busy"
+    assert command.said().count(f"cannot be removed ({first}: Device or resource busy)") == 1
+    assert len(folders(run / "checkpoints")) == 12
+
+
 def _newest_step(run: Path) -> int:
     return next((step for step, _ in folders(run / "checkpoints")), -1)
 

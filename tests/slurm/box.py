@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.small_run import newest_in, small
 CLUSTER = Path(__file__).parents[2] / "slurm" / "cluster" / "cluster.py"
 CONF = Path("/var/lib/glci-slurm/slurm.conf")
 NODES = ("glci-n1", "glci-n2", "glci-n3", "glci-n4")
-STEPS = (60, 5, 15)
+STEPS = (30, 4, 6)
 EVERY = 5
 """Steps between checkpoints."""
 
@@ -48,6 +49,13 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     board.Reload()
     tags = [tag for tag in board.Tags()["scalars"] if tag.startswith("loss/")]
     return {(tag, point.step): point.value for tag in tags for point in board.Scalars(tag)}
+
+
+def furthest_loss(run: Path, other: Path) -> float:
+    """How far any loss of any step is from the same in another run, relatively; both have the same steps."""
+    found, wanted = losses(run), losses(other)
+    assert found.keys() == wanted.keys()
+    return max(abs(found[point] - wanted[point]) / abs(wanted[point]) for point in wanted)
 
 
 def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 120) -> Any:
@@ -90,20 +98,42 @@ class Job:
         attempts = self.account().attempts
         return attempts[-1].reached if attempts and attempts[-1].seconds_a_step else -1
 
-    def wait_for_step(self, step: int, *, attempt: int | None = None, seconds: float = 150) -> None:
-        def reached() -> bool:
-            attempts = self.account().attempts
-            is_it = bool(attempts) and (attempt is None or attempts[-1].number >= attempt)
-            return is_it and self.step() >= step
+    def wait_for_step(self, step: int, *, seconds: float = 150) -> None:
+        wait_until(lambda: self.step() >= step, f"step {step}\n{self.output()[-3000:]}", seconds=seconds)
 
-        wait_until(reached, f"step {step} of attempt {attempt or 'any'}\n{self.output()[-3000:]}", seconds=seconds)
+    def wait_for_checkpoint(self, step: int, *, seconds: float = 150) -> None:
+        """Return a moment after the checkpoint of ``step`` was committed."""
+        wait_until(
+            lambda: any(event["step"] >= step for event in self.events("checkpoint")),
+            f"checkpoint of step {step}\n{self.output()[-3000:]}",
+            seconds=seconds,
+        )
+
+    def wait_for_attempt(self, number: int, *, seconds: float = 150) -> None:
+        """Return when an attempt with this number, or a greater one, has run a step."""
+        wait_until(
+            lambda: any(event["attempt"] >= number for event in self.events("running")),
+            f"attempt {number}\n{self.output()[-3000:]}",
+            seconds=seconds,
+        )
+
+    def figures(self, start: float, *, detected: float) -> str:
+        """What an event cost that came at ``start`` and was noticed at ``detected`` (seconds since 1970)."""
+        running = next(event["time"] for event in reversed(self.events("running")))
+        lost = sum(attempt.lost_steps for attempt in self.account().attempts)
+        return f"noticed after {detected - start:.1f} s, next step after {running - start:.1f} s, {lost} steps lost"
+
+    def crashes(self) -> list[dict[str, Any]]:
+        """What the launchers noted of crashed workers."""
+        paths = sorted((self.run / "jobs").glob("*.crashes.jsonl"))
+        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
     def wait_for_end(self, *, seconds: float = 240) -> str:
         """The state that the job ends in."""
 
         def ended() -> str:
-            state = self.state
-            return "" if state in scheduler.ALIVE else state or "GONE"
+            there = scheduler.queued(self.number)
+            return "GONE" if there is None else there.state if there.has_ended else ""
 
         return str(wait_until(ended, f"job {self.number} ended, it is {self.state}", seconds=seconds))
 
@@ -124,6 +154,13 @@ class Box:
     def act(self, command: str, node: str) -> None:
         """``kill``, ``start``, ``cut`` or ``heal`` a node."""
         subprocess.run([sys.executable, CLUSTER, command, node], check=True, capture_output=True)
+
+    def down_since(self, node: str, start: float) -> float:
+        """When the scheduler noticed that a node was lost after ``start``, to the second."""
+        since = datetime.fromtimestamp(start).isoformat(timespec="seconds")
+        asked = ["sacctmgr", "-n", "-P", "show", "event", f"nodes={node}", f"start={since}", "format=timestart"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+        return max(datetime.fromisoformat(time).timestamp() for time in told)
 
     def ranks(self, node: str) -> list[int]:
         """The pids of the workers on a node."""

@@ -52,7 +52,7 @@ def run(folder: Path, events: int, draw: random.Random) -> None:
         time.sleep(draw.uniform(0, 2))
         before, start = len(job.account().attempts), time.time()
         undo = _EVENTS[name](box, job, draw)
-        job.wait_for_step(0, attempt=before + 1, seconds=180)
+        job.wait_for_attempt(before + 1, seconds=180)
         running = next(event for event in reversed(job.events("running")) if event["attempt"] > before)
         undo()
         lost = max(attempt.lost_steps for attempt in job.account().attempts)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.slurm.box import NODES
 
 _CRASH = """\
 import os, sys
@@ -14,10 +17,26 @@ def hook(event, details):
 sys.addaudithook(hook)
 """
 
-_SLOW = """\
-import sys, time
+_CRASH_ON = """\
+import os, socket, sys
 
-sys.addaudithook(lambda event, details: time.sleep({seconds}) if event == "glci.step" else None)
+def hook(event, details):
+    if event == "glci.step" and details[0] == 6 + 3 * int(os.environ["TORCHELASTIC_RESTART_COUNT"]):
+        raise RuntimeError("the device fell off the bus")
+
+if "RANK" in os.environ and socket.gethostname() == "{host}":
+    sys.addaudithook(hook)
+"""
+
+_SLOW = """\
+import os, socket, sys, time
+
+def hook(event, details):
+    if event == "glci.step" and details[0] < {until}:
+        time.sleep({seconds})
+
+if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < {restarts} and socket.gethostname() in {hosts}:
+    sys.addaudithook(hook)
 """
 
 _HIDE = """\
@@ -36,9 +55,18 @@ def crash_in_step(step: int, folder: Path) -> str:
     return _customize(folder, _CRASH.format(step=step))
 
 
-def slow_steps(seconds: float, folder: Path) -> str:
-    """The override that makes every step take so many seconds longer."""
-    return _customize(folder, _SLOW.format(seconds=seconds))
+def crash_on(host: str, folder: Path) -> str:
+    """The override that has the ranks of a host crash, in another step after each start."""
+    return _customize(folder, _CRASH_ON.format(host=host))
+
+
+def slow_steps(
+    seconds: float, folder: Path, *, hosts: Sequence[str] = NODES, until: int = 1_000_000, restarts: int = 1_000_000
+) -> str:
+    """The override that makes steps take so many seconds longer: on ``hosts``, in the steps before ``until``,
+    in a job that was queued again fewer than ``restarts`` times.
+    """
+    return _customize(folder, _SLOW.format(seconds=seconds, hosts=tuple(hosts), until=until, restarts=restarts))
 
 
 def hide_on(host: str, hidden: Path, folder: Path) -> str:

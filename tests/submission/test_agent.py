@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from glci_dist.slurm.agent import Bounds, Crash
 
-BOUNDS = Bounds(restarts=4, window_s=100, same_step=3)
+BOUNDS = Bounds(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
 
 
 def crashes(*at: tuple[float, int]) -> list[Crash]:
-    return [Crash(time, step, "it broke", (1,)) for time, step in at]
+    return [Crash(time, step, "it broke", (1,), ("n1",)) for time, step in at]
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,32 @@ def crashes(*at: tuple[float, int]) -> list[Crash]:
 )
 def test_workers_are_started_again_unless_it_is_in_vain(at: list[tuple[float, int]], verdict: str | None) -> None:
     assert BOUNDS.verdict(crashes(*at)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("steps", "origins", "blamed"),
+    [
+        ((7, 9), ("n2", "n2"), None),
+        ((7, 9, 12), ("n2", "n2", "n2"), "n2"),
+        ((3, 7, 9, 12), ("n1", "n2", "n2", "n2"), "n2"),
+        ((7, 9, 12), ("n2", "n1", "n2"), None),
+        # A crash that began on two nodes says nothing of either, and one that began on none says nothing at all.
+        ((7, 9, 12), ("n2", "n1 n2", "n2"), None),
+        ((7, 9, 12), ("", "", ""), None),
+        # The step is to blame, not the node that its sample goes to.
+        ((7, 7, 7), ("n2", "n2", "n2"), None),
+        # Before the first step no sample can be.
+        ((-1, -1, -1), ("n2", "n2", "n2"), "n2"),
+        ((-1, -1, -1), ("n1 n2", "n1 n2", "n1 n2"), None),
+    ],
+)
+def test_a_node_is_blamed_for_crashes_that_all_began_there_and_not_in_one_step(
+    steps: tuple[int, ...], origins: tuple[str, ...], blamed: str | None
+) -> None:
+    found = [
+        Crash(10.0 * number, step, "it broke", (1,), tuple(origin.split()))
+        for number, (step, origin) in enumerate(zip(steps, origins, strict=True))
+    ]
+    assert BOUNDS.bad_node(found) == blamed
+    # Far apart, they are nothing that a node has.
+    assert BOUNDS.bad_node([replace(crash, time=20 * crash.time) for crash in found]) is None

@@ -69,6 +69,7 @@ chaos-slurm: $(READY)
 
 bench-checkpoint: $(READY)
 	$(BIN)/python benchmarks/bench_checkpoint.py
+	$(BIN)/python benchmarks/bench_checkpoint.py --spare-core
 
 bench-loader: $(READY)
 	$(BIN)/python benchmarks/bench_loader.py

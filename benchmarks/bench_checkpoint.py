@@ -4,6 +4,9 @@ Windows of a few joint steps in turn, round after round, in one process: without
 waits for (``checkpoints.run_ahead=0``), and with one behind it. What a save costs is the time of its window beyond
 that of the window without one.
 
+On a GPU the training leaves the processors to others. Here it takes all of them, and what is written behind it is
+taken from it; --spare-core keeps the last one for the saving, as such a machine would.
+
 Then the state is resumed by the real command, which says where the time to its first step went.
 
     python benchmarks/bench_checkpoint.py --out benchmarks/results/checkpoint.json
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -46,6 +50,19 @@ def overrides(shards: str, runs: str, batch: int) -> list[str]:
         "phases.joint.steps=100000",
         "checkpoints.every=1000000",
     ]
+
+
+def spare_a_core() -> int:
+    """Keep this thread, and those that it starts, from the last core, which saves get; how many are left."""
+    *training, spare = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, training)
+
+    def move(event: str, details: tuple[Any, ...]) -> None:
+        if event == "glci.checkpoint" and details[0] == "write":
+            os.sched_setaffinity(0, [spare])
+
+    sys.addaudithook(move)
+    return len(training)
 
 
 def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
@@ -121,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=3, help="steps of a window, long enough for the write")
+    parser.add_argument("--spare-core", action="store_true", help="training leaves a core to the saving")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure (the temporary folder)")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
@@ -128,9 +146,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=arguments.folder) as folder:
         shards = render_shards(Path(folder), photos=200)
         words = [*overrides(shards, folder, arguments.batch), *arguments.overrides]
+        cores = os.sched_getaffinity(0)
+        if arguments.spare_core:
+            words.append(f"engine.threads={spare_a_core()}")
         result = measure(words, rounds=arguments.rounds, steps=arguments.steps)
+        os.sched_setaffinity(0, cores)
         result["restart"] = restart(words, Path(folder) / "bench")
     result["hardware"], result["overrides"] = hardware(), arguments.overrides
+    result["batch"], result["spare_core"] = arguments.batch, arguments.spare_core
     print(f"checkpoint                    {result['checkpoint_mib']:.0f} MiB")
     print(f"training loses, waiting       {result['lost_seconds']['waited for']:.3f} s")
     print(f"training loses, behind        {result['lost_seconds']['behind']:.3f} s")

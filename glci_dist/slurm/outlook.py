@@ -53,7 +53,7 @@ def look(run: Path) -> Outlook:
     told = _Told(is_asked)
     following = (*found.attempts[1:], None)
     attempts = tuple(
-        _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=True)
+        _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=False)
     )
     state, detail = _state(run, attempts, job if is_asked else None, told)
     return Outlook(state, detail, Account(attempts), job)
@@ -87,10 +87,12 @@ class _Told:
 
 
 def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: _Told, run: Path) -> AttemptAccount:
-    """An attempt that died, with the cause if anybody knows it."""
+    """An attempt with the cause of its end, if anybody knows more of it than the run's own folder."""
+    place = (attempt.job, attempt.restart)
+    if attempt.state == "stopped" and (why := told.end(*place)):
+        return replace(attempt, reason=f"{attempt.reason} ({why})")
     if attempt.state != "died" or not attempt.job:
         return attempt
-    place = (attempt.job, attempt.restart)
     until = following.began if following is not None else math.inf
     reason = next((crash["cause"] for crash in _crashes(run, *place) if attempt.began <= crash["time"] < until), None)
     if following is None or (following.job, following.restart) != place:

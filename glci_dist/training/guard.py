@@ -53,9 +53,10 @@ class Guard:
                 )
             )
         if report.stop:
-            names = job.world.to_main(self._stop.name)
+            names = job.world.to_all(self._stop.name)
             job.journal("signal", step, signals=names)
-            self._end(Interrupted(f"stopped by a signal at step {step}"))
+            said = ", ".join(sorted({name for name in names if name is not None}))
+            self._end(Interrupted(f"stopped by {said} at step {step}"))
 
     def answer(self, trouble: Trouble | None, batch: Batch | None, step: int) -> bool:
         """Answer updates that were not applied; whether the run has to go back to its last checkpoint."""

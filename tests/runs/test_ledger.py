@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Path:
     second = attempts.begin(tmp_path, ranks=4)
     journal = Journal(second)
     journal.write("resume", step=10)
-    journal.write("stopped", step=20, reason="stopped by a signal at step 19")
+    journal.write("stopped", step=20, reason="stopped by SIGUSR2 at step 19")
     sign(second, began=1e6 + 120, time=1e6 + 220, step=20, steps=10, startup=20, compute=70, checkpoint=10)
     third = attempts.begin(tmp_path, ranks=2)
     journal = Journal(third)
@@ -63,7 +63,7 @@ def test_each_attempt_is_told_as_it_went(run: Path) -> None:
         (2, 4, 10, 20, 0, "stopped"),
         (3, 2, 20, 30, 0, "done"),
     ]
-    assert found[1].reason == "stopped by a signal at step 19"
+    assert found[1].reason == "stopped by SIGUSR2 at step 19"
 
 
 def test_every_second_is_accounted_for_once(run: Path) -> None:

@@ -8,8 +8,10 @@ Prints what was done, when the run was going again and what it lost; at the end 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, final_files, 
 from tests.slurm.trouble import slow_steps
 from tests.small_run import build_faces
 
-_STEPS_AN_EVENT = 15
+_STEPS_AN_EVENT = 30
 
 
 def main() -> None:
@@ -46,70 +48,87 @@ def run(folder: Path, events: int, draw: random.Random) -> None:
     )
     job.wait_for_step(EVERY)
     kinds = list(_EVENTS)
+    expected: dict[int, str] = {}
     for number in range(1, events + 1):
         # Each kind comes about as often as any other.
         name = kinds[(number - 1) % len(kinds)] if number <= len(kinds) else draw.choice(kinds)
         time.sleep(draw.uniform(0, 2))
-        before, start = len(job.account().attempts), time.time()
-        undo = _EVENTS[name](box, job, draw)
-        job.wait_for_attempt(before + 1, seconds=180)
-        running = next(event for event in reversed(job.events("running")) if event["attempt"] > before)
+        struck, start = job.account().attempts[-1].number, time.time()
+        told, undo = _EVENTS[name](box, job, draw)
+        expected[struck] = told
+        job.wait_for_attempt(struck + 1, seconds=180)
+        running = next(event for event in reversed(job.events("running")) if event["attempt"] > struck)
         undo()
-        lost = max(attempt.lost_steps for attempt in job.account().attempts)
+        lost = sum(attempt.lost_steps for attempt in job.account().attempts if attempt.number >= struck)
         print(
-            f"event {number:2d}: {name:22s} going again after {running['time'] - start:5.1f} s at step "
-            f"{running['step']:4d}; lost at most {lost} steps so far",
+            f"event {number:2d}: {name:18s} next step after {running['time'] - start:5.1f} s, at step "
+            f"{running['step']:4d}; {lost} steps lost",
             flush=True,
         )
         assert lost <= EVERY + 1
-        step = job.step()
-        job.wait_for_step(step + 2)
+        job.wait_for_step(job.step() + 2)
     assert job.wait_for_end(seconds=900) == "COMPLETED", job.output()[-4000:]
     print(glci("status", str(job.run)).stdout)
-    attempts = job.account().attempts
-    assert attempts[-1].state == "done"
-    assert len(attempts) >= events
+    status = json.loads(glci("status", str(job.run), "--json").stdout)
+    assert status["state"] == "done"
+    for attempt in status["attempts"]:
+        told = f"{attempt['state']}: {attempt['reason']}"
+        assert re.search(expected.get(attempt["number"], ""), told), (attempt["number"], told, expected)
     undisturbed = folder / "undisturbed"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     command = [*launcher, "-m", "glci_dist", "train", *overrides(box.shards, undisturbed, steps=steps)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     same = final_files(job.run, sum(steps)) == final_files(undisturbed / "run", sum(steps))
     how = "bitwise" if same else "NOT"
-    print(f"{events} events, {len(attempts)} attempts; the end is {how} that of an undisturbed run")
+    print(
+        f"{events} events, {len(status['attempts'])} attempts, each told as it was; the end is {how} that of an undisturbed run"
+    )
     assert same
 
 
-def _kill_rank(box: Box, job: Job, draw: random.Random) -> Callable[[], object]:
-    kill(draw.choice([pid for node in job.nodes for pid in box.ranks(node)]))
-    return lambda: None
+def _kill_rank(box: Box, job: Job, draw: random.Random) -> tuple[str, Callable[[], object]]:
+    node, pid = draw.choice([(node, pid) for node in job.nodes for pid in box.ranks(node)])
+    kill(pid)
+    return rf"died: .*rank \d on {node}: Signal 9 \(SIGKILL\)", lambda: None
 
 
-def _kill_node(box: Box, job: Job, draw: random.Random) -> Callable[[], object]:
+def _kill_node(box: Box, job: Job, draw: random.Random) -> tuple[str, Callable[[], object]]:
     node = draw.choice(job.nodes)
     box.act("kill", node)
-    return lambda: _bring_back(box, node, "start")
+    return f"died: {node} was lost", lambda: _bring_back(box, node, "start")
 
 
-def _cut(box: Box, job: Job, draw: random.Random) -> Callable[[], object]:
+def _cut(box: Box, job: Job, draw: random.Random) -> tuple[str, Callable[[], object]]:
     node = draw.choice(job.nodes)
     box.act("cut", node)
-    return lambda: _bring_back(box, node, "heal")
+    return f"died: {node} was lost", lambda: _bring_back(box, node, "heal")
 
 
-def _requeue(_box: Box, job: Job, _draw: random.Random) -> Callable[[], object]:
+def _requeue(_box: Box, job: Job, _draw: random.Random) -> tuple[str, Callable[[], object]]:
     subprocess.run(["scontrol", "requeue", job.number], check=True)
-    return lambda: None
+    return r"stopped: stopped by SIGTERM .*its job was put into the queue again", lambda: None
 
 
-def _signal(_box: Box, job: Job, _draw: random.Random) -> Callable[[], object]:
+def _signal(_box: Box, job: Job, _draw: random.Random) -> tuple[str, Callable[[], object]]:
     subprocess.run(["scancel", "--signal=USR2", job.number], check=True)
-    return lambda: None
+    return r"stopped: stopped by SIGUSR2 .*its job was put into the queue again", lambda: None
 
 
-def _preempt(_box: Box, _job: Job, _draw: random.Random) -> Callable[[], object]:
+def _preempt(_box: Box, _job: Job, _draw: random.Random) -> tuple[str, Callable[[], object]]:
     command = ["sbatch", "-Q", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"]
     subprocess.run(command, check=True)
-    return lambda: None
+    return r"stopped: stopped by SIG(USR2|TERM).*its job was preempted", lambda: None
+
+
+def _time_over(_box: Box, job: Job, _draw: random.Random) -> tuple[str, Callable[[], object]]:
+    elapsed = subprocess.run(["squeue", "-h", "-j", job.number, "-o", "%M"], check=True, capture_output=True, text=True)
+    minutes = int(elapsed.stdout.strip().split(":")[-2])
+    _limit_time(job, minutes + 1)
+    return r"stopped: stopped by SIGUSR2 .*its job was put into the queue again", lambda: _limit_time(job, 60)
+
+
+def _limit_time(job: Job, minutes: int) -> None:
+    subprocess.run(["scontrol", "update", f"JobId={job.number}", f"TimeLimit={minutes}"], check=True)
 
 
 def _bring_back(box: Box, node: str, how: str) -> None:
@@ -122,14 +141,16 @@ def _bring_back(box: Box, node: str, how: str) -> None:
     wait_until(is_back, f"{node} is back", seconds=60)
 
 
-_EVENTS = {
+_EVENTS: dict[str, Callable[[Box, Job, random.Random], tuple[str, Callable[[], object]]]] = {
     "a rank is killed": _kill_rank,
     "a node is killed": _kill_node,
-    "USR2": _signal,
+    "warned (USR2)": _signal,
     "preempted": _preempt,
     "requeued": _requeue,
+    "its time is over": _time_over,
     "a node is cut off": _cut,
 }
+"""What is done: says how `glci status` is to tell of the attempt that it struck, as a pattern, and how to undo it."""
 
 if __name__ == "__main__":
     assert len(NODES) == 4

@@ -32,6 +32,7 @@ _MEET_S = 600
 """Long enough for the scheduler to notice that a node is lost, and to take the job away."""
 _KEEP_ALIVE_S = 5
 _PORTS = 1000
+_TRIES = 5
 _NO_BOUND = 1_000_000
 """Restarts that torch may do: how many there are is decided in ``agent.py``."""
 
@@ -174,7 +175,13 @@ class Work:
             return False
         self._write_verdict(f"{reason}: the job goes on without {self._host}", -1, left_out=self._host)
         scheduler.requeue(self._job)
-        scheduler.exclude(self._job, nodes)
+        for _ in range(_TRIES):
+            try:
+                scheduler.exclude(self._job, nodes)
+                break
+            except UserError as problem:
+                self._tell(f"{self._host} cannot be left out: {problem}")
+                time.sleep(1)
         return True
 
     def _write_crash(self, crash: Crash) -> None:

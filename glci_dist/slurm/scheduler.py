@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,12 +115,12 @@ def expected_start(script: Path) -> str:
 
 def requeue(job: str) -> None:
     """Put a running job, perhaps that of this process, into the queue again."""
-    _ask(["scontrol", "requeue", job], check=True)
+    _ask(["scontrol", "requeue", job], check=True, deaf=True)
 
 
 def exclude(job: str, nodes: str) -> None:
     """Have a job that waits in the queue not start on some nodes. Raises ``UserError`` if it runs."""
-    _ask(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=True)
+    _ask(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=True, deaf=True)
 
 
 def cancel(job: str) -> None:
@@ -127,9 +128,12 @@ def cancel(job: str) -> None:
     _ask(["scancel", job], check=True)
 
 
-def _ask(command: list[str], *, check: bool = False) -> subprocess.CompletedProcess[str]:
+def _ask(command: list[str], *, check: bool = False, deaf: bool = False) -> subprocess.CompletedProcess[str]:
+    """The program's answer. ``deaf``: it is called from within the job that is being ended, and has to get through."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE_S, preexec_fn=_be_deaf if deaf else None
+        )
     except FileNotFoundError:
         raise UserError(
             f"there is no {command[0]} on this machine: go to a login node of the cluster, try cluster.executor=local, "
@@ -141,3 +145,7 @@ def _ask(command: list[str], *, check: bool = False) -> subprocess.CompletedProc
         said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()[-1:]
         raise UserError(f"{' '.join(command)}: {' '.join(said)}")
     return answer
+
+
+def _be_deaf() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -6,7 +6,6 @@ command as torchrun would, and decide what an end of the workers means for the j
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -27,6 +26,7 @@ from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
+from glci_dist.slurm.notes import Notes, left_out
 
 _MEET_S = 600
 """Long enough for the scheduler to notice that a node is lost, and to take the job away."""
@@ -69,6 +69,7 @@ class Work:
         self._host = hosts[node]
         """As the scheduler calls it."""
         self._restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self._notes = Notes(launch.run, job, self._restart, self._host)
 
     def run(self) -> str:
         used = usable_nodes(self._launch.parts, self._launch.cluster, len(self._hosts))
@@ -79,7 +80,14 @@ class Work:
             self._tell(f"nodes {', '.join(self._hosts[:used])}: {used} x {workers} workers{without}")
         if self._node >= used:
             return f"not needed: {used} of {len(self._hosts)} nodes share the global batch evenly"
-        agent, result = self._run_agent(used)
+        self._notes.reserve()
+        try:
+            return self._work(used)
+        finally:
+            self._notes.release()
+
+    def _work(self, nodes: int) -> str:
+        agent, result = self._run_agent(nodes)
         if agent.is_left_out:
             return self._wait_to_be_ended("left out")
         if agent.signal is not None and (result is None or result.is_failed()):
@@ -129,7 +137,7 @@ class Work:
                 bounds=bounds,
                 hosts=self._hosts[:nodes],
                 host=self._host,
-                on_crash=self._write_crash,
+                on_crash=self._note_crash,
                 leave_out=self._leave_this_node_out,
             )
             try:
@@ -184,13 +192,8 @@ class Work:
                 time.sleep(1)
         return True
 
-    def _write_crash(self, crash: Crash) -> None:
-        """Note a crash that began here for `glci status`."""
-        with suppress(OSError), self._file("crashes.jsonl").open("a") as file:
-            file.write(json.dumps({"time": round(crash.time, 3), "step": crash.step, "cause": crash.cause}) + "\n")
-
-    def _file(self, ending: str) -> Path:
-        return self._launch.run / "jobs" / f"{self._job}.{self._restart}.{self._host}.{ending}"
+    def _note_crash(self, crash: Crash) -> None:
+        self._notes.crash(time=crash.time, step=crash.step, cause=crash.cause)
 
     def _write_verdict(self, reason: str, step: int, *, left_out: str = "") -> None:
         """Leave why the job ends where `glci status` finds it, and say it."""
@@ -205,9 +208,7 @@ class Work:
             "reason": reason,
             "left_out": left_out,
         }
-        # On a full disk the job's output has it, perhaps.
-        with suppress(OSError):
-            self._file("verdict.json").write_text(json.dumps(record, indent=1) + "\n")
+        self._notes.verdict(record)
         shown = f"; samples of step {step}: {', '.join(samples)}" if samples else ""
         self._tell(f"fault: {reason}{shown}")
 
@@ -245,12 +246,6 @@ def samples_of(overrides: list[str], step: int) -> list[str]:
         return [f"{index.shards[shard].name}/{store.sample(shard, n)[0]}" for shard, n in order.samples(step, slots)]
     except UserError:
         return []
-
-
-def left_out(run: Path, job: str) -> list[str]:
-    """Nodes that a job goes on without, because ranks crashed there."""
-    verdicts = [json.loads(path.read_text()) for path in (run / "jobs").glob(f"{job}.*.verdict.json")]
-    return sorted({verdict["left_out"] for verdict in verdicts if verdict["left_out"]})
 
 
 def _number(job: str) -> int:

@@ -6,16 +6,14 @@ killed was killed. The scheduler knows that, and forgets it after a while.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import Account, AttemptAccount, account
-from glci_dist.slurm import scheduler
+from glci_dist.slurm import notes, scheduler
 from glci_dist.slurm.scheduler import Queued, Ran
 from glci_dist.slurm.submit import Submitted, submitted
 
@@ -94,7 +92,9 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
     if attempt.state != "died" or not attempt.job:
         return attempt
     until = following.began if following is not None else math.inf
-    reason = next((crash["cause"] for crash in _crashes(run, *place) if attempt.began <= crash["time"] < until), None)
+    reason = next(
+        (crash["cause"] for crash in notes.crashes(run, *place) if attempt.began <= crash["time"] < until), None
+    )
     if following is None or (following.job, following.restart) != place:
         # What ended this run of the job, and not only its workers.
         reason = _verdict(run, *place) or told.end(*place) or reason
@@ -136,22 +136,12 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
 
 def _verdict(run: Path, job: str, restart: int | None) -> str | None:
     """Why the launcher gave a job up, if it did."""
-    files = sorted((run / "jobs").glob(f"{job}.{'*' if restart is None else restart}.*.verdict.json"))
-    if not job or not files:
+    found = notes.verdicts(run, job, restart) if job else []
+    if not found:
         return None
-    verdict = json.loads(files[0].read_text())
+    verdict = min(found, key=lambda each: float(each["time"]))
     samples = f" (samples {', '.join(verdict['samples'])})" if verdict["samples"] else ""
     return f"on {verdict['host']}: {verdict['reason']}{samples}"
-
-
-def _crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
-    """What the launchers of a job's nodes noted of its workers' crashes, oldest first."""
-    lines = [
-        line
-        for path in (run / "jobs").glob(f"{job}.{restart}.*.crashes.jsonl")
-        for line in path.read_text().splitlines()
-    ]
-    return sorted((json.loads(line) for line in lines), key=lambda crash: float(crash["time"]))
 
 
 def until(seconds: float) -> str:

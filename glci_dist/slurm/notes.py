@@ -1,0 +1,75 @@
+"""What a job's launchers leave in ``RUN/jobs`` for `glci status`: crashes of their workers, why they gave the job up.
+
+Files of ``JOB.RESTART.HOST``; one writer each. A disk that is full is one of the reasons to give up, so the room for
+saying so is taken at the start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_ROOM = 16384
+"""Bytes of a verdict."""
+
+
+class Notes:
+    """Those of one launcher. Where the disk does not take them, the job's output has them, perhaps."""
+
+    def __init__(self, run: Path, job: str, restart: int, host: str) -> None:
+        self._jobs, self._job, self._host = run / "jobs", job, host
+        self._crashes = self._jobs / f"{job}.{restart}.{host}.crashes.jsonl"
+        self._verdict = self._jobs / f"{job}.{restart}.{host}.verdict.json"
+
+    def reserve(self) -> None:
+        """Take the room for a verdict; give back what earlier starts of the job did not need."""
+        with suppress(OSError):
+            self.release()
+            self._verdict.write_bytes(b" " * _ROOM)
+
+    def release(self) -> None:
+        """Give back the room of verdicts that were not given."""
+        with suppress(OSError):
+            for path in self._jobs.glob(f"{self._job}.*.{self._host}.verdict.json"):
+                if not path.read_bytes().strip():
+                    path.unlink()
+
+    def crash(self, *, time: float, step: int, cause: str) -> None:
+        """Note a crash that began on this host."""
+        with suppress(OSError), self._crashes.open("a") as file:
+            file.write(json.dumps({"time": round(time, 3), "step": step, "cause": cause}) + "\n")
+
+    def verdict(self, record: Mapping[str, Any]) -> None:
+        """Leave why the job ends, in the room that was taken for it."""
+        with suppress(OSError), self._verdict.open("r+b" if self._verdict.exists() else "wb") as file:
+            file.write(json.dumps(record).encode().ljust(_ROOM))
+
+
+def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
+    """Crashes of a job's workers, oldest first: ``time``, ``step``, ``cause``."""
+    files = (run / "jobs").glob(f"{job}.{restart}.*.crashes.jsonl")
+    found = [_parsed(line) for path in files for line in path.read_text().splitlines()]
+    return sorted((crash for crash in found if crash), key=lambda crash: float(crash["time"]))
+
+
+def verdicts(run: Path, job: str, restart: int | None = None) -> list[dict[str, Any]]:
+    """Why a job's launchers gave it up, in one of its starts or in any."""
+    files = sorted((run / "jobs").glob(f"{job}.{'*' if restart is None else restart}.*.verdict.json"))
+    return [verdict for path in files if (verdict := _parsed(path.read_text()))]
+
+
+def left_out(run: Path, job: str) -> list[str]:
+    """Nodes that a job goes on without, because ranks crashed there."""
+    return sorted({verdict["left_out"] for verdict in verdicts(run, job) if verdict["left_out"]})
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A record; empty where there is none, or only the beginning of one."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,61 @@
+"""What launchers leave for `glci status` is read as it was left, also from a disk that was full."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from glci_dist.slurm.notes import Notes, crashes, left_out, verdicts
+from tests.small_run import fill_disk
+
+RECORD = {"host": "n1", "reason": "it broke", "samples": [f"{n:06d}" for n in range(500)], "left_out": ""}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_verdict_can_be_given_on_a_disk_that_became_full(small_disk: Path) -> None:
+    (small_disk / "jobs").mkdir()
+    notes = Notes(small_disk, "7", 0, "n1")
+    notes.reserve()
+    notes.crash(time=1.0, step=3, cause="a")
+    fill_disk(small_disk / "filler")
+    for step in range(1000):
+        notes.crash(time=2.0, step=step, cause="b")
+    notes.verdict(RECORD)
+    assert verdicts(small_disk, "7") == verdicts(small_disk, "7", 0) == [RECORD]
+    # The last line that found room may be cut off: it is none.
+    assert [crash["cause"] for crash in crashes(small_disk, "7", 0)][:2] == ["a", "b"]
+
+
+def test_room_that_was_not_needed_is_given_back_and_is_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    Notes(tmp_path, "7", 0, "n1").reserve()
+    assert verdicts(tmp_path, "7") == []
+    # It was killed, and the next start clears up after it.
+    last = Notes(tmp_path, "7", 1, "n1")
+    last.reserve()
+    assert len(list((tmp_path / "jobs").iterdir())) == 1
+    last.release()
+    assert not list((tmp_path / "jobs").iterdir())
+
+
+def test_nodes_are_left_out_for_one_job_over_all_its_starts(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    for restart, host in ((0, "n2"), (3, "n5")):
+        Notes(tmp_path, "7", restart, host).verdict({**RECORD, "left_out": host})
+    Notes(tmp_path, "7", 4, "n1").verdict(RECORD)
+    Notes(tmp_path, "8", 0, "n3").verdict({**RECORD, "left_out": "n3"})
+    assert left_out(tmp_path, "7") == ["n2", "n5"]

@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ _MEET_S = 600
 """Long enough for the scheduler to notice that a node is lost, and to take the job away."""
 _KEEP_ALIVE_S = 5
 _PORTS = 1000
-_TRIES = 5
+_TRIES, _PAUSE_S = 15, 2.0
+"""Of asking the scheduler, whose answer it may be to end this process."""
 _NO_BOUND = 1_000_000
 """Restarts that torch may do: how many there are is decided in ``agent.py``."""
 
@@ -154,7 +156,7 @@ class Work:
                 raise Fault(f"its time is over, and it was queued again {self._restart} times (cluster.requeues)")
             if self._node == 0:
                 self._tell("saved; the job is queued again")
-                scheduler.requeue(self._job)
+                self._persist(lambda: scheduler.requeue(self._job))
         return self._wait_to_be_ended(f"stopped by {number.name}")
 
     def _wait_to_be_ended(self, why: str) -> str:
@@ -182,15 +184,18 @@ class Work:
             self._tell(f"{reason}; it is not left out: {refusal}")
             return False
         self._write_verdict(f"{reason}: the job goes on without {self._host}", -1, left_out=self._host)
-        scheduler.requeue(self._job)
+        self._persist(lambda: scheduler.requeue(self._job))
+        self._persist(lambda: scheduler.exclude(self._job, nodes))
+        return True
+
+    def _persist(self, ask: Callable[[], None]) -> None:
+        """Ask the scheduler for something until it does it, or for a while; it may be busy."""
         for _ in range(_TRIES):
             try:
-                scheduler.exclude(self._job, nodes)
-                break
+                return ask()
             except UserError as problem:
-                self._tell(f"{self._host} cannot be left out: {problem}")
-                time.sleep(1)
-        return True
+                self._tell(str(problem))
+                time.sleep(_PAUSE_S)
 
     def _note_crash(self, crash: Crash) -> None:
         self._notes.crash(time=crash.time, step=crash.step, cause=crash.cause)

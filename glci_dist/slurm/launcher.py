@@ -192,7 +192,8 @@ class Work:
         """Ask the scheduler for something until it does it, or for a while; it may be busy."""
         for _ in range(_TRIES):
             try:
-                return ask()
+                ask()
+                break
             except UserError as problem:
                 self._tell(str(problem))
                 time.sleep(_PAUSE_S)

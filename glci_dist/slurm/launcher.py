@@ -155,6 +155,8 @@ class Work:
             if self._restart >= self._launch.cluster.requeues:
                 raise Fault(f"its time is over, and it was queued again {self._restart} times (cluster.requeues)")
             if self._node == 0:
+                with suppress(UserError):
+                    self._notes.warning(scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s))
                 self._tell("saved; the job is queued again")
                 self._persist(lambda: scheduler.requeue(self._job))
         return self._wait_to_be_ended(f"stopped by {number.name}")

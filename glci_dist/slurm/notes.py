@@ -23,6 +23,7 @@ class Notes:
         self._jobs, self._job, self._host = run / "jobs", job, host
         self._crashes = self._jobs / f"{job}.{restart}.{host}.crashes.jsonl"
         self._verdict = self._jobs / f"{job}.{restart}.{host}.verdict.json"
+        self._warning = self._jobs / f"{job}.{restart}.{host}.warning.txt"
 
     def reserve(self) -> None:
         """Take the room for a verdict; give back what earlier starts of the job did not need."""
@@ -42,6 +43,11 @@ class Notes:
         with suppress(OSError), self._crashes.open("a") as file:
             file.write(json.dumps({"time": round(time, 3), "step": step, "cause": cause}) + "\n")
 
+    def warning(self, why: str) -> None:
+        """Note why the scheduler warned the job that its end is near."""
+        with suppress(OSError):
+            self._warning.write_text(why)
+
     def verdict(self, record: Mapping[str, Any]) -> None:
         """Leave why the job ends, in the room that was taken for it."""
         with suppress(OSError), self._verdict.open("r+b" if self._verdict.exists() else "wb") as file:
@@ -53,6 +59,11 @@ def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
     files = (run / "jobs").glob(f"{job}.{restart}.*.crashes.jsonl")
     found = [_parsed(line) for path in files for line in path.read_text().splitlines()]
     return sorted((crash for crash in found if crash), key=lambda crash: float(crash["time"]))
+
+
+def warning(run: Path, job: str, restart: int) -> str:
+    """Why the scheduler warned a job that its end was near; empty where that is not known."""
+    return next((path.read_text() for path in (run / "jobs").glob(f"{job}.{restart}.*.warning.txt")), "")
 
 
 def verdicts(run: Path, job: str, restart: int | None = None) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ class _Told:
 def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: _Told, run: Path) -> AttemptAccount:
     """An attempt with the cause of its end, if anybody knows more of it than the run's own folder."""
     place = (attempt.job, attempt.restart)
-    if attempt.state == "stopped" and (why := told.end(*place)):
+    if attempt.state == "stopped" and (why := notes.warning(run, *place) or told.end(*place)):
         return replace(attempt, reason=f"{attempt.reason} ({why})")
     if attempt.state != "died" or not attempt.job:
         return attempt

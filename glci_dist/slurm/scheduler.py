@@ -85,6 +85,19 @@ def history(job: str) -> list[Ran]:
     return found
 
 
+def warning(job: str, *, lead_s: int) -> str:
+    """Why the scheduler warns a running job by a signal; ``lead_s``: how long before its time limit it should."""
+    # It looks at time limits twice a minute, and warns when the next look would be too late.
+    fields = "PreemptTime:.30,TimeLeft:.30"
+    answer = _ask(["squeue", "--noheader", f"--jobs={job}", f"--Format={fields}"])
+    preempted, left = (answer.stdout.split() + ["", ""])[:2]
+    if preempted not in ("", "N/A", "None"):
+        return "its job is preempted"
+    if left.count(":") == 1 and int(left.split(":")[0]) * 60 + int(left.split(":")[1]) <= lead_s + 60:
+        return "its job's time limit comes near"
+    return ""
+
+
 def lost_nodes(ran: Ran) -> list[str]:
     """Nodes of a job's run that went down while it ran, as far as the accounting knows."""
     asked = ["sacctmgr", "-n", "-P", "show", "event", f"nodes={ran.nodes}", f"start={ran.start}"]

@@ -23,7 +23,7 @@ from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, final_files, 
 from tests.slurm.trouble import slow_steps
 from tests.small_run import build_faces
 
-_STEPS_AN_EVENT = 30
+_STEPS_AN_EVENT = 15
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 def run(folder: Path, events: int, draw: random.Random) -> None:
     (folder / "faces").mkdir()
     box = Box(build_faces(folder / "faces", photos=24, samples=6))
-    steps = (_STEPS_AN_EVENT * events + 100, 10, 20)
+    steps = (_STEPS_AN_EVENT * events + 200, 10, 20)
     box.mend()
     # Slower, so that an event does not meet a run that is done.
     job = box.submit(
@@ -116,14 +116,17 @@ def _signal(_box: Box, job: Job, _draw: random.Random) -> tuple[str, Callable[[]
 def _preempt(_box: Box, _job: Job, _draw: random.Random) -> tuple[str, Callable[[], object]]:
     command = ["sbatch", "-Q", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"]
     subprocess.run(command, check=True)
-    return r"stopped: stopped by SIG(USR2|TERM).*its job was preempted", lambda: None
+    return (
+        r"stopped: stopped by SIGUSR2 .*its job is preempted|stopped by SIGTERM .*its job was preempted",
+        lambda: None,
+    )
 
 
 def _time_over(_box: Box, job: Job, _draw: random.Random) -> tuple[str, Callable[[], object]]:
     elapsed = subprocess.run(["squeue", "-h", "-j", job.number, "-o", "%M"], check=True, capture_output=True, text=True)
     minutes = int(elapsed.stdout.strip().split(":")[-2])
     _limit_time(job, minutes + 1)
-    return r"stopped: stopped by SIGUSR2 .*its job was put into the queue again", lambda: _limit_time(job, 60)
+    return r"stopped: stopped by SIGUSR2 .*its job's time limit comes near", lambda: _limit_time(job, 60)
 
 
 def _limit_time(job: Job, minutes: int) -> None:

@@ -90,7 +90,7 @@ def warning(job: str, *, lead_s: int) -> str:
     # It looks at time limits twice a minute, and warns when the next look would be too late.
     fields = "PreemptTime:.30,TimeLeft:.30"
     answer = _ask(["squeue", "--noheader", f"--jobs={job}", f"--Format={fields}"])
-    preempted, left = (answer.stdout.split() + ["", ""])[:2]
+    preempted, left = ([*answer.stdout.split(), "", ""])[:2]
     if preempted not in ("", "N/A", "None"):
         return "its job is preempted"
     if left.count(":") == 1 and int(left.split(":")[0]) * 60 + int(left.split(":")[1]) <= lead_s + 60:

@@ -35,3 +35,32 @@ def tell_cause(why: str) -> None:
         record = {"message": why, "timestamp": int(time.time()), "step": place().step}
         with suppress(OSError):
             Path(file).write_text(json.dumps(record))
+
+
+class StepNote:
+    """Keeps the step in hand where the agent of this node finds it, whatever ends this process."""
+
+    def __init__(self) -> None:
+        file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        self._handle: int | None = None
+        if file:
+            with suppress(OSError):
+                self._handle = os.open(_step_file(file), os.O_WRONLY | os.O_CREAT, 0o600)
+
+    def write(self, step: int) -> None:
+        """Begin a step."""
+        if self._handle is not None:
+            os.pwrite(self._handle, step.to_bytes(8, "little"), 0)
+
+
+def noted_step(error_file: str) -> int:
+    """The step that a worker was in when it ended, by the name of its error file; -1: it had begun none."""
+    try:
+        written = _step_file(error_file).read_bytes() if error_file else b""
+    except FileNotFoundError:
+        written = b""
+    return int.from_bytes(written, "little") if written else -1
+
+
+def _step_file(error_file: str) -> Path:
+    return Path(error_file).with_suffix(".step")

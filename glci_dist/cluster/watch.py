@@ -19,6 +19,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from glci_dist.cluster.collectives import Place, place
+from glci_dist.cluster.environment import tell_cause
 
 _TICK_S = 1.0
 _ANSWER_S = 5.0
@@ -77,12 +78,9 @@ class Watch:
         if behind and all(each.is_patient for each in behind):
             print(f"glci: {waiting} and goes on waiting: {blame(behind)}", file=sys.stderr, flush=True)
             return
-        print(
-            f"glci: fault: {waiting}, more than engine.timeout_s={self._timeout_s:g}: {blame(behind)}; "
-            "the same command goes on from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        why = f"{waiting}, more than engine.timeout_s={self._timeout_s:g}: {blame(behind)}"
+        tell_cause(why)
+        print(f"glci: fault: {why}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         os._exit(1)
 
     def _describe(self, here: Place) -> str:

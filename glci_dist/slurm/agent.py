@@ -21,12 +21,16 @@ from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, 
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from glci_dist.cluster.environment import noted_step
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _FINAL = (2, 4)
 """Exit codes of the workers that no restart would change."""
 _STOPPED = 3
 _BY_ITSELF = 1
 """The last of the ranks of a cause (``_order_of_cause``) that did not follow from another's."""
+_FOLLOWS = ("lost another rank", " waited ")
+"""In what a rank says of itself when it ends for want of another."""
 _START_S, _DEFERENCE_S = 5.0, 10.0
 
 
@@ -36,7 +40,7 @@ class Crash:
 
     time: float
     step: int
-    """-1: before the first, or not known."""
+    """-1: before the first."""
     cause: str
     codes: tuple[int, ...]
     """Exit codes of this node's workers that failed."""
@@ -154,6 +158,12 @@ class Agent(LocalElasticAgent):
         self.take_signals()
         return pids
 
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        if self.signal is not None:
+            # It came between the workers' end and their next start.
+            raise Stopped
+        super()._rendezvous(worker_group)
+
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         super()._stop_workers(worker_group)
         self._pcontext = None
@@ -175,7 +185,7 @@ class Agent(LocalElasticAgent):
         if found:
             return str(found[0].message)
         rank, first = min(failures.items(), key=lambda each: _order_of_cause(each[1]))
-        step = max(int(failure.error_file_data.get("step", -1)) for failure in failures.values())
+        step = max(noted_step(failure.error_file) for failure in failures.values())
         if all(code == _STOPPED for code in codes):
             return None
         cause = f"rank {rank} on {self._host}: {_short(str(first.message))}"
@@ -225,7 +235,7 @@ def _order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
     """Less for what is rather a cause: what a rank says of itself, then a kill, then what follows from another's."""
     said = bool(failure.error_file_data.get("step") is not None)
     # NCCL aborts a rank that waits for one that is gone.
-    follows = "lost another rank" in str(failure.message) if said else failure.exitcode == -signal.SIGABRT
+    follows = any(sign in str(failure.message) for sign in _FOLLOWS) if said else failure.exitcode == -signal.SIGABRT
     ended_by_agent = failure.exitcode in (-signal.SIGTERM, _STOPPED)
     return (3 if ended_by_agent else 2 if follows else 0 if said else _BY_ITSELF, failure.timestamp)
 

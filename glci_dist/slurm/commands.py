@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 _SUBMIT = """\
@@ -85,7 +86,7 @@ def _explain(parsed: argparse.Namespace) -> int:
 def _cancel(parsed: argparse.Namespace) -> int:
     from glci_dist.errors import UserError
     from glci_dist.slurm import scheduler
-    from glci_dist.slurm.submit import submitted
+    from glci_dist.slurm.submit import active, submitted
 
     jobs = submitted(parsed.folder)
     if not jobs:
@@ -93,12 +94,12 @@ def _cancel(parsed: argparse.Namespace) -> int:
     last = jobs[-1]
     if last.executor != "slurm":
         raise UserError(f"job {last.job} of {parsed.folder} is no job of SLURM: end its processes by a signal")
-    there = scheduler.queued(last.job)
-    if there is None or there.has_ended:
+    waiting = active(parsed.folder)
+    if not waiting:
         print(f"job {last.job} of {parsed.folder} has ended already")
-        return 0
-    scheduler.cancel(last.job)
-    print(f"job {last.job} of {parsed.folder} is cancelled; to go on: glci submit {' '.join(last.overrides)}")
+    for each in waiting:
+        scheduler.cancel(each.job)
+        print(f"job {each.job} of {parsed.folder} is cancelled; to go on: glci submit {shlex.join(each.overrides)}")
     return 0
 
 

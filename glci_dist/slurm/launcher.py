@@ -18,9 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from glci_dist.config import ClusterConfig
@@ -89,7 +90,11 @@ class Work:
             self._notes.release()
 
     def _work(self, nodes: int) -> str:
-        agent, result = self._run_agent(nodes)
+        try:
+            agent, result = self._run_agent(nodes)
+        except (RendezvousError, DistError) as problem:
+            # The first node's agent, or one that did not come; where a node is lost the scheduler is first to know.
+            return self._queue_again(f"the nodes lost one another ({type(problem).__name__})")
         if agent.is_left_out:
             return self._wait_to_be_ended("left out")
         if agent.signal is not None and (result is None or result.is_failed()):
@@ -107,7 +112,11 @@ class Work:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         # Each start of the workers gets a store of its own: what an earlier one left in it would be believed.
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+        copied = os.environ.get("PYTHONPATH", "")
         os.environ.update(cluster.environment)
+        if "PYTHONPATH" in cluster.environment:
+            # The copy of the code that was submitted comes first, whatever else there is.
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [copied, cluster.environment["PYTHONPATH"]]))
         meeting = RendezvousParameters(
             backend="c10d",
             endpoint=f"{self._hosts[0]}:{cluster.reserved_port + _number(self._job) % _PORTS}",
@@ -118,6 +127,7 @@ class Work:
             is_host=self._node == 0,
             join_timeout=_MEET_S,
             timeout=_MEET_S,
+            read_timeout=_MEET_S,
             keep_alive_interval=_KEEP_ALIVE_S,
         )
         spec = WorkerSpec(
@@ -149,17 +159,27 @@ class Work:
 
     def _after_signal(self, number: signal.Signals, agent: Agent) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
-        # With SIGTERM it was cancelled, and must not be queued again; or it makes room, and is queued again then by
-        # the scheduler, but only if it has not ended by itself.
-        if number == signal.SIGUSR2 and not agent.is_told_to_end:
-            if self._restart >= self._launch.cluster.requeues:
-                raise Fault(f"its time is over, and it was queued again {self._restart} times (cluster.requeues)")
-            if self._node == 0:
-                with suppress(UserError):
-                    self._notes.warning(scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s))
-                self._tell("saved; the job is queued again")
-                self._persist(lambda: scheduler.requeue(self._job))
-        return self._wait_to_be_ended(f"stopped by {number.name}")
+        why = ""
+        with suppress(UserError):
+            why = scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s)
+        # With SIGTERM it was cancelled, and must not be queued again, or was queued again already; unless it makes
+        # room for another.
+        if why != scheduler.PREEMPTED and (number != signal.SIGUSR2 or agent.is_told_to_end):
+            return self._wait_to_be_ended(f"stopped by {number.name}")
+        if self._node == 0:
+            self._notes.warning(why)
+        return self._queue_again("saved")
+
+    def _queue_again(self, why: str) -> str:
+        if self._restart >= self._launch.cluster.requeues:
+            reason = f"{why}, and it was queued again {self._restart} times already (cluster.requeues)"
+            self._write_verdict(reason, -1)
+            raise Fault(reason)
+        # One node asks; another does where the first cannot.
+        if self._node == 0 or why != "saved":
+            self._tell(f"{why}; the job is queued again")
+            self._persist(lambda: scheduler.requeue(self._job))
+        return self._wait_to_be_ended(why)
 
     def _wait_to_be_ended(self, why: str) -> str:
         """Return when the scheduler has taken the job away, and need not kill this process to have its node."""
@@ -177,11 +197,12 @@ class Work:
         cluster = self._launch.cluster
         out = left_out(self._launch.run, self._job)
         nodes = ",".join([*filter(None, [cluster.exclude]), *out, self._host])
-        refusal = (
-            scheduler.refusal(self._script, exclude=nodes)
-            if len(out) < cluster.exclusions
-            else f"cluster.exclusions={cluster.exclusions}"
-        )
+        refusal: str | None = f"cluster.exclusions={cluster.exclusions}"
+        if len(out) < cluster.exclusions:
+            try:
+                refusal = scheduler.refusal(self._script, exclude=nodes)
+            except UserError as silence:
+                refusal = str(silence)
         if refusal is not None:
             self._tell(f"{reason}; it is not left out: {refusal}")
             return False

@@ -7,7 +7,9 @@ killed was killed. The scheduler knows that, and forgets it after a while.
 from __future__ import annotations
 
 import math
+import shlex
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +34,7 @@ class Outlook:
     """A run as it stands."""
 
     state: str
-    """submitted, queued, starting, running, stopped, died, cancelled, failed, done; unknown without the scheduler."""
+    """submitted, queued, starting, running, ending, stopped, died, cancelled, failed, done; unknown without SLURM."""
     detail: str
     """Why, on what, until when; in words."""
     account: Account
@@ -68,7 +70,10 @@ class _Told:
         if not self._is_asked or not job:
             return []
         if job not in self._histories:
-            self._histories[job] = scheduler.history(job)
+            self._histories[job] = []
+            # Without its accounting, what the run's folder and the queue say is still true.
+            with suppress(UserError):
+                self._histories[job] = scheduler.history(job)
         return self._histories[job]
 
     def queued(self, job: str) -> Queued | None:
@@ -107,7 +112,8 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
     last = attempts[-1] if attempts else None
     if last is not None and last.state == "done":
         return "done", ""
-    if job is None:
+    if job is None or (last is not None and last.state == "running" and last.job != job.job):
+        # Or it runs in another job than the last that it was submitted as, or in none.
         return (last.state, last.reason) if last is not None else ("submitted", "")
     try:
         there = told.queued(job.job)
@@ -120,13 +126,15 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
         if there.state == "PENDING":
             start = f", expected to start {there.start}" if there.start not in ("N/A", "") else ""
             return "queued", f"job {job.job} waits ({there.reason}){start}{again}"
-        if last is not None and last.state == "running" and last.job == job.job:
+        if there.state == "COMPLETING":
+            return "ending", f"job {job.job} on {there.nodes}{again}"
+        if last is not None and last.state == "running":
             return "running", f"job {job.job} on {there.nodes}{again}"
         return "starting", f"job {job.job} on {there.nodes}{again}: its workers do not run yet"
     state = there.state if there is not None else history[-1].state if history else ""
     verdict = _verdict(run, job.job, len(history) - 1 if history else None)
     if state == "CANCELLED":
-        return "cancelled", f"job {job.job}; to go on: glci submit {' '.join(job.overrides)}"
+        return "cancelled", f"job {job.job}; to go on: glci submit {shlex.join(job.overrides)}"
     if state:
         return "failed", f"job {job.job} ended {state}: {verdict or f'see {job.out}'}"
     if last is not None and last.state == "running":

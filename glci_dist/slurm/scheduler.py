@@ -18,6 +18,7 @@ _ENDED = (
 )
 """States in which a job has ended; in any other (SIGNALING, STAGE_OUT, REQUEUED, ...) it runs, or will."""
 
+PREEMPTED = "its job is preempted"
 _TAKEN_AWAY = ("PENDING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 """States in which a job that ran is to run no longer, for now."""
 
@@ -92,7 +93,7 @@ def warning(job: str, *, lead_s: int) -> str:
     answer = _ask(["squeue", "--noheader", f"--jobs={job}", f"--Format={fields}"])
     preempted, left = ([*answer.stdout.split(), "", ""])[:2]
     if preempted not in ("", "N/A", "None"):
-        return "its job is preempted"
+        return PREEMPTED
     if left.count(":") == 1 and int(left.split(":")[0]) * 60 + int(left.split(":")[1]) <= lead_s + 60:
         return "its job's time limit comes near"
     return ""

@@ -55,6 +55,13 @@ def requests(overrides: Sequence[str]) -> list[Request]:
     """
     choices = [_split(word) for word in overrides]
     varied = [number for number, words in enumerate(choices) if len(words) > 1]
+    for number in varied:
+        key, _, value = overrides[number].lstrip("+").partition("=")
+        if key.split(".")[0] == "cluster":
+            raise UserError(
+                f"{key}={value}: a sweep is one job array, all of whose runs get the same of the cluster; write a list "
+                f"as \"{key}='{value}'\", or submit once for each"
+            )
     made = []
     for words in product(*choices):
         chosen = list(words)
@@ -97,6 +104,12 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
     """Submit the runs, several as one job array; what was submitted, in their order. Raises ``UserError``."""
     launches, codes = [], []
     if wanted[0].config.cluster.executor == "slurm":
+        for request in wanted:
+            for earlier in active(request.run):
+                raise UserError(
+                    f"{request.run} has job {earlier.job} in the queue already: see `glci status`, or end it first by "
+                    "`glci cancel`"
+                )
         # Before anything is written.
         refusal = refused(wanted[0])
         if refusal is not None:
@@ -162,7 +175,9 @@ def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
 
     config = request.config
     cluster = config.cluster
-    setup = [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", *cluster.setup]
+    # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
+    path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    setup = [path, *cluster.setup]
     try:
         automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor)
     except RuntimeError as error:
@@ -194,7 +209,8 @@ def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
         slurm_signal_delay_s=cluster.signal_lead_s,
         slurm_setup=setup,
         # One task a node here, not in the request: with it the scheduler would give a range of nodes its least.
-        slurm_srun_args=["--ntasks-per-node=1", "--kill-on-bad-exit=1", *cpus],
+        # Tasks that are not needed end early, and are no reason to end the others, whatever the cluster's WaitTime.
+        slurm_srun_args=["--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=0", *cpus],
         slurm_stderr_to_stdout=True,
         slurm_additional_parameters=further,
     )
@@ -208,6 +224,16 @@ def submitted(run: Path) -> list[Submitted]:
     except FileNotFoundError:
         return []
     return [Submitted(**json.loads(line)) for line in lines]
+
+
+def active(run: Path) -> list[Submitted]:
+    """Those of the run's jobs that wait in the queue, or run. Raises ``UserError`` without SLURM's answer."""
+    found = []
+    for each in submitted(run):
+        there = scheduler.queued(each.job) if each.executor == "slurm" else None
+        if there is not None and not there.has_ended:
+            found.append(each)
+    return found
 
 
 def _record(request: Request, code: Path, job: Any) -> Submitted:

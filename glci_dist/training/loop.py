@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from glci_dist.cluster import collectives
+from glci_dist.cluster.environment import StepNote
 from glci_dist.cluster.signals import StopRequest, stop_request
 from glci_dist.cluster.world import is_lost_peer, joined
 from glci_dist.config import Config
@@ -54,10 +55,11 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
     """Run the steps that are left; returns why the run ended early, if it did."""
     guard = Guard(job, stop)
     batches = iter(job.batches(job.first_step))
-    step = job.first_step
+    step, note = job.first_step, StepNote()
     while step < job.schedule.steps:
         start = time.perf_counter()
         collectives.begin("a batch", step=step)
+        note.write(step)
         # For tests and tracing, as the saver's stages.
         sys.audit("glci.step", step)
         moment = job.schedule.at(step)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.box import Box, glci, overrides, wait_until
+from tests.slurm.trouble import tell_code
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
 
@@ -23,7 +24,8 @@ def test_a_run_is_told_as_it_is_from_the_queue_to_its_cancelling_and_after_slurm
     box: Box, tmp_path: Path
 ) -> None:
     subprocess.run(["sbatch", "-Q", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600"], check=True)
-    job = box.submit(tmp_path, steps=(4000, 0, 0))
+    code = tmp_path / "custom" / "code"
+    job = box.submit(tmp_path, tell_code(code.parent), steps=(4000, 0, 0))
     assert state(job.run) == "queued"
     assert "waits (" in glci("status", str(job.run)).stdout
     subprocess.run(["scancel", "--user=root", "--state=RUNNING"], check=True)
@@ -32,8 +34,10 @@ def test_a_run_is_told_as_it_is_from_the_queue_to_its_cancelling_and_after_slurm
     assert state(job.run) == "running"
     assert "img/s" in glci("status", str(job.run)).stdout
     # A copy of the code runs, not this checkout.
-    (worker, *_) = box.ranks("glci-n1")
-    assert f"PYTHONPATH={job.run}/code/" in Path(f"/proc/{worker}/environ").read_text()
+    assert code.read_text().startswith(f"{job.run}/code/")
+    again = glci("submit", "cluster=box", *overrides(box.shards, tmp_path, steps=(4000, 0, 0)))
+    assert again.returncode == 2
+    assert f"has job {job.number} in the queue already" in again.stderr
 
     cancelled = glci("cancel", str(job.run))
     assert cancelled.returncode == 0, cancelled.stderr

@@ -62,6 +62,7 @@ def test_a_killed_rank_restarts_the_workers_inside_the_allocation(
     assert second.resumed_at >= 2 * EVERY
     assert (first.job, first.restart) == (second.job, second.restart)
     assert "Signal 9 (SIGKILL)" in crash["cause"]
+    assert first.reached - 1 <= crash["step"] <= first.reached + 1
     assert f"died: {crash['cause']}" in glci("status", str(job.run)).stdout
     assert final_files(job.run, sum(STEPS)) == expected
 
@@ -188,6 +189,9 @@ def test_a_node_that_is_cut_off_runs_on_and_reaches_nothing_of_the_run(
     box.act("cut", lease["host"])
     wait_until(lambda: time.time() - start > 60, "60 s are over", seconds=70)
     still_there = box.ranks(lease["host"])
+    # It lives on while the next one has begun.
+    assert still_there
+    assert len(list((job.run / "attempts").glob("*.json"))) == 2
     box.act("heal", lease["host"])
     job.wait_for_attempt(2)
     detected = box.down_since(lease["host"], start)

@@ -39,6 +39,16 @@ if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < {restarts} and socket.getho
     sys.addaudithook(hook)
 """
 
+_TELL_CODE = """\
+import pathlib, sys
+
+def hook(event, details):
+    if event == "glci.step":
+        pathlib.Path("{folder}/code").write_text(sys.modules["glci_dist"].__file__)
+
+sys.addaudithook(hook)
+"""
+
 _HIDE = """\
 import ctypes, os, socket, subprocess
 
@@ -67,6 +77,11 @@ def slow_steps(
     in a job that was queued again fewer than ``restarts`` times.
     """
     return _customize(folder, _SLOW.format(seconds=seconds, hosts=tuple(hosts), until=until, restarts=restarts))
+
+
+def tell_code(folder: Path) -> str:
+    """The override that has workers write into ``folder``/code which copy of the code they run."""
+    return _customize(folder, _TELL_CODE.format(folder=folder))
 
 
 def hide_on(host: str, hidden: Path, folder: Path) -> str:

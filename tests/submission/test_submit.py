@@ -61,6 +61,7 @@ def test_without_a_sweep_there_is_one_run_as_it_is_named() -> None:
         (["cluster.gpus=8", "cluster.workers=4"], "cluster.workers=4 ranks on cluster.gpus=8 GPUs"),
         (["cluster.time_min=1", "cluster.signal_lead_s=60"], "leaves nothing of cluster.time_min=1"),
         (["cluster.nodes=5"], "do not share the global batch evenly"),
+        (["cluster.partition=main,high"], "write a list as \"cluster.partition='main,high'\""),
         (["cluster.executor=pbs"], "cluster.executor=pbs is not known"),
         (["cluster.partiton=main"], "did you mean cluster.partition"),
     ],

@@ -93,8 +93,9 @@ class Work:
         try:
             agent, result = self._run_agent(nodes)
         except (RendezvousError, DistError) as problem:
-            # The first node's agent, or one that did not come; where a node is lost the scheduler is first to know.
-            return self._queue_again(f"the nodes lost one another ({type(problem).__name__})")
+            # Of a lost node the scheduler knows soon, and takes the job away. Else it was the network.
+            why = f"the nodes lost one another ({type(problem).__name__})"
+            return why if self._is_taken_away() else self._queue_again(why)
         if agent.is_left_out:
             return self._wait_to_be_ended("left out")
         if agent.signal is not None and (result is None or result.is_failed()):
@@ -183,14 +184,21 @@ class Work:
 
     def _wait_to_be_ended(self, why: str) -> str:
         """Return when the scheduler has taken the job away, and need not kill this process to have its node."""
+        if not self._is_taken_away():
+            raise Fault(f"{why}; the state is saved, submit again to go on")
+        return why
+
+    def _is_taken_away(self) -> bool:
+        """Wait for the scheduler to end this run of the job; whether it did."""
         deadline = time.monotonic() + _MEET_S
         while time.monotonic() < deadline:
             with suppress(UserError):
                 there = scheduler.queued(self._job)
-                if there is None or there.is_taken_away:
-                    return why
+                # Without this node it may run again already.
+                if there is None or there.is_taken_away or there.restarts != self._restart:
+                    return True
             time.sleep(1)
-        raise Fault(f"{why}; the state is saved, submit again to go on")
+        return False
 
     def _leave_this_node_out(self, reason: str) -> bool:
         """Queue the job again without this node; whether that can be."""

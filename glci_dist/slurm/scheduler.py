@@ -34,6 +34,8 @@ class Queued:
     nodes: str
     start: str
     """When it started, or is expected to."""
+    restarts: int
+    """How often it was queued again."""
 
     @property
     def has_ended(self) -> bool:
@@ -63,14 +65,15 @@ def is_there() -> bool:
 
 def queued(job: str) -> Queued | None:
     """The job, if the controller has it still; raises ``UserError`` without SLURM, or without an answer."""
-    answer = _ask(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r|%N|%S"])
+    fields = "State:|,Reason:|,NodeList:|,StartTime:|,RestartCnt:|"
+    answer = _ask(["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={fields}"])
     if answer.returncode and "Invalid job id" not in answer.stderr:
         raise UserError(f"squeue: {(answer.stderr.strip().splitlines() or ['no answer'])[-1]}")
     lines = answer.stdout.splitlines()
     if answer.returncode or not lines:
         return None
-    state, reason, nodes, start = lines[0].strip().split("|")
-    return Queued(state, reason, nodes, start)
+    state, reason, nodes, start, restarts = (field.strip() for field in lines[0].split("|")[:5])
+    return Queued(state, reason, nodes, start, int(restarts))
 
 
 def history(job: str) -> list[Ran]:

@@ -45,6 +45,14 @@ def newest_in(root: Path) -> Checkpoint | None:
     return reading.newest(root, damaged=damaged)
 
 
+def final_files(run: Path, step: int) -> dict[str, bytes]:
+    """The last checkpoint's files, but for the manifest, which has times in it."""
+    saved = newest_in(run / "checkpoints")
+    assert saved is not None
+    assert saved.step == step
+    return {name: (saved.path / name).read_bytes() for name in saved.manifest.files}
+
+
 def fill_disk(path: Path) -> None:
     """Fill the file system that ``path`` lies on, to the byte, with a file there."""
     with path.open("wb", buffering=0) as file:

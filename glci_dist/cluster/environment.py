@@ -28,11 +28,14 @@ def job() -> dict[str, str]:
     }
 
 
-def tell_cause(why: str) -> None:
-    """Leave why this process fails, and in which step, where torch's elastic agent looks for it."""
+def tell_cause(why: str, *, follows: bool = False) -> None:
+    """Leave why this process fails, and in which step, where torch's elastic agent looks for it; once.
+
+    ``follows``: it fails for want of another rank, whose cause is the one to look for.
+    """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not Path(file).exists():
-        record = {"message": why, "timestamp": int(time.time()), "step": place().step}
+        record = {"message": why, "timestamp": int(time.time()), "step": place().step, "follows": follows}
         with suppress(OSError):
             Path(file).write_text(json.dumps(record))
 

@@ -79,7 +79,7 @@ class Watch:
             print(f"glci: {waiting} and goes on waiting: {blame(behind)}", file=sys.stderr, flush=True)
             return
         why = f"{waiting}, more than engine.timeout_s={self._timeout_s:g}: {blame(behind)}"
-        tell_cause(why)
+        tell_cause(why, follows=here.is_collective)
         print(f"glci: fault: {why}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         os._exit(1)
 

@@ -28,9 +28,7 @@ _FINAL = (2, 4)
 """Exit codes of the workers that no restart would change."""
 _STOPPED = 3
 _BY_ITSELF = 1
-"""The last of the ranks of a cause (``_order_of_cause``) that did not follow from another's."""
-_FOLLOWS = ("lost another rank", " waited ")
-"""In what a rank says of itself when it ends for want of another."""
+"""The last of the ranks of a cause (``order_of_cause``) that did not follow from another's."""
 _START_S, _DEFERENCE_S = 5.0, 10.0
 
 
@@ -184,14 +182,14 @@ class Agent(LocalElasticAgent):
         found = [failure for failure in failures.values() if failure.exitcode in _FINAL]
         if found:
             return str(found[0].message)
-        rank, first = min(failures.items(), key=lambda each: _order_of_cause(each[1]))
+        rank, first = min(failures.items(), key=lambda each: order_of_cause(each[1]))
         step = max(noted_step(failure.error_file) for failure in failures.values())
         if all(code == _STOPPED for code in codes):
             return None
         cause = f"rank {rank} on {self._host}: {_short(str(first.message))}"
         self.crashes.append(Crash(time.time(), step, cause, codes, ()))
         self._stores.append(self._worker_group.store)
-        began_here = _order_of_cause(first)[0] <= _BY_ITSELF
+        began_here = order_of_cause(first)[0] <= _BY_ITSELF
         if began_here:
             self._on_crash(self.crashes[-1])
             self._claim()
@@ -231,11 +229,11 @@ def _claim_of(host: str) -> str:
     return f"crash-began-on/{host}"
 
 
-def _order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
+def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
     """Less for what is rather a cause: what a rank says of itself, then a kill, then what follows from another's."""
     said = bool(failure.error_file_data.get("step") is not None)
     # NCCL aborts a rank that waits for one that is gone.
-    follows = any(sign in str(failure.message) for sign in _FOLLOWS) if said else failure.exitcode == -signal.SIGABRT
+    follows = failure.error_file_data.get("follows") if said else failure.exitcode == -signal.SIGABRT
     ended_by_agent = failure.exitcode in (-signal.SIGTERM, _STOPPED)
     return (3 if ended_by_agent else 2 if follows else 0 if said else _BY_ITSELF, failure.timestamp)
 

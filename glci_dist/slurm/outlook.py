@@ -85,7 +85,10 @@ class _Told:
         ran = history[restart] if restart < len(history) else None
         if ran is None or ran.state not in _WHY:
             return None
-        lost = scheduler.lost_nodes(ran) if ran.state == "NODE_FAIL" else []
+        lost: list[str] = []
+        if ran.state == "NODE_FAIL":
+            with suppress(UserError):
+                lost = scheduler.lost_nodes(ran)
         return f"{', '.join(lost)} was lost" if lost else f"{_WHY[ran.state]} (on {ran.nodes})"
 
 

@@ -16,7 +16,7 @@ import pytest
 from glci_dist.checkpoints.manifest import folders, read
 from glci_dist.runs.journal import read_journal
 from tests.commands import started
-from tests.small_run import fill_disk, newest_in, small
+from tests.small_run import fill_disk, final_files, newest_in, small
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 SPEAKING = ("monitor.progress=true", "monitor.scalars_every=1")
@@ -31,14 +31,6 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 120)
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in read_journal(run) if event["event"] == kind]
-
-
-def final_files(run: Path, step: int) -> dict[str, bytes]:
-    """The last checkpoint's files, but for the manifest, which has times in it."""
-    saved = newest_in(run / "checkpoints")
-    assert saved is not None
-    assert saved.step == step
-    return {name: (saved.path / name).read_bytes() for name in saved.manifest.files}
 
 
 def undisturbed(shards: str, folder: Path, steps: tuple[int, int, int]) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import Account, account
 from glci_dist.slurm import scheduler
-from tests.small_run import newest_in, small
+from tests.small_run import small
 
 CLUSTER = Path(__file__).parents[2] / "slurm" / "cluster" / "cluster.py"
 CONF = Path("/var/lib/glci-slurm/slurm.conf")
@@ -33,14 +33,6 @@ def overrides(shards: Path, runs: Path, *extra: str, steps: tuple[int, int, int]
     """The run of these tests: all three phases, a checkpoint every five steps."""
     always = ("monitor.scalars_every=1", f"checkpoints.every={EVERY}", "checkpoints.run_ahead=1", "engine.timeout_s=60")
     return small(shards, runs, steps=steps, extra=(*always, *extra))
-
-
-def final_files(run: Path, step: int) -> dict[str, bytes]:
-    """The last checkpoint's files, but for the manifest, which has times in it."""
-    saved = newest_in(run / "checkpoints")
-    assert saved is not None
-    assert saved.step == step
-    return {name: (saved.path / name).read_bytes() for name in saved.manifest.files}
 
 
 def losses(run: Path) -> dict[tuple[str, int], float]:

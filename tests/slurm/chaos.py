@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, final_files, glci, kill, overrides, wait_until
+from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, glci, kill, overrides, wait_until
 from tests.slurm.trouble import slow_steps
-from tests.small_run import build_faces
+from tests.small_run import build_faces, final_files
 
 _STEPS_AN_EVENT = 15
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.box import CLUSTER, CONF, STEPS, Box, final_files, overrides
-from tests.small_run import build_faces
+from tests.slurm.box import CLUSTER, CONF, STEPS, Box, overrides
+from tests.small_run import build_faces, final_files
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist.runs.journal import read_journal
-from tests.slurm.box import EVERY, STEPS, Box, Job, final_files, furthest_loss, glci, kill, wait_until
+from tests.slurm.box import EVERY, STEPS, Box, Job, furthest_loss, glci, kill, wait_until
 from tests.slurm.trouble import crash_on, slow_steps
+from tests.small_run import final_files
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
 

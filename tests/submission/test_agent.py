@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from glci_dist.slurm.agent import Bounds, Crash
+from glci_dist.cluster.environment import tell_cause
+from glci_dist.slurm.agent import Bounds, Crash, order_of_cause
 
 BOUNDS = Bounds(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
 
@@ -61,3 +64,23 @@ def test_a_node_is_blamed_for_crashes_that_all_began_there_and_not_in_one_step(
     assert BOUNDS.bad_node(found) == blamed
     # Far apart, they are nothing that a node has.
     assert BOUNDS.bad_node([replace(crash, time=20 * crash.time) for crash in found]) is None
+
+
+def failure(folder: Path, code: int, *, said: bool, follows: bool = False) -> ProcessFailure:
+    """What torch's agent makes of a worker that ended with ``code``."""
+    file = folder / "error.json"
+    file.unlink(missing_ok=True)
+    if said:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+            tell_cause("it broke", follows=follows)
+    return ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file=str(file))
+
+
+def test_a_crash_is_put_down_to_who_broke_and_not_to_who_waited(tmp_path: Path) -> None:
+    broke = order_of_cause(failure(tmp_path, 1, said=True))
+    killed = order_of_cause(failure(tmp_path, -9, said=False))
+    waited = order_of_cause(failure(tmp_path, 1, said=True, follows=True))
+    aborted = order_of_cause(failure(tmp_path, -6, said=False))
+    ended = order_of_cause(failure(tmp_path, -15, said=False))
+    assert [place for place, _ in (broke, killed, waited, aborted, ended)] == [0, 1, 2, 2, 3]

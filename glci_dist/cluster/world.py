@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,6 +122,15 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
+
+
+def has_bf16() -> bool:
+    """Whether this machine's processor has instructions for bf16 (Linux tells; true where nobody does)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+    return any(name in flags for name in ("amx_bf16", "avx512_bf16", " bf16"))
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

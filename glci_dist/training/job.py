@@ -17,7 +17,7 @@ from glci_dist.checkpoints.saver import Saved, Saver
 from glci_dist.checkpoints.state import Part, State
 from glci_dist.cluster import collectives
 from glci_dist.cluster.signals import StopRequest
-from glci_dist.cluster.world import World
+from glci_dist.cluster.world import World, has_bf16
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded
@@ -320,6 +320,8 @@ class Job:
             f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
             f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
         )
+        if world.device.type == "cpu" and engine.precision == "bf16" and not has_bf16():
+            self.tell("this processor has no instructions for bf16: engine.precision=fp32 is many times faster here")
         if resumed is None and "rollback" in (engine.not_finite, engine.spike):
             # What a rollback before the first checkpoint goes back to.
             self._saver.save(self.state(), step=0, phase=self.schedule.at(0).phase, ends_phase=False)

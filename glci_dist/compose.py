@@ -80,8 +80,12 @@ _AT_LEAST = {
     "cluster.time_min": 1,
     "cluster.signal_lead_s": 0,
     "cluster.requeues": 0,
+    "cluster.idle_starts": 1,
     "cluster.restarts": 0,
     "cluster.same_step": 1,
+    "cluster.node_crashes": 0,
+    "cluster.exclusions": 0,
+    "cluster.node_timeout_s": 1,
     "cluster.reserved_port": 1024,
 }
 

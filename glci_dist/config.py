@@ -280,6 +280,9 @@ class ClusterConfig:
     """The scheduler's warning before the time limit, seconds: a step and a save must fit in."""
     requeues: int = 1000
     """Times that the job may be queued again."""
+    idle_starts: int = 3
+    """Starts in a row that ended at the time limit, or for want of one another, without a newer checkpoint, after
+    which a job ends."""
     restarts: int = 5
     """Crashes within ``restart_window_s`` after which a job ends; fewer restart its workers where they are."""
     restart_window_s: float = 3600.0
@@ -291,6 +294,9 @@ class ClusterConfig:
     without that node; 0: never."""
     exclusions: int = 1
     """Nodes that it may leave out so."""
+    node_timeout_s: int = 600
+    """How long nodes wait for one that is lost, and for the scheduler to take the job away: longer than it needs to
+    notice (its ``SlurmdTimeout``, 300 as a rule), seconds. Then they have the job queued again themselves."""
     reserved_port: int = 29400
     """First of 1,000 ports, one of which the nodes meet at (chosen by the job's number)."""
     setup: list[str] = field(default_factory=list)

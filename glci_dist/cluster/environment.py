@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import time
@@ -28,14 +29,22 @@ def job() -> dict[str, str]:
     }
 
 
-def tell_cause(why: str, *, follows: bool = False) -> None:
-    """Leave why this process fails, and in which step, where torch's elastic agent looks for it; once.
+class Part(enum.StrEnum):
+    """A process's part in a failure."""
 
-    ``follows``: it fails for want of another rank, whose cause is the one to look for.
-    """
+    BROKE = "broke"
+    """It failed by itself."""
+    WAITED = "waited"
+    """It ends because another rank did not come, and says which."""
+    LOST = "lost"
+    """It ends because another rank is gone, whose cause is the one to look for."""
+
+
+def tell_cause(why: str, part: Part = Part.BROKE) -> None:
+    """Leave why this process fails, and in which step, where torch's elastic agent looks for it; once."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not Path(file).exists():
-        record = {"message": why, "timestamp": int(time.time()), "step": place().step, "follows": follows}
+        record = {"message": why, "timestamp": int(time.time()), "step": place().step, "part": part}
         with suppress(OSError):
             Path(file).write_text(json.dumps(record))
 

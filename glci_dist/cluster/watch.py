@@ -19,7 +19,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from glci_dist.cluster.collectives import Place, place
-from glci_dist.cluster.environment import tell_cause
+from glci_dist.cluster.environment import Part, tell_cause
 
 _TICK_S = 1.0
 _ANSWER_S = 5.0
@@ -79,7 +79,7 @@ class Watch:
             print(f"glci: {waiting} and goes on waiting: {blame(behind)}", file=sys.stderr, flush=True)
             return
         why = f"{waiting}, more than engine.timeout_s={self._timeout_s:g}: {blame(behind)}"
-        tell_cause(why, follows=here.is_collective)
+        tell_cause(why, Part.WAITED if here.is_collective else Part.BROKE)
         print(f"glci: fault: {why}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         os._exit(1)
 

@@ -21,15 +21,15 @@ from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, 
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from glci_dist.cluster.environment import noted_step
+from glci_dist.cluster.environment import Part, noted_step
+from glci_dist.slurm import task
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _FINAL = (2, 4)
 """Exit codes of the workers that no restart would change."""
 _STOPPED = 3
 _BY_ITSELF = 1
 """The last of the ranks of a cause (``order_of_cause``) that did not follow from another's."""
-_START_S, _DEFERENCE_S = 5.0, 10.0
+_START_S, _DEFERENCE_S, _CLAIM_S = 5.0, 10.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Agent(LocalElasticAgent):
     ) -> None:
         """``hosts``: of all agents that meet; this one's is ``host``.
 
-        ``on_crash`` is called with each crash that began on this node.
+        ``on_crash`` is called with each crash that began on this node, or on none that says so.
         ``leave_out`` is called with the reason where this node is bad; returns whether the job goes on without it.
         """
         super().__init__(*args, **kwargs)
@@ -126,6 +126,8 @@ class Agent(LocalElasticAgent):
     def run(self, role: str = DEFAULT_ROLE) -> RunResult:
         """Run the workers; from its end on signals are only remembered."""
         try:
+            # Those that waited while this process started.
+            task.release()
             return super().run(role)
         finally:
             self._is_over = True
@@ -133,7 +135,7 @@ class Agent(LocalElasticAgent):
 
     def take_signals(self) -> None:
         """Have signals to this process passed on to its workers, and remembered."""
-        for number in SIGNALS:
+        for number in task.SIGNALS:
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
@@ -191,8 +193,9 @@ class Agent(LocalElasticAgent):
         self._stores.append(self._worker_group.store)
         began_here = order_of_cause(first)[0] <= _BY_ITSELF
         if began_here:
-            self._on_crash(self.crashes[-1])
             self._claim()
+        if began_here or not self._is_claimed():
+            self._on_crash(self.crashes[-1])
         if step < 0:
             # Perhaps the others fail too, and not for want of this node.
             time.sleep(_START_S)
@@ -218,6 +221,13 @@ class Agent(LocalElasticAgent):
         with suppress(RuntimeError):
             self._stores[-1].set(_claim_of(self._host), "1")
 
+    def _is_claimed(self) -> bool:
+        """Whether a node says within a while that this crash began there; of one that hangs none does."""
+        deadline = time.monotonic() + _CLAIM_S
+        while not (claims := self._claims(self._stores[-1])) and time.monotonic() < deadline:
+            time.sleep(_CLAIM_S / 20)
+        return bool(claims)
+
     def _claims(self, store: Any) -> tuple[str, ...]:
         """The nodes that a crash began on; none where the first node's agent is gone."""
         with suppress(RuntimeError):
@@ -231,11 +241,16 @@ def _claim_of(host: str) -> str:
 
 def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
     """Less for what is rather a cause: what a rank says of itself, then a kill, then what follows from another's."""
-    said = bool(failure.error_file_data.get("step") is not None)
-    # NCCL aborts a rank that waits for one that is gone.
-    follows = failure.error_file_data.get("follows") if said else failure.exitcode == -signal.SIGABRT
-    ended_by_agent = failure.exitcode in (-signal.SIGTERM, _STOPPED)
-    return (3 if ended_by_agent else 2 if follows else 0 if said else _BY_ITSELF, failure.timestamp)
+    part = failure.error_file_data.get("part")
+    if failure.exitcode in (-signal.SIGTERM, _STOPPED):
+        # By the agent, because of another.
+        place = 4
+    elif part is not None:
+        place = {Part.BROKE: 0, Part.WAITED: 2, Part.LOST: 3}[Part(part)]
+    else:
+        # NCCL aborts a rank that waits for one that is gone.
+        place = 3 if failure.exitcode == -signal.SIGABRT else _BY_ITSELF
+    return (place, failure.timestamp)
 
 
 def _short(message: str) -> str:

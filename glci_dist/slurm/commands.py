@@ -6,6 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from glci_dist.errors import UserError
+
 _SUBMIT = """\
 Put a run on a cluster, once: the job queues itself again at its time limit and after a preemption, goes on from
 the last checkpoint after a crash or a lost node, and ends when the run is done.
@@ -58,8 +60,12 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
 def _submit(parsed: argparse.Namespace) -> int:
     from glci_dist.slurm import submit
     from glci_dist.slurm.follow import follow
+    from glci_dist.slurm.refusals import refusals
 
     wanted = submit.requests(parsed.overrides)
+    reasons = refusals(wanted)
+    if reasons:
+        raise UserError(f"refused: {'; '.join(reasons)}; `glci explain` shows what is asked of the cluster")
     made = submit.submit(wanted)
     for request, (told, _) in zip(wanted, made, strict=True):
         run = _shown(request.run)
@@ -84,21 +90,17 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 
 def _cancel(parsed: argparse.Namespace) -> int:
-    from glci_dist.errors import UserError
-    from glci_dist.slurm import scheduler
+    from glci_dist.slurm import local, scheduler
     from glci_dist.slurm.submit import active, submitted
 
     jobs = submitted(parsed.folder)
     if not jobs:
         raise UserError(f"{parsed.folder} was never submitted: name a run's folder, such as runs/first")
-    last = jobs[-1]
-    if last.executor != "slurm":
-        raise UserError(f"job {last.job} of {parsed.folder} is no job of SLURM: end its processes by a signal")
     waiting = active(parsed.folder)
     if not waiting:
-        print(f"job {last.job} of {parsed.folder} has ended already")
+        print(f"job {jobs[-1].job} of {parsed.folder} has ended already")
     for each in waiting:
-        scheduler.cancel(each.job)
+        (local.end if each.executor == "local" else scheduler.cancel)(each.job)
         print(f"job {each.job} of {parsed.folder} is cancelled; to go on: glci submit {shlex.join(each.overrides)}")
     return 0
 

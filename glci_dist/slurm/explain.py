@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.data.index import Index, load_index
 from glci_dist.data.location import is_remote
@@ -20,6 +20,7 @@ from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import scheduler
+from glci_dist.slurm.refusals import refusals
 from glci_dist.slurm.submit import Request, batch_script
 
 _DISK_BYTES_S = 200e6
@@ -70,14 +71,12 @@ def checkpoint_bytes(config: Config) -> int:
 def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]:
     """What is to be said of a submission, line by line; raises ``UserError`` where it would be refused."""
     config, cluster = request.config, request.config.cluster
-    ranks = cluster.nodes * cluster.workers
-    refusals: list[str] = []
+    reasons = refusals([request])
     yield f"run        {request.run}"
     yield from _batch(config)
-    index = _index(config, refusals)
-    if index is not None:
-        yield from _shards(config, index)
-    need = memory(config, ranks)
+    with suppress(UserError):
+        yield from _shards(config, load_index(config.data.shards))
+    need = memory(config, cluster.nodes * cluster.workers)
     parts = {
         "weights": need.weights,
         "gradients": need.gradients,
@@ -91,9 +90,10 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
     yield from _checkpoints(request)
     yield from _time(request, images_per_second)
     if cluster.executor == "slurm":
-        yield from _scheduler(request, refusals)
-    if refusals:
-        raise UserError(f"it would be refused: {'; '.join(refusals)}")
+        with suppress(UserError):
+            yield from _script(request)
+    if reasons:
+        raise UserError(f"it would be refused: {'; '.join(reasons)}")
     yield "it would be taken"
 
 
@@ -113,12 +113,10 @@ def _batch(config: Config) -> Iterator[str]:
 
 
 def _shards(config: Config, index: Index) -> Iterator[str]:
-    cluster = config.cluster
     size = sum(shard.bytes for shard in index.shards)
     mean = size / len(index.shards)
     yield f"data       {index.total:,} photos in {len(index.shards)} shards, {size / 2**30:.2f} GiB"
-    lanes = min(config.data.order.lanes, cluster.workers * (config.data.order.lanes // cluster.workers + 1))
-    at_once = min(len(index.shards), 2 * lanes * config.data.order.block_shards)
+    at_once = min(len(index.shards), 2 * _lanes(config) * config.data.order.block_shards)
     if is_remote(index.root):
         room = config.data.cache.max_gib * 2**30
         fits = "holds all of them" if room >= size else f"holds {room / size:.0%} of them: the rest is fetched again"
@@ -128,6 +126,14 @@ def _shards(config: Config, index: Index) -> Iterator[str]:
         )
     else:
         yield f"           on a shared folder: a node reads from at most {at_once} shards at a time, no cache is used"
+
+
+def _lanes(config: Config) -> int:
+    """The most lanes of the order that the slots of a node lie in."""
+    share = max(1, config.global_batch // config.cluster.nodes)
+    lane = max(1, config.global_batch // config.data.order.lanes)
+    firsts = range(0, config.global_batch, share)
+    return max((first + share - 1) // lane - first // lane + 1 for first in firsts)
 
 
 def _checkpoints(request: Request) -> Iterator[str]:
@@ -166,29 +172,15 @@ def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
     )
 
 
-def _scheduler(request: Request, refusals: list[str]) -> Iterator[str]:
-    try:
-        with tempfile.TemporaryDirectory(prefix="glci-explain-") as folder:
-            script = Path(folder) / "job.sh"
-            script.write_text(batch_script(request))
-            refusal = scheduler.refusal(script)
-            if refusal is not None:
-                refusals.append(f"by the scheduler: {refusal}")
-            else:
-                yield f"scheduler  {scheduler.expected_start(script)}"
-            yield ""
-            yield from script.read_text().rstrip().splitlines()
-            yield ""
-    except UserError as error:
-        refusals.append(str(error))
-
-
-def _index(config: Config, refusals: list[str]) -> Index | None:
-    try:
-        return load_index(config.data.shards)
-    except UserError as error:
-        refusals.append(str(error))
-        return None
+def _script(request: Request) -> Iterator[str]:
+    """When it would start, and the batch script."""
+    with tempfile.TemporaryDirectory(prefix="glci-explain-") as folder:
+        script = Path(folder) / "job.sh"
+        script.write_text(batch_script(request))
+        yield f"scheduler  {scheduler.expected_start(script)}"
+        yield ""
+        yield from script.read_text().rstrip().splitlines()
+        yield ""
 
 
 def _activations(config: Config, completion: nn.Module, discriminators: nn.Module) -> int:
@@ -215,6 +207,5 @@ def _numel(network: nn.Module) -> int:
 
 def explain(request: Request, *, images_per_second: float | None) -> None:
     """Print all of it. Raises ``UserError`` with every reason why the submission would be refused."""
-    compose.check_world(request.config, request.config.cluster.nodes * request.config.cluster.workers, "cuda")
     for line in lines(request, images_per_second=images_per_second):
         print(line)

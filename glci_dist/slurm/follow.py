@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glci_dist.errors import UserError
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.submit import Submitted
@@ -38,9 +39,13 @@ def follow(run: Path, submitted: Submitted, job: Job[str]) -> int:
 
 
 def _state(submitted: Submitted) -> tuple[bool, str]:
-    there = scheduler.queued(submitted.job)
+    try:
+        there = scheduler.queued(submitted.job)
+    except UserError as silence:
+        # A controller that is busy, or starts again, loses no job.
+        return True, f"not known: {silence}"
     if there is not None and not there.has_ended:
         reason = f" ({there.reason})" if there.state == "PENDING" and there.reason != "None" else ""
         return True, f"{there.state}{reason}" + (f" on {there.nodes}" if there.nodes else "")
-    ran = scheduler.history(submitted.job)
+    ran = scheduler.history(submitted.job, since=submitted.time)
     return False, there.state if there else ran[-1].state if ran else "gone"

@@ -24,14 +24,13 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from glci_dist.checkpoints.manifest import folders
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
-from glci_dist.slurm.notes import Notes, left_out
+from glci_dist.slurm.notes import Notes, idle_starts, left_out
 
-_MEET_S = 600
-"""Long enough for the scheduler to notice that a node is lost, and to take the job away."""
 _KEEP_ALIVE_S = 5
 _PORTS = 1000
 _TRIES, _PAUSE_S = 15, 2.0
@@ -72,6 +71,8 @@ class Work:
         self._host = hosts[node]
         """As the scheduler calls it."""
         self._restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self._is_scheduled = launch.cluster.executor == "slurm"
+        """Whether there is a scheduler that knows of the job."""
         self._notes = Notes(launch.run, job, self._restart, self._host)
 
     def run(self) -> str:
@@ -95,7 +96,7 @@ class Work:
         except (RendezvousError, DistError) as problem:
             # Of a lost node the scheduler knows soon, and takes the job away. Else it was the network.
             why = f"the nodes lost one another ({type(problem).__name__})"
-            return why if self._is_taken_away() else self._queue_again(why)
+            return why if self._is_taken_away() else self._queue_again(why, asks=True)
         if agent.is_left_out:
             return self._wait_to_be_ended("left out")
         if agent.signal is not None and (result is None or result.is_failed()):
@@ -126,9 +127,9 @@ class Work:
             max_nodes=nodes,
             local_addr=socket.gethostname(),
             is_host=self._node == 0,
-            join_timeout=_MEET_S,
-            timeout=_MEET_S,
-            read_timeout=_MEET_S,
+            join_timeout=cluster.node_timeout_s,
+            timeout=cluster.node_timeout_s,
+            read_timeout=cluster.node_timeout_s,
             keep_alive_interval=_KEEP_ALIVE_S,
         )
         spec = WorkerSpec(
@@ -160,26 +161,39 @@ class Work:
 
     def _after_signal(self, number: signal.Signals, agent: Agent) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
-        why = ""
+        if not self._is_scheduled:
+            raise Fault(f"stopped by {number.name}; the state is saved, submit again to go on")
+        warning = ""
         with suppress(UserError):
-            why = scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s)
+            warning = scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s)
         # With SIGTERM it was cancelled, and must not be queued again, or was queued again already; unless it makes
         # room for another.
-        if why != scheduler.PREEMPTED and (number != signal.SIGUSR2 or agent.is_told_to_end):
+        if warning != scheduler.PREEMPTED and (number != signal.SIGUSR2 or agent.is_told_to_end):
             return self._wait_to_be_ended(f"stopped by {number.name}")
-        if self._node == 0:
-            self._notes.warning(why)
-        return self._queue_again("saved")
+        return self._queue_again("saved", asks=self._node == 0, warning=warning)
 
-    def _queue_again(self, why: str) -> str:
-        if self._restart >= self._launch.cluster.requeues:
-            reason = f"{why}, and it was queued again {self._restart} times already (cluster.requeues)"
-            self._write_verdict(reason, -1)
-            raise Fault(reason)
-        # One node asks; another does where the first cannot.
-        if self._node == 0 or why != "saved":
+    def _queue_again(self, why: str, *, asks: bool, warning: str = "") -> str:
+        """Have the job run again, if that is of use, and wait for its end. ``asks``: it is on this node to ask."""
+        cluster, run = self._launch.cluster, self._launch.run
+        step = next((step for step, _ in folders(run / "checkpoints")), 0)
+        idle = 0 if warning == scheduler.PREEMPTED else idle_starts(run, self._job, step=step, before=self._restart)
+        refusal = ""
+        if self._restart >= cluster.requeues:
+            refusal = f"it was queued again {self._restart} times already (cluster.requeues)"
+        elif idle >= cluster.idle_starts:
+            refusal = (
+                f"{idle} starts in a row brought no checkpoint after step {step} (cluster.idle_starts): is "
+                f"cluster.time_min={cluster.time_min} enough for the start, or cluster.signal_lead_s="
+                f"{cluster.signal_lead_s} for a save?"
+            )
+        if asks and refusal:
+            self._write_verdict(f"{why}, but {refusal}", -1)
+        if refusal:
+            raise Fault(f"{why}, but {refusal}")
+        if asks:
+            self._notes.again(step=step, why=why, warning=warning)
             self._tell(f"{why}; the job is queued again")
-            self._persist(lambda: scheduler.requeue(self._job))
+            self._persist(self._requeue)
         return self._wait_to_be_ended(why)
 
     def _wait_to_be_ended(self, why: str) -> str:
@@ -190,19 +204,32 @@ class Work:
 
     def _is_taken_away(self) -> bool:
         """Wait for the scheduler to end this run of the job; whether it did."""
-        deadline = time.monotonic() + _MEET_S
+        if not self._is_scheduled:
+            return False
+        deadline = time.monotonic() + self._launch.cluster.node_timeout_s
         while time.monotonic() < deadline:
             with suppress(UserError):
-                there = scheduler.queued(self._job)
-                # Without this node it may run again already.
-                if there is None or there.is_taken_away or there.restarts != self._restart:
+                if self._has_ended():
                     return True
             time.sleep(1)
         return False
 
+    def _has_ended(self) -> bool:
+        """Whether this run of the job is over, for the scheduler. Raises ``UserError`` without its answer."""
+        there = scheduler.queued(self._job)
+        # Without this node it may run again already.
+        return there is None or there.is_taken_away or there.restarts != self._restart
+
+    def _requeue(self) -> None:
+        # What this node was cut off from may have been asked by another, and the job run again.
+        if not self._has_ended():
+            scheduler.requeue(self._job)
+
     def _leave_this_node_out(self, reason: str) -> bool:
         """Queue the job again without this node; whether that can be."""
         cluster = self._launch.cluster
+        if not self._is_scheduled:
+            return False
         out = left_out(self._launch.run, self._job)
         nodes = ",".join([*filter(None, [cluster.exclude]), *out, self._host])
         refusal: str | None = f"cluster.exclusions={cluster.exclusions}"
@@ -215,7 +242,7 @@ class Work:
             self._tell(f"{reason}; it is not left out: {refusal}")
             return False
         self._write_verdict(f"{reason}: the job goes on without {self._host}", -1, left_out=self._host)
-        self._persist(lambda: scheduler.requeue(self._job))
+        self._persist(self._requeue)
         self._persist(lambda: scheduler.exclude(self._job, nodes))
         return True
 

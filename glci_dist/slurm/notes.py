@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from glci_dist.slurm.scheduler import PREEMPTED
 
 _ROOM = 16384
 """Bytes of a verdict."""
@@ -23,7 +26,7 @@ class Notes:
         self._jobs, self._job, self._host = run / "jobs", job, host
         self._crashes = self._jobs / f"{job}.{restart}.{host}.crashes.jsonl"
         self._verdict = self._jobs / f"{job}.{restart}.{host}.verdict.json"
-        self._warning = self._jobs / f"{job}.{restart}.{host}.warning.txt"
+        self._again = self._jobs / f"{job}.{restart}.{host}.again.json"
 
     def reserve(self) -> None:
         """Take the room for a verdict; give back what earlier starts of the job did not need."""
@@ -43,10 +46,13 @@ class Notes:
         with suppress(OSError), self._crashes.open("a") as file:
             file.write(json.dumps({"time": round(time, 3), "step": step, "cause": cause}) + "\n")
 
-    def warning(self, why: str) -> None:
-        """Note why the scheduler warned the job that its end is near."""
+    def again(self, *, step: int, why: str, warning: str) -> None:
+        """Note that the job asks to be queued again: with the checkpoint of which step, and why.
+
+        ``warning``: why the scheduler warned it that its end is near; empty where it did not.
+        """
         with suppress(OSError):
-            self._warning.write_text(why)
+            self._again.write_text(json.dumps({"step": step, "why": why, "warning": warning}))
 
     def verdict(self, record: Mapping[str, Any]) -> None:
         """Leave why the job ends, in the room that was taken for it."""
@@ -63,7 +69,25 @@ def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
 
 def warning(run: Path, job: str, restart: int) -> str:
     """Why the scheduler warned a job that its end was near; empty where that is not known."""
-    return next((path.read_text() for path in (run / "jobs").glob(f"{job}.{restart}.*.warning.txt")), "")
+    paths = (run / "jobs").glob(f"{job}.{restart}.*.again.json")
+    return next((str(record["warning"]) for path in paths if (record := _parsed(path.read_text()))), "")
+
+
+def idle_starts(run: Path, job: str, *, step: int, before: int) -> int:
+    """How many starts of a job in a row, the present one among them, brought no newer checkpoint than ``step``'s.
+
+    The present one is restart ``before``, which ends with the checkpoint of ``step``. Earlier ones count that asked to
+    be queued again themselves, and not to make room for another job.
+    """
+    steps: dict[int, int] = {}
+    for path in (run / "jobs").glob(f"{job}.*.again.json"):
+        record = _parsed(path.read_text())
+        restart = int(path.name.removeprefix(f"{job}.").split(".")[0])
+        if restart < before and record and record["warning"] != PREEMPTED:
+            steps[restart] = int(record["step"])
+    # Before its first start it had none.
+    newest_first = [*(steps[restart] for restart in sorted(steps, reverse=True)), 0]
+    return sum(1 for _ in takewhile(lambda reached: reached >= step, newest_first))
 
 
 def verdicts(run: Path, job: str, restart: int | None = None) -> list[dict[str, Any]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import Account, AttemptAccount, account
-from glci_dist.slurm import notes, scheduler
+from glci_dist.slurm import local, notes, scheduler
 from glci_dist.slurm.scheduler import Queued, Ran
 from glci_dist.slurm.submit import Submitted, submitted
 
@@ -28,6 +29,9 @@ _WHY = {
     "OUT_OF_MEMORY": "its job ran out of memory",
 }
 
+_CLOCKS_S = 2.0
+"""By which the clocks of nodes and controller may differ."""
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -39,7 +43,22 @@ class Outlook:
     """Why, on what, until when; in words."""
     account: Account
     """Its attempts, with what the scheduler knows of their ends."""
+    starts: tuple[Start, ...]
+    """Runs of its jobs that ended before their workers could begin an attempt."""
     job: Submitted | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run of a job through the scheduler that came to no attempt."""
+
+    job: str
+    restart: int
+    nodes: str
+    began: float
+    ended: float
+    """Both are seconds since 1970."""
+    reason: str
 
 
 def look(run: Path) -> Outlook:
@@ -50,40 +69,47 @@ def look(run: Path) -> Outlook:
     if not found.attempts and job is None:
         raise UserError(f"{run} was never started: start it with glci train or glci submit")
     is_asked = job is not None and job.executor == "slurm" and scheduler.is_there()
-    told = _Told(is_asked)
+    told = _Told({each.job: each.time for each in jobs} if is_asked else {})
     following = (*found.attempts[1:], None)
     attempts = tuple(
         _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=False)
     )
     state, detail = _state(run, attempts, job if is_asked else None, told)
-    return Outlook(state, detail, Account(attempts), job)
+    if not attempts and job is not None and job.executor == "local":
+        is_alive = local.is_alive(job.job)
+        state, detail = ("starting", f"process {job.job}") if is_alive else ("failed", f"see {job.out}")
+    starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told, run))
+    return Outlook(state, detail, Account(attempts), starts, job)
 
 
 class _Told:
     """What the scheduler says of jobs, asked once each."""
 
-    def __init__(self, is_asked: bool) -> None:
-        self._is_asked = is_asked
+    def __init__(self, jobs: Mapping[str, float]) -> None:
+        """``jobs``: when each was submitted; none where the scheduler is not to be asked."""
+        self._jobs = jobs
         self._histories: dict[str, list[Ran]] = {}
 
     def history(self, job: str) -> list[Ran]:
-        if not self._is_asked or not job:
+        if job not in self._jobs:
             return []
         if job not in self._histories:
             self._histories[job] = []
             # Without its accounting, what the run's folder and the queue say is still true.
             with suppress(UserError):
-                self._histories[job] = scheduler.history(job)
+                self._histories[job] = scheduler.history(job, since=self._jobs[job])
         return self._histories[job]
 
     def queued(self, job: str) -> Queued | None:
-        return scheduler.queued(job) if self._is_asked else None
+        return scheduler.queued(job) if job in self._jobs else None
 
-    def end(self, job: str, restart: int) -> str | None:
-        """Why a job was ended, the n-th time that it ran."""
-        history = self.history(job)
-        ran = history[restart] if restart < len(history) else None
-        if ran is None or ran.state not in _WHY:
+    def end_of(self, attempt: AttemptAccount) -> str | None:
+        """Why the run of the job that an attempt was part of was ended."""
+        return next((self.end(ran) for ran in self.history(attempt.job) if _holds(ran, attempt)), None)
+
+    def end(self, ran: Ran) -> str | None:
+        """Why a run of a job was ended."""
+        if ran.state not in _WHY:
             return None
         lost: list[str] = []
         if ran.state == "NODE_FAIL":
@@ -92,10 +118,23 @@ class _Told:
         return f"{', '.join(lost)} was lost" if lost else f"{_WHY[ran.state]} (on {ran.nodes})"
 
 
+def _holds(ran: Ran, attempt: AttemptAccount) -> bool:
+    """Whether an attempt began in a run of its job. By its time: the accounting may have lost an earlier run."""
+    return ran.began - _CLOCKS_S <= attempt.began <= ran.ended + _CLOCKS_S
+
+
+def _without_attempt(job: str, attempts: Sequence[AttemptAccount], told: _Told, run: Path) -> Iterator[Start]:
+    for restart, ran in enumerate(told.history(job)):
+        if math.isinf(ran.began + ran.ended) or any(each.job == job and _holds(ran, each) for each in attempts):
+            continue
+        reason = _verdict(run, job, restart) or told.end(ran) or f"its job ended {ran.state}: see its output"
+        yield Start(job, restart, ran.nodes, ran.began, ran.ended, reason)
+
+
 def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: _Told, run: Path) -> AttemptAccount:
     """An attempt with the cause of its end, if anybody knows more of it than the run's own folder."""
     place = (attempt.job, attempt.restart)
-    if attempt.state == "stopped" and (why := notes.warning(run, *place) or told.end(*place)):
+    if attempt.state == "stopped" and (why := notes.warning(run, *place) or told.end_of(attempt)):
         return replace(attempt, reason=f"{attempt.reason} ({why})")
     if attempt.state != "died" or not attempt.job:
         return attempt
@@ -105,7 +144,7 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
     )
     if following is None or (following.job, following.restart) != place:
         # What ended this run of the job, and not only its workers.
-        reason = _verdict(run, *place) or told.end(*place) or reason
+        reason = _verdict(run, *place) or told.end_of(attempt) or reason
     elif reason is None:
         reason = "a rank crashed or was killed; the workers were started again"
     return replace(attempt, reason=reason or attempt.reason)
@@ -114,6 +153,10 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
 def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | None, told: _Told) -> tuple[str, str]:
     last = attempts[-1] if attempts else None
     if last is not None and last.state == "done":
+        with suppress(UserError):
+            there = told.queued(job.job) if job is not None else None
+            if there is not None and not there.has_ended:
+                return "done", f"its last job has not ended yet ({there.state})"
         return "done", ""
     if job is None or (last is not None and last.state == "running" and last.job != job.job):
         # Or it runs in another job than the last that it was submitted as, or in none.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from glci_dist.errors import UserError
 
 _PATIENCE_S = 60.0
+_SKEW_S = 3600.0
+"""By which the clocks of this machine and of the controller may differ at most."""
 
 _ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
@@ -54,8 +58,19 @@ class Ran:
     state: str
     nodes: str
     start: str
+    """As SLURM writes it: local time; ``None`` or ``Unknown`` where there is none."""
     end: str
     exit_code: str
+
+    @property
+    def began(self) -> float:
+        """Seconds since 1970; infinite: it did not."""
+        return _seconds(self.start)
+
+    @property
+    def ended(self) -> float:
+        """Seconds since 1970; infinite: it did not."""
+        return _seconds(self.end)
 
 
 def is_there() -> bool:
@@ -76,10 +91,14 @@ def queued(job: str) -> Queued | None:
     return Queued(state, reason, nodes, start, int(restarts))
 
 
-def history(job: str) -> list[Ran]:
-    """Every run of the job through the scheduler, oldest first; empty where its accounting has forgotten it."""
+def history(job: str, *, since: float) -> list[Ran]:
+    """Every run of the job through the scheduler, oldest first; empty where its accounting has forgotten it.
+
+    ``since``: when it was submitted, seconds since 1970; clusters bound how much time may be asked for.
+    """
     fields = "JobID,State,NodeList,Start,End,ExitCode"
-    answer = _ask(["sacct", "-X", "-D", "-P", "-n", f"--jobs={job}", f"--format={fields}", "--starttime=1970-01-01"])
+    start = datetime.fromtimestamp(since - _SKEW_S).isoformat(timespec="seconds")
+    answer = _ask(["sacct", "-X", "-D", "-P", "-n", f"--jobs={job}", f"--format={fields}", f"--starttime={start}"])
     found = []
     for line in answer.stdout.splitlines() if answer.returncode == 0 else []:
         name, state, nodes, start, end, code = line.split("|")
@@ -162,6 +181,13 @@ def _ask(command: list[str], *, check: bool = False, deaf: bool = False) -> subp
         said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()[-1:]
         raise UserError(f"{' '.join(command)}: {' '.join(said)}")
     return answer
+
+
+def _seconds(moment: str) -> float:
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return math.inf
 
 
 def _be_deaf() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.errors import UserError
-from glci_dist.slurm.outlook import Outlook, look, until
+from glci_dist.runs.ledger import AttemptAccount
+from glci_dist.slurm.outlook import Outlook, Start, look, until
 
 _DESCRIPTION = """\
-Each attempt at a run: where it ran, which steps, how it ended and how many steps had to be run again;
+Each attempt at a run: its job (and which start of it), when, which steps, how many of them had to be run again,
+its goodput (the share of its time that became part of the result), how it ended, and where it ran; a job's start
+that came to no attempt is told too;
 then what the run is doing, from its folder and from the scheduler (running, queued, done, failed, ...), and where
 the wall time of all attempts went. compute is the goodput: work that is part of the result.
 Without RUN: a line for each run in runs/.
@@ -91,6 +95,7 @@ def _record(outlook: Outlook, config: Config) -> dict[str, Any]:
         "detail": outlook.detail,
         "steps": _steps(config),
         "attempts": [asdict(attempt) for attempt in outlook.account.attempts],
+        "starts": [asdict(start) for start in outlook.starts],
         "seconds": outlook.account.seconds(),
         "job": asdict(outlook.job) if outlook.job else None,
     }
@@ -99,15 +104,10 @@ def _record(outlook: Outlook, config: Config) -> dict[str, Any]:
 def lines(outlook: Outlook, *, steps: int, global_batch: int) -> list[str]:
     """The status as text, for a schedule of ``steps``."""
     attempts = outlook.account.attempts
-    told = [f"{'attempt':>7}  {'job':>8}  {'ranks':>5}  {'steps':<17} {'lost':>5}  {'minutes':>7}  ended"]
-    for attempt in attempts:
-        ended = attempt.state + (f": {attempt.reason}" if attempt.reason else "")
-        job = f"{attempt.job}.{attempt.restart}" if attempt.job else "-"
-        told.append(
-            f"{attempt.number:>7}  {job:>8}  {attempt.ranks:>5}  "
-            f"{f'{attempt.resumed_at} to {attempt.reached}':<17} {attempt.lost_steps:>5}  "
-            f"{(attempt.ended - attempt.began) / 60:>7.1f}  {ended}; on {', '.join(attempt.hosts)}"
-        )
+    rows = [(each.began, _attempt(each)) for each in attempts]
+    rows += [(each.began, _start(each)) for each in outlook.starts]
+    told = [_row("attempt", "job", "ranks", "start", "end", "steps", "lost", "goodput", "ended")]
+    told += [row for _, row in sorted(rows)]
     last = attempts[-1] if attempts else None
     now = f"{outlook.state}: step {last.reached if last else 0} of {steps}"
     if outlook.state == "running" and last is not None and last.seconds_a_step:
@@ -118,4 +118,35 @@ def lines(outlook: Outlook, *, steps: int, global_batch: int) -> list[str]:
     seconds = outlook.account.seconds()
     shares = ", ".join(f"{kind} {share:.1%}" for kind, share in outlook.account.shares().items())
     where = [f"wall time of all attempts, {sum(seconds.values()) / 60:.1f} min: {shares}"] if attempts else []
-    return [*told, "", now, *where] if attempts else [now]
+    return [*told, "", now, *where] if rows else [now]
+
+
+def _attempt(attempt: AttemptAccount) -> str:
+    seconds = attempt.ended - attempt.began
+    return _row(
+        attempt.number,
+        f"{attempt.job}.{attempt.restart}" if attempt.job else "-",
+        attempt.ranks,
+        _moment(attempt.began),
+        "-" if attempt.state == "running" else _moment(attempt.ended),
+        f"{attempt.resumed_at} to {attempt.reached}",
+        attempt.lost_steps,
+        f"{attempt.seconds['compute'] / seconds:.0%}" if seconds else "-",
+        attempt.state + (f": {attempt.reason}" if attempt.reason else "") + f"; on {', '.join(attempt.hosts)}",
+    )
+
+
+def _start(start: Start) -> str:
+    what = f"no attempt: {start.reason}; on {start.nodes}"
+    times = (_moment(start.began), _moment(start.ended))
+    return _row("-", f"{start.job}.{start.restart}", "-", *times, "-", "-", "0%", what)
+
+
+def _row(*cells: object) -> str:
+    attempt, job, ranks, start, end, steps, lost, goodput, ended = map(str, cells)
+    return f"{attempt:>7}  {job:>8}  {ranks:>5}  {start:<14}  {end:<14}  {steps:<15}  {lost:>4}  {goodput:>7}  {ended}"
+
+
+def _moment(seconds: float) -> str:
+    """A local time."""
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(seconds))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import tempfile
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,18 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.errors import UserError
-from glci_dist.slurm import scheduler, snapshot
-from glci_dist.slurm.launcher import Launch, usable_nodes
+from glci_dist.slurm import local, scheduler, snapshot
+from glci_dist.slurm.launcher import Launch
 
 if TYPE_CHECKING:
     from submitit import Job
+
+_NO_LIMIT_MIN = 60 * 24 * 365
 
 
 @dataclass(frozen=True)
@@ -71,67 +76,25 @@ def requests(overrides: Sequence[str]) -> list[Request]:
             chosen.append(f"name={name}-{''.join(c if c.isalnum() or c in '.=-' else '_' for c in suffix)}")
             # Hydra reads an = in a value only in quotes.
             chosen[-1] = "name='" + chosen[-1].removeprefix("name=") + "'"
-        config = compose.load(chosen)
-        check(config)
-        made.append(Request(config, chosen))
+        made.append(Request(compose.load(chosen), chosen))
     return made
 
 
-def check(config: Config) -> None:
-    """Raise ``UserError`` where the cluster's part of the configuration cannot be."""
-    cluster = config.cluster
-    if cluster.min_nodes > cluster.nodes:
-        raise UserError(
-            f"cluster.min_nodes={cluster.min_nodes} is more than cluster.nodes={cluster.nodes}: make it less"
-        )
-    if cluster.gpus and cluster.workers != cluster.gpus:
-        raise UserError(
-            f"cluster.workers={cluster.workers} ranks on cluster.gpus={cluster.gpus} GPUs of a node: a rank has one "
-            "GPU, make them equal"
-        )
-    if cluster.signal_lead_s >= 60 * cluster.time_min:
-        raise UserError(
-            f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
-        )
-    if usable_nodes(config.global_batch // config.engine.accumulation, cluster, cluster.nodes) < cluster.nodes:
-        raise UserError(
-            f"cluster.nodes={cluster.nodes} x {cluster.workers} workers do not share the global batch evenly "
-            f"(global_batch={config.global_batch}, engine.accumulation={config.engine.accumulation}): change one"
-        )
-
-
 def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
-    """Submit the runs, several as one job array; what was submitted, in their order. Raises ``UserError``."""
+    """Submit the runs, several as one job array; what was submitted, in their order. Raises ``UserError``.
+
+    What ``refusals`` tells is to be asked before.
+    """
     launches, codes = [], []
-    if wanted[0].config.cluster.executor == "slurm":
-        for request in wanted:
-            for earlier in active(request.run):
-                raise UserError(
-                    f"{request.run} has job {earlier.job} in the queue already: see `glci status`, or end it first by "
-                    "`glci cancel`"
-                )
-        # Before anything is written.
-        refusal = refused(wanted[0])
-        if refusal is not None:
-            raise UserError(f"the scheduler refuses the job: {refusal}; `glci explain` shows what is asked of it")
     for request in wanted:
         (request.run / "jobs").mkdir(parents=True, exist_ok=True)
         codes.append(snapshot.take(request.run))
-        (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config))
         launches.append(launch(request))
     first = wanted[0]
     executor = make_executor(first, codes[0], folder=first.run / "jobs")
-    with _refusals():
+    with _refusals(), _on_path(codes[0], first.config):
         jobs: list[Job[str]] = [executor.submit(launches[0])] if len(launches) == 1 else executor.submit_array(launches)
     return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, jobs, strict=True)]
-
-
-def refused(request: Request) -> str | None:
-    """Why the scheduler would not take the job, if so. Raises ``UserError`` without SLURM."""
-    with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(batch_script(request))
-        return scheduler.refusal(script)
 
 
 def batch_script(request: Request) -> str:
@@ -175,11 +138,10 @@ def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
 
     config = request.config
     cluster = config.cluster
-    # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
-    path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    setup = [path, *cluster.setup]
+    # A signal that comes before the launcher is ready has to wait for it.
+    python = f"{shlex.quote(sys.executable)} -m glci_dist.slurm.task"
     try:
-        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor)
+        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor, slurm_python=python)
     except RuntimeError as error:
         raise UserError(
             f"cluster.executor={cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
@@ -187,8 +149,14 @@ def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
         ) from error
     automatic.update_parameters(name=config.name, timeout_min=cluster.time_min, nodes=cluster.nodes)
     if cluster.executor != "slurm":
+        # Nobody would start it again after a time limit.
+        automatic.update_parameters(timeout_min=_NO_LIMIT_MIN, gpus_per_node=cluster.gpus or torch.cuda.device_count())
         return Executor(automatic)
-    further: dict[str, Any] = dict(cluster.sbatch)
+    # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
+    path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    setup = [path, *cluster.setup]
+    # What has no value of its own, such as exclusive, is on.
+    further: dict[str, Any] = {key: True if text.lower() == "true" else text for key, text in cluster.sbatch.items()}
     further["requeue"] = True
     if cluster.min_nodes and cluster.min_nodes < cluster.nodes:
         further["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
@@ -228,12 +196,14 @@ def submitted(run: Path) -> list[Submitted]:
 
 def active(run: Path) -> list[Submitted]:
     """Those of the run's jobs that wait in the queue, or run. Raises ``UserError`` without SLURM's answer."""
-    found = []
-    for each in submitted(run):
-        there = scheduler.queued(each.job) if each.executor == "slurm" else None
-        if there is not None and not there.has_ended:
-            found.append(each)
-    return found
+    return [each for each in submitted(run) if _is_active(each)]
+
+
+def _is_active(job: Submitted) -> bool:
+    if job.executor == "slurm":
+        there = scheduler.queued(job.job)
+        return there is not None and not there.has_ended
+    return job.executor == "local" and local.is_alive(job.job)
 
 
 def _record(request: Request, code: Path, job: Any) -> Submitted:
@@ -245,9 +215,27 @@ def _record(request: Request, code: Path, job: Any) -> Submitted:
         code=code.name,
         out=str(job.paths.stdout),
     )
+    (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config))
     with (request.run / "jobs" / "submitted.jsonl").open("a") as file:
         file.write(json.dumps(asdict(made)) + "\n")
     return made
+
+
+@contextmanager
+def _on_path(code: Path, config: Config) -> Iterator[None]:
+    """Have a job on this machine, which gets this process's environment, run the copy of the code."""
+    names = ("PYTHONSAFEPATH", "PYTHONPATH") if config.cluster.executor == "local" else ()
+    before = {name: os.environ.get(name) for name in names}
+    if names:
+        # Safe: python -m would look into the current folder first, which may be a checkout.
+        path = filter(None, [str(code), before["PYTHONPATH"]])
+        os.environ.update(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(path))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({name: value} if value is not None else {})
 
 
 @contextmanager

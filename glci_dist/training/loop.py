@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from glci_dist.cluster import collectives
-from glci_dist.cluster.environment import StepNote, tell_cause
+from glci_dist.cluster.environment import Part, StepNote, tell_cause
 from glci_dist.cluster.signals import StopRequest, stop_request
 from glci_dist.cluster.world import is_lost_peer, joined
 from glci_dist.config import Config
@@ -41,7 +41,7 @@ def train(config: Config) -> None:
             if not is_lost_peer(error):
                 raise
             why = f"rank {world.rank} on {world.host} lost another rank, whose own message says why"
-            tell_cause(why, follows=True)
+            tell_cause(why, Part.LOST)
             ending = Fault(f"{why}; the same command goes on from the last checkpoint", one_rank=True)
         finally:
             job.close()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -156,15 +156,23 @@ class Box:
 
     def ranks(self, node: str) -> list[int]:
         """The pids of the workers on a node."""
-        told = subprocess.run(["ip", "netns", "pids", node], capture_output=True, text=True, check=False).stdout
         found = []
-        for pid in map(int, told.split()):
+        for pid, words in self._processes(node):
             with suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                is_worker = b"glci_dist" in words and b"train" in words
+                is_worker = "glci_dist" in words and "train" in words
                 if is_worker and b"RANK=" in Path(f"/proc/{pid}/environ").read_bytes():
                     found.append(pid)
         return found
+
+    def has_launcher(self, node: str) -> bool:
+        """Whether the process that becomes a job's launcher is there, however far it is."""
+        return any("submitit.core._submit" in words and words[1] == "-u" for _, words in self._processes(node))
+
+    def _processes(self, node: str) -> Iterator[tuple[int, list[str]]]:
+        told = subprocess.run(["ip", "netns", "pids", node], capture_output=True, text=True, check=False).stdout
+        for pid in map(int, told.split()):
+            with suppress(OSError):
+                yield pid, Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
     def mend(self) -> None:
         """Every node is connected, up and free of what a test did to it."""

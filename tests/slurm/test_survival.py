@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist.runs.journal import read_journal
-from tests.slurm.box import EVERY, STEPS, Box, Job, furthest_loss, glci, kill, wait_until
+from tests.slurm.box import CONF, EVERY, STEPS, Box, Job, furthest_loss, glci, wait_until
 from tests.slurm.trouble import crash_on, slow_steps
 from tests.small_run import final_files
+
+HANG_S = 15
+"""Long enough for what a rank does between two collectives here, its first step included."""
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
 
@@ -47,24 +54,34 @@ def test_a_submitted_run_completes_with_the_weights_that_torchrun_gives_and_name
     assert max(point.value for point in board.Scalars("time/slowest_host_ratio")) >= named["ratio"]
 
 
-def test_a_killed_rank_restarts_the_workers_inside_the_allocation(
+def test_a_killed_rank_and_one_that_hangs_restart_the_workers_inside_the_allocation(
     box: Box, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    job = box.submit(tmp_path)
+    job = box.submit(tmp_path, f"engine.timeout_s={HANG_S}")
     job.wait_for_checkpoint(2 * EVERY)
     (victim, _) = box.ranks("glci-n2")
     start = time.time()
-    kill(victim)
+    os.kill(victim, signal.SIGKILL)
     job.wait_for_attempt(2)
     (crash,) = job.crashes()
-    print(job.figures(start, detected=crash["time"]))
-    completes(job)
-    first, second = job.account().attempts
-    assert second.resumed_at >= 2 * EVERY
-    assert (first.job, first.restart) == (second.job, second.restart)
+    print("killed:", job.figures(start, detected=crash["time"]))
     assert "Signal 9 (SIGKILL)" in crash["cause"]
+    first = job.account().attempts[0]
     assert first.reached - 1 <= crash["step"] <= first.reached + 1
-    assert f"died: {crash['cause']}" in glci("status", str(job.run)).stdout
+
+    job.wait_for_checkpoint(4 * EVERY)
+    (victim, _) = box.ranks("glci-n2")
+    start = time.time()
+    os.kill(victim, signal.SIGSTOP)
+    job.wait_for_attempt(3)
+    hang = job.crashes()[-1]
+    print(f"hanging (engine.timeout_s={HANG_S}):", job.figures(start, detected=hang["time"]))
+    completes(job)
+    assert len({(attempt.job, attempt.restart) for attempt in job.account().attempts}) == 1
+    told = glci("status", str(job.run)).stdout
+    assert f"died: {crash['cause']}" in told
+    assert f"died: {hang['cause']}" in told
+    assert re.search(r"waited .* not there: .*rank 2 on glci-n2 \(no sign of life", hang["cause"]), hang
     assert final_files(job.run, sum(STEPS)) == expected
 
 
@@ -122,10 +139,18 @@ def test_a_node_on_which_ranks_crash_again_and_again_is_left_out_and_named(
     assert furthest_loss(job.run, undisturbed) < 1e-4
 
 
-def test_a_requeue_without_a_signal_goes_on_from_the_last_checkpoint(
+def test_a_warning_while_the_launcher_starts_and_a_requeue_without_a_signal_are_survived(
     box: Box, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     job = box.submit(tmp_path)
+    wait_until(lambda: all(box.has_launcher(node) for node in ("glci-n1", "glci-n2")), "the launchers are there")
+    start = time.time()
+    subprocess.run(["scancel", "--signal=USR2", job.number], check=True)
+    job.wait_for_attempt(1)
+    print(f"warned before there was anything to save: first step after {time.time() - start:.1f} s")
+    assert job.account().attempts[0].restart == 1
+    assert "no attempt: its job was put into the queue again" in glci("status", str(job.run)).stdout
+
     job.wait_for_checkpoint(2 * EVERY)
     start = time.time()
     subprocess.run(["scontrol", "requeue", job.number], check=True)
@@ -202,4 +227,37 @@ def test_a_node_that_is_cut_off_runs_on_and_reaches_nothing_of_the_run(
     place = next(place for place, event in enumerate(journal) if event["attempt"] == 2)
     assert {event["attempt"] for event in journal[:place]} == {1}
     assert 1 not in {event["attempt"] for event in journal[place:]}
+    assert final_files(job.run, sum(STEPS)) == expected
+
+
+@pytest.fixture
+def patient_scheduler() -> Iterator[None]:
+    """It does not notice within these tests that a node is lost."""
+    conf, before = CONF.read_text(), "SlurmdTimeout=6"
+    assert before in conf
+    CONF.write_text(conf.replace(before, "SlurmdTimeout=300"))
+    try:
+        subprocess.run(["scontrol", "reconfigure"], check=True)
+        yield
+    finally:
+        CONF.write_text(conf)
+        subprocess.run(["scontrol", "reconfigure"], check=True)
+
+
+def test_nodes_that_lose_one_another_go_on_where_the_scheduler_does_not_notice(
+    box: Box, tmp_path: Path, expected: dict[str, bytes], patient_scheduler: None
+) -> None:
+    job = box.submit(tmp_path, f"engine.timeout_s={HANG_S}", "cluster.node_timeout_s=15")
+    job.wait_for_checkpoint(2 * EVERY)
+    start = time.time()
+    box.act("cut", "glci-n2")
+    wait_until(lambda: time.time() - start > 40, "40 s are over", seconds=50)
+    box.act("heal", "glci-n2")
+    job.wait_for_attempt(2)
+    print(job.figures(start, detected=job.crashes()[0]["time"]))
+    assert "the nodes lost one another" in job.output()
+    completes(job)
+    assert job.account().attempts[-1].restart == 1
+    told = glci("status", str(job.run)).stdout
+    assert re.search(r"died: .*not there: .*glci-n2", told), told
     assert final_files(job.run, sum(STEPS)) == expected

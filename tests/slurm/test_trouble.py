@@ -41,6 +41,17 @@ def test_a_batch_that_crashes_every_time_ends_the_job_with_step_samples_and_caus
         assert part == "failed:" or part in job.output()
 
 
+def test_a_time_limit_that_leaves_no_step_ends_the_job_and_says_so(box: Box, tmp_path: Path) -> None:
+    start = time.monotonic()
+    words = ("cluster.workers=1", "cluster.time_min=1", "cluster.signal_lead_s=59")
+    job = box.submit(tmp_path, *words)
+    assert job.wait_for_end() == "FAILED", job.output()
+    print(f"given up {time.monotonic() - start:.0f} s after the submission")
+    said = glci("status", str(job.run)).stdout
+    for part in ("failed:", "3 starts in a row brought no checkpoint after step 0 (cluster.idle_starts)"):
+        assert part in said, said
+
+
 def test_shards_that_one_node_cannot_read_end_the_job_and_name_the_node(
     box: Box, tmp_path: Path, undisturbed: Path
 ) -> None:

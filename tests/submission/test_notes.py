@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from glci_dist.slurm.notes import Notes, crashes, left_out, verdicts
+from glci_dist.slurm.notes import Notes, crashes, idle_starts, left_out, verdicts
+from glci_dist.slurm.scheduler import PREEMPTED
 from tests.small_run import fill_disk
 
 RECORD = {"host": "n1", "reason": "it broke", "samples": [f"{n:06d}" for n in range(500)], "left_out": ""}
@@ -59,3 +60,22 @@ def test_nodes_are_left_out_for_one_job_over_all_its_starts(tmp_path: Path) -> N
     Notes(tmp_path, "7", 4, "n1").verdict(RECORD)
     Notes(tmp_path, "8", 0, "n3").verdict({**RECORD, "left_out": "n3"})
     assert left_out(tmp_path, "7") == ["n2", "n5"]
+
+
+def test_starts_that_bring_nothing_are_counted_and_those_that_make_room_are_not(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+
+    def ended(restart: int, step: int, warning: str = "") -> int:
+        """The count at the end of a start with the checkpoint of ``step``, which then asks for another."""
+        found = idle_starts(tmp_path, "7", step=step, before=restart)
+        Notes(tmp_path, "7", restart, "n1").again(step=step, why="saved", warning=warning)
+        return found
+
+    assert [ended(0, 0), ended(1, 0), ended(2, 5), ended(3, 5), ended(4, 5)] == [1, 2, 0, 1, 2]
+    assert ended(5, 5, PREEMPTED) == 3
+    # It is not among those that count.
+    assert ended(6, 5) == 3
+    # After a rollback the newest is an earlier one.
+    assert ended(7, 4) == 4
+    assert ended(8, 9) == 0
+    assert idle_starts(tmp_path, "8", step=0, before=0) == 1

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from glci_dist import compose
+from glci_dist.data.index import load_index
 from glci_dist.errors import UserError
+from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm import snapshot
 from glci_dist.slurm.launcher import samples_of, usable_nodes
+from glci_dist.slurm.refusals import refusals
 from glci_dist.slurm.submit import requests
 from tests.small_run import newest_in, small
 
@@ -57,20 +60,60 @@ def test_without_a_sweep_there_is_one_run_as_it_is_named() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cluster.nodes=2", "cluster.min_nodes=3"], "cluster.min_nodes=3 is more than cluster.nodes=2"),
-        (["cluster.gpus=8", "cluster.workers=4"], "cluster.workers=4 ranks on cluster.gpus=8 GPUs"),
-        (["cluster.time_min=1", "cluster.signal_lead_s=60"], "leaves nothing of cluster.time_min=1"),
-        (["cluster.nodes=5"], "do not share the global batch evenly"),
         (["cluster.partition=main,high"], "write a list as \"cluster.partition='main,high'\""),
         (["cluster.executor=pbs"], "cluster.executor=pbs is not known"),
         (["cluster.partiton=main"], "did you mean cluster.partition"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(words: list[str], said: str) -> None:
+def test_what_cannot_be_asked_is_refused_in_one_line(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as refusal:
         requests([*PLAIN, *words])
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture
+def well(faces_shards: str, tmp_path: Path) -> list[str]:
+    """What would be taken, by this machine."""
+    return ["cluster=local", *small(faces_shards, tmp_path, steps=(4, 1, 1))]
+
+
+def test_all_that_stands_against_a_submission_is_said_at_once(well: list[str], tmp_path: Path) -> None:
+    assert refusals(requests(well)) == []
+    shards = tmp_path / "nowhere"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    found = refusals(requests([*well, "cluster.gpus=8", "cluster.min_nodes=3", f"data.val={shards}"]))
+    assert [reason.split(":")[0] for reason in found] == [
+        "cluster.min_nodes=3 is more than cluster.nodes=1",
+        "cluster.workers=2 ranks on cluster.gpus=8 GPUs of a node",
+        f"{tmp_path}/run exists and is no run's folder",
+        "no shards",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cluster=slurm", "cluster.time_min=1", "cluster.signal_lead_s=60"], "leaves nothing of cluster.time_min=1"),
+        (["cluster=slurm", "cluster.nodes=5"], "do not share the global batch evenly"),
+        (["cluster.nodes=2", "cluster.workers=1"], "cluster.nodes=2 with cluster.executor=local"),
+        (["data.shards=nowhere"], "no shards: nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_is_refused(well: list[str], words: list[str], said: str) -> None:
+    assert any(said in reason for reason in refusals(requests([*well, *words])))
+
+
+def test_a_run_of_another_configuration_is_refused(well: list[str], tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run").take(requests(well)[0].config, load_index(_shards(well)).digest, ranks=2)
+    assert refusals(requests(well)) == []
+    (reason,) = refusals(requests([*well, "seed=9"]))
+    assert f"{tmp_path}/run belongs to another configuration (there / here): seed: 0 / 9" in reason
+
+
+def _shards(words: list[str]) -> str:
+    return next(word for word in words if word.startswith("data.shards=")).removeprefix("data.shards=")
 
 
 def test_without_a_scheduler_submitting_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:

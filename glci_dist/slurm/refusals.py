@@ -1,0 +1,96 @@
+"""Every reason why a submission would be refused, found before anything is written or queued."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from glci_dist import compose
+from glci_dist.config import Config
+from glci_dist.data.index import load_index
+from glci_dist.data.order import Order
+from glci_dist.data.verify import check_shards
+from glci_dist.errors import UserError
+from glci_dist.runs.folder import RunFolder
+from glci_dist.slurm import scheduler
+from glci_dist.slurm.submit import Request, active, batch_script
+
+
+def refusals(wanted: Sequence[Request]) -> list[str]:
+    """The reasons, a line each; none: the runs would be taken."""
+    found: list[str] = []
+    for request in wanted:
+        found += [*_of_cluster(request.config), *_of_run(request)]
+    if wanted[0].config.cluster.executor == "slurm":
+        found += _said(lambda: _ask_scheduler(wanted[0]))
+    # In a sweep most are the same for every run.
+    return list(dict.fromkeys(found))
+
+
+def _of_cluster(config: Config) -> Iterator[str]:
+    """What the cluster's part of the configuration, and the world that it makes, do not allow."""
+    cluster = config.cluster
+    if cluster.min_nodes > cluster.nodes:
+        yield f"cluster.min_nodes={cluster.min_nodes} is more than cluster.nodes={cluster.nodes}: make it less"
+    if cluster.executor != "slurm" and cluster.nodes > 1:
+        yield f"cluster.nodes={cluster.nodes} with cluster.executor={cluster.executor}: this machine is one node"
+    if cluster.gpus and cluster.workers != cluster.gpus:
+        yield (
+            f"cluster.workers={cluster.workers} ranks on cluster.gpus={cluster.gpus} GPUs of a node: a rank has one "
+            "GPU, make them equal"
+        )
+    if cluster.executor == "slurm" and cluster.signal_lead_s >= 60 * cluster.time_min:
+        yield f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
+    ranks, parts = cluster.nodes * cluster.workers, config.global_batch // config.engine.accumulation
+    if config.global_batch % config.engine.accumulation or parts % ranks:
+        yield (
+            f"cluster.nodes={cluster.nodes} x {cluster.workers} workers do not share the global batch evenly "
+            f"(global_batch={config.global_batch}, engine.accumulation={config.engine.accumulation}): change one"
+        )
+        return
+    is_here = cluster.executor != "slurm" and not torch.cuda.is_available()
+    yield from _said(lambda: compose.check_world(config, ranks, "cpu" if is_here else "cuda"))
+
+
+def _of_run(request: Request) -> Iterator[str]:
+    """What is wrong with the shards, or with the folder that the run would go on in."""
+    config = request.config
+
+    def look() -> None:
+        index = load_index(config.data.shards)
+        check_shards(index)
+        Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
+        RunFolder(request.run).check(config, index.digest)
+
+    yield from _said(look)
+    yield from _said(lambda: _check_idle(request.run))
+    held_out = config.data.val
+    if held_out:
+        yield from _said(lambda: check_shards(load_index(held_out)))
+
+
+def _check_idle(run: Path) -> None:
+    """Raise ``UserError`` where a job carries the run already."""
+    for job in active(run):
+        raise UserError(f"{run} has job {job.job} in the queue already: see `glci status`, or end it by `glci cancel`")
+
+
+def _ask_scheduler(request: Request) -> None:
+    """Raise ``UserError`` where SLURM would not take the job."""
+    with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
+        script = Path(folder) / "job.sh"
+        script.write_text(batch_script(request))
+        refusal = scheduler.refusal(script)
+    if refusal is not None:
+        raise UserError(f"by the scheduler: {refusal}")
+
+
+def _said(check: Callable[[], object]) -> Iterator[str]:
+    """What a check objects to."""
+    try:
+        check()
+    except UserError as error:
+        yield str(error)

@@ -184,11 +184,12 @@ class Agent(LocalElasticAgent):
         found = [failure for failure in failures.values() if failure.exitcode in _FINAL]
         if found:
             return str(found[0].message)
-        rank, first = min(failures.items(), key=lambda each: order_of_cause(each[1]))
+        rank, first = first_cause(failures)
         step = max(noted_step(failure.error_file) for failure in failures.values())
         if all(code == _STOPPED for code in codes):
             return None
-        cause = f"rank {rank} on {self._host}: {_short(str(first.message))}"
+        who, what = f"rank {rank} on {self._host}", _short(str(first.message))
+        cause = what if what.startswith(who) else f"{who}: {what}"
         self.crashes.append(Crash(time.time(), step, cause, codes, ()))
         self._stores.append(self._worker_group.store)
         began_here = order_of_cause(first)[0] <= _BY_ITSELF
@@ -239,18 +240,32 @@ def _claim_of(host: str) -> str:
     return f"crash-began-on/{host}"
 
 
+def first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """Of workers that failed together, by their ranks: the one that the others failed for, as far as is known."""
+    is_hang = any(_part(failure) == Part.WAITED for failure in failures.values())
+    # One that hangs is killed by the agent in the end; a kill by anybody else is seen long before others wait so long.
+    left = {rank: each for rank, each in failures.items() if not (is_hang and each.exitcode == -signal.SIGKILL)}
+    return min(left.items(), key=lambda each: order_of_cause(each[1]))
+
+
 def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
     """Less for what is rather a cause: what a rank says of itself, then a kill, then what follows from another's."""
-    part = failure.error_file_data.get("part")
+    part = _part(failure)
     if failure.exitcode in (-signal.SIGTERM, _STOPPED):
         # By the agent, because of another.
         place = 4
     elif part is not None:
-        place = {Part.BROKE: 0, Part.WAITED: 2, Part.LOST: 3}[Part(part)]
+        place = {Part.BROKE: 0, Part.WAITED: 2, Part.LOST: 3}[part]
     else:
         # NCCL aborts a rank that waits for one that is gone.
         place = 3 if failure.exitcode == -signal.SIGABRT else _BY_ITSELF
     return (place, failure.timestamp)
+
+
+def _part(failure: ProcessFailure) -> Part | None:
+    """What a worker said of its part; nothing, if it was killed or died of something else than an exception."""
+    said = failure.error_file_data.get("part")
+    return Part(said) if said is not None else None
 
 
 def _short(message: str) -> str:

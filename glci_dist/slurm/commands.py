@@ -91,7 +91,7 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 def _cancel(parsed: argparse.Namespace) -> int:
     from glci_dist.slurm import local, scheduler
-    from glci_dist.slurm.submit import active, submitted
+    from glci_dist.slurm.jobs import active, submitted
 
     jobs = submitted(parsed.folder)
     if not jobs:

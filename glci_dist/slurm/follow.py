@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import scheduler
-from glci_dist.slurm.submit import Submitted
+from glci_dist.slurm.jobs import Submitted
 
 if TYPE_CHECKING:
     from submitit import Job

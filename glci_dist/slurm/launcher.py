@@ -162,7 +162,7 @@ class Work:
     def _after_signal(self, number: signal.Signals, agent: Agent) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
         if not self._is_scheduled:
-            raise Fault(f"stopped by {number.name}; the state is saved, submit again to go on")
+            raise Fault(f"stopped by {number.name}; what was saved stays, submit again to go on")
         warning = ""
         with suppress(UserError):
             warning = scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s)
@@ -170,7 +170,7 @@ class Work:
         # room for another.
         if warning != scheduler.PREEMPTED and (number != signal.SIGUSR2 or agent.is_told_to_end):
             return self._wait_to_be_ended(f"stopped by {number.name}")
-        return self._queue_again("saved", asks=self._node == 0, warning=warning)
+        return self._queue_again(f"stopped by {number.name}", asks=self._node == 0, warning=warning)
 
     def _queue_again(self, why: str, *, asks: bool, warning: str = "") -> str:
         """Have the job run again, if that is of use, and wait for its end. ``asks``: it is on this node to ask."""
@@ -199,7 +199,7 @@ class Work:
     def _wait_to_be_ended(self, why: str) -> str:
         """Return when the scheduler has taken the job away, and need not kill this process to have its node."""
         if not self._is_taken_away():
-            raise Fault(f"{why}; the state is saved, submit again to go on")
+            raise Fault(f"{why}; what was saved stays, submit again to go on")
         return why
 
     def _is_taken_away(self) -> bool:

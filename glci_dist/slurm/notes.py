@@ -67,10 +67,12 @@ def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
     return sorted((crash for crash in found if crash), key=lambda crash: float(crash["time"]))
 
 
-def warning(run: Path, job: str, restart: int) -> str:
-    """Why the scheduler warned a job that its end was near; empty where that is not known."""
-    paths = (run / "jobs").glob(f"{job}.{restart}.*.again.json")
-    return next((str(record["warning"]) for path in paths if (record := _parsed(path.read_text()))), "")
+def asked_again(run: Path, job: str, restart: int) -> tuple[str, str]:
+    """Why a start of a job asked to be queued again, and why the scheduler had warned it; empty where it did not."""
+    for path in (run / "jobs").glob(f"{job}.{restart}.*.again.json"):
+        if record := _parsed(path.read_text()):
+            return str(record["why"]), str(record["warning"])
+    return "", ""
 
 
 def idle_starts(run: Path, job: str, *, step: int, before: int) -> int:

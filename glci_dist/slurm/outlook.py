@@ -17,8 +17,8 @@ from pathlib import Path
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import Account, AttemptAccount, account
 from glci_dist.slurm import local, notes, scheduler
+from glci_dist.slurm.jobs import Submitted, submitted
 from glci_dist.slurm.scheduler import Queued, Ran
-from glci_dist.slurm.submit import Submitted, submitted
 
 _WHY = {
     "NODE_FAIL": "a node of its job failed",
@@ -134,7 +134,8 @@ def _without_attempt(job: str, attempts: Sequence[AttemptAccount], told: _Told, 
 def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: _Told, run: Path) -> AttemptAccount:
     """An attempt with the cause of its end, if anybody knows more of it than the run's own folder."""
     place = (attempt.job, attempt.restart)
-    if attempt.state == "stopped" and (why := notes.warning(run, *place) or told.end_of(attempt)):
+    asked, warning = notes.asked_again(run, *place)
+    if attempt.state == "stopped" and (why := warning or told.end_of(attempt)):
         return replace(attempt, reason=f"{attempt.reason} ({why})")
     if attempt.state != "died" or not attempt.job:
         return attempt
@@ -144,7 +145,8 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
     )
     if following is None or (following.job, following.restart) != place:
         # What ended this run of the job, and not only its workers.
-        reason = _verdict(run, *place) or told.end_of(attempt) or reason
+        asked = f"{asked}; {reason}" if asked and reason else asked
+        reason = _verdict(run, *place) or asked or told.end_of(attempt) or reason
     elif reason is None:
         reason = "a rank crashed or was killed; the workers were started again"
     return replace(attempt, reason=reason or attempt.reason)

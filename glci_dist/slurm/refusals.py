@@ -16,7 +16,8 @@ from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm import scheduler
-from glci_dist.slurm.submit import Request, active, batch_script
+from glci_dist.slurm.jobs import active
+from glci_dist.slurm.submit import Request, batch_script
 
 
 def refusals(wanted: Sequence[Request]) -> list[str]:

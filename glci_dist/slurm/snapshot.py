@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import os
 import shutil
@@ -28,6 +29,8 @@ def take(run: Path) -> Path:
         aside.chmod(0o755)
         final = run / "code" / _digest(aside)
         if not final.exists():
+            # Once, and not by every rank at its first start.
+            compileall.compile_dir(aside, quiet=2)
             os.rename(aside, final)
         return final
     finally:

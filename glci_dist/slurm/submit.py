@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,26 +18,14 @@ import torch
 from glci_dist import compose
 from glci_dist.config import Config
 from glci_dist.errors import UserError
-from glci_dist.slurm import local, scheduler, snapshot
+from glci_dist.slurm import jobs, snapshot
+from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launcher import Launch
 
 if TYPE_CHECKING:
     from submitit import Job
 
 _NO_LIMIT_MIN = 60 * 24 * 365
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A job that carries a run; a line of ``jobs/submitted.jsonl`` in the run's folder."""
-
-    job: str
-    executor: str
-    time: float
-    overrides: list[str]
-    code: str
-    out: str
-    """Where the first node's output goes."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +80,8 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
     first = wanted[0]
     executor = make_executor(first, codes[0], folder=first.run / "jobs")
     with _refusals(), _on_path(codes[0], first.config):
-        jobs: list[Job[str]] = [executor.submit(launches[0])] if len(launches) == 1 else executor.submit_array(launches)
-    return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, jobs, strict=True)]
+        made: list[Job[str]] = [executor.submit(launches[0])] if len(launches) == 1 else executor.submit_array(launches)
+    return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, made, strict=True)]
 
 
 def batch_script(request: Request) -> str:
@@ -185,28 +172,8 @@ def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
     return Executor(automatic)
 
 
-def submitted(run: Path) -> list[Submitted]:
-    """The jobs that a run was submitted as, oldest first."""
-    try:
-        lines = (run / "jobs" / "submitted.jsonl").read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    return [Submitted(**json.loads(line)) for line in lines]
-
-
-def active(run: Path) -> list[Submitted]:
-    """Those of the run's jobs that wait in the queue, or run. Raises ``UserError`` without SLURM's answer."""
-    return [each for each in submitted(run) if _is_active(each)]
-
-
-def _is_active(job: Submitted) -> bool:
-    if job.executor == "slurm":
-        there = scheduler.queued(job.job)
-        return there is not None and not there.has_ended
-    return job.executor == "local" and local.is_alive(job.job)
-
-
 def _record(request: Request, code: Path, job: Any) -> Submitted:
+    (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config))
     made = Submitted(
         job=str(job.job_id),
         executor=request.config.cluster.executor,
@@ -215,9 +182,7 @@ def _record(request: Request, code: Path, job: Any) -> Submitted:
         code=code.name,
         out=str(job.paths.stdout),
     )
-    (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config))
-    with (request.run / "jobs" / "submitted.jsonl").open("a") as file:
-        file.write(json.dumps(asdict(made)) + "\n")
+    jobs.add(request.run, made)
     return made
 
 

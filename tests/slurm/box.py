@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -33,6 +32,14 @@ def overrides(shards: Path, runs: Path, *extra: str, steps: tuple[int, int, int]
     """The run of these tests: all three phases, a checkpoint every five steps."""
     always = ("monitor.scalars_every=1", f"checkpoints.every={EVERY}", "checkpoints.run_ahead=1", "engine.timeout_s=60")
     return small(shards, runs, steps=steps, extra=(*always, *extra))
+
+
+def run_undisturbed(shards: Path, runs: Path, *, workers: int, steps: tuple[int, int, int] = STEPS) -> Path:
+    """The run under torchrun on this machine; its folder."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    command = [*launcher, "-m", "glci_dist", "train", *overrides(shards, runs, steps=steps)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return runs / "run"
 
 
 def losses(run: Path) -> dict[tuple[str, int], float]:
@@ -116,9 +123,10 @@ class Job:
         return f"noticed after {detected - start:.1f} s, next step after {running - start:.1f} s, {lost} steps lost"
 
     def crashes(self) -> list[dict[str, Any]]:
-        """What the launchers noted of crashed workers."""
-        paths = sorted((self.run / "jobs").glob("*.crashes.jsonl"))
-        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+        """What the launchers noted of crashed workers, oldest first."""
+        paths = (self.run / "jobs").glob("*.crashes.jsonl")
+        found = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+        return sorted(found, key=lambda crash: float(crash["time"]))
 
     def wait_for_end(self, *, seconds: float = 240) -> str:
         """The state that the job ends in."""
@@ -197,5 +205,9 @@ def glci(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+def completes(job: Job, *, lost: int = EVERY + 1) -> None:
+    """It does, and no attempt lost more steps than so many."""
+    assert job.wait_for_end() == "COMPLETED", job.output()
+    attempts = job.account().attempts
+    assert attempts[-1].state == "done"
+    assert all(attempt.lost_steps <= lost for attempt in attempts)

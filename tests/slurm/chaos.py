@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, glci, kill, overrides, wait_until
+from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, glci, run_undisturbed, wait_until
 from tests.slurm.trouble import slow_steps
 from tests.small_run import build_faces, final_files
 
@@ -74,11 +75,8 @@ def run(folder: Path, events: int, draw: random.Random) -> None:
     for attempt in status["attempts"]:
         told = f"{attempt['state']}: {attempt['reason']}"
         assert re.search(expected.get(attempt["number"], ""), told), (attempt["number"], told, expected)
-    undisturbed = folder / "undisturbed"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    command = [*launcher, "-m", "glci_dist", "train", *overrides(box.shards, undisturbed, steps=steps)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    same = final_files(job.run, sum(steps)) == final_files(undisturbed / "run", sum(steps))
+    undisturbed = run_undisturbed(box.shards, folder / "undisturbed", workers=4, steps=steps)
+    same = final_files(job.run, sum(steps)) == final_files(undisturbed, sum(steps))
     how = "bitwise" if same else "NOT"
     print(f"{events} events, {len(status['attempts'])} attempts, each told as it was")
     print(f"the end is {how} that of an undisturbed run")
@@ -87,8 +85,9 @@ def run(folder: Path, events: int, draw: random.Random) -> None:
 
 def _kill_rank(box: Box, job: Job, draw: random.Random) -> tuple[str, Callable[[], object]]:
     node, pid = draw.choice([(node, pid) for node in job.nodes for pid in box.ranks(node)])
-    kill(pid)
-    return rf"died: .*rank \d on {node}: Signal 9 \(SIGKILL\)", lambda: None
+    number = draw.choice((signal.SIGKILL, signal.SIGSEGV))
+    os.kill(pid, number)
+    return rf"died: .*rank \d on {node}: Signal {number:d} \({number.name}\)", lambda: None
 
 
 def _kill_node(box: Box, job: Job, draw: random.Random) -> tuple[str, Callable[[], object]]:
@@ -144,7 +143,7 @@ def _bring_back(box: Box, node: str, how: str) -> None:
 
 
 _EVENTS: dict[str, Callable[[Box, Job, random.Random], tuple[str, Callable[[], object]]]] = {
-    "a rank is killed": _kill_rank,
+    "a rank dies": _kill_rank,
     "a node is killed": _kill_node,
     "warned (USR2)": _signal,
     "preempted": _preempt,

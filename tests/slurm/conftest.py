@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.box import CLUSTER, CONF, STEPS, Box, overrides
+from tests.slurm.box import CLUSTER, CONF, STEPS, Box, run_undisturbed
 from tests.small_run import build_faces, final_files
 
 
@@ -44,14 +44,16 @@ def _mended(box: Box) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def undisturbed(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run under torchrun, with four workers on this machine."""
-    runs = tmp_path_factory.mktemp("torchrun")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    command = [*launcher, "-m", "glci_dist", "train", *overrides(box.shards, runs)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
-    return runs / "run"
+    return run_undisturbed(box.shards, tmp_path_factory.mktemp("torchrun"), workers=4)
 
 
 @pytest.fixture(scope="session")
 def expected(undisturbed: Path) -> dict[str, bytes]:
     """Its last checkpoint's files."""
     return final_files(undisturbed, sum(STEPS))
+
+
+@pytest.fixture(scope="session")
+def expected_of_two(box: Box, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The same with two workers."""
+    return final_files(run_undisturbed(box.shards, tmp_path_factory.mktemp("torchrun"), workers=2), sum(STEPS))

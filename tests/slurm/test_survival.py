@@ -5,33 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist.runs.journal import read_journal
-from tests.slurm.box import CONF, EVERY, STEPS, Box, Job, furthest_loss, glci, wait_until
+from tests.slurm.box import EVERY, STEPS, Box, completes, furthest_loss, glci, wait_until
 from tests.slurm.trouble import crash_on, slow_steps
 from tests.small_run import final_files
 
-HANG_S = 15
-"""Long enough for what a rank does between two collectives here, its first step included."""
-
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
-
-
-def completes(job: Job, *, lost: int = EVERY + 1) -> None:
-    """It does, and no attempt lost more steps than so many."""
-    assert job.wait_for_end() == "COMPLETED", job.output()
-    attempts = job.account().attempts
-    assert attempts[-1].state == "done"
-    assert all(attempt.lost_steps <= lost for attempt in attempts)
 
 
 def test_a_submitted_run_completes_with_the_weights_that_torchrun_gives_and_names_a_slow_node(
@@ -54,67 +41,53 @@ def test_a_submitted_run_completes_with_the_weights_that_torchrun_gives_and_name
     assert max(point.value for point in board.Scalars("time/slowest_host_ratio")) >= named["ratio"]
 
 
-def test_a_killed_rank_and_one_that_hangs_restart_the_workers_inside_the_allocation(
+def test_a_killed_rank_restarts_the_workers_inside_the_allocation(
     box: Box, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    job = box.submit(tmp_path, f"engine.timeout_s={HANG_S}")
+    job = box.submit(tmp_path)
     job.wait_for_checkpoint(2 * EVERY)
     (victim, _) = box.ranks("glci-n2")
     start = time.time()
     os.kill(victim, signal.SIGKILL)
     job.wait_for_attempt(2)
     (crash,) = job.crashes()
-    print("killed:", job.figures(start, detected=crash["time"]))
-    assert "Signal 9 (SIGKILL)" in crash["cause"]
-    first = job.account().attempts[0]
-    assert first.reached - 1 <= crash["step"] <= first.reached + 1
-
-    job.wait_for_checkpoint(4 * EVERY)
-    (victim, _) = box.ranks("glci-n2")
-    start = time.time()
-    os.kill(victim, signal.SIGSTOP)
-    job.wait_for_attempt(3)
-    hang = job.crashes()[-1]
-    print(f"hanging (engine.timeout_s={HANG_S}):", job.figures(start, detected=hang["time"]))
+    print(job.figures(start, detected=crash["time"]))
     completes(job)
-    assert len({(attempt.job, attempt.restart) for attempt in job.account().attempts}) == 1
-    told = glci("status", str(job.run)).stdout
-    assert f"died: {crash['cause']}" in told
-    assert f"died: {hang['cause']}" in told
-    assert re.search(r"waited .* not there: .*rank 2 on glci-n2 \(no sign of life", hang["cause"]), hang
+    first, second = job.account().attempts
+    assert second.resumed_at >= 2 * EVERY
+    assert (first.job, first.restart) == (second.job, second.restart)
+    assert "Signal 9 (SIGKILL)" in crash["cause"]
+    assert first.reached - 1 <= crash["step"] <= first.reached + 1
+    assert f"died: {crash['cause']}" in glci("status", str(job.run)).stdout
     assert final_files(job.run, sum(STEPS)) == expected
 
 
-def test_a_killed_batch_host_is_replaced(box: Box, tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_a_killed_batch_host_is_replaced_and_without_another_node_it_goes_on_with_fewer(
+    box: Box, tmp_path: Path, undisturbed: Path
+) -> None:
     job = box.submit(tmp_path)
     job.wait_for_checkpoint(2 * EVERY)
     assert job.nodes == ["glci-n1", "glci-n2"]
     start = time.time()
     box.act("kill", "glci-n1")
     job.wait_for_attempt(2)
-    print(job.figures(start, detected=box.down_since("glci-n1", start)))
+    print("the batch host:", job.figures(start, detected=box.down_since("glci-n1", start)))
     assert "glci-n1" not in job.nodes
-    completes(job)
-    assert "died: glci-n1 was lost" in glci("status", str(job.run)).stdout
-    assert final_files(job.run, sum(STEPS)) == expected
 
-
-def test_a_run_that_loses_a_node_goes_on_with_fewer_where_there_is_no_other(
-    box: Box, tmp_path: Path, undisturbed: Path
-) -> None:
-    job = box.submit(tmp_path)
-    job.wait_for_checkpoint(2 * EVERY)
-    for spare in ("glci-n3", "glci-n4"):
+    job.wait_for_checkpoint(4 * EVERY)
+    stays, lost = job.nodes
+    for spare in {"glci-n2", "glci-n3", "glci-n4"} - {stays, lost}:
         subprocess.run(["scontrol", "update", f"nodename={spare}", "state=drain", "reason=test"], check=True)
     start = time.time()
-    box.act("kill", "glci-n2")
-    job.wait_for_attempt(2)
-    assert job.nodes == ["glci-n1"]
-    print(job.figures(start, detected=box.down_since("glci-n2", start)))
+    box.act("kill", lost)
+    job.wait_for_attempt(3)
+    print("another:", job.figures(start, detected=box.down_since(lost, start)))
+    assert job.nodes == [stays]
     completes(job)
-    attempts = job.account().attempts
-    assert (attempts[0].ranks, attempts[-1].ranks) == (4, 2)
-    assert "died: glci-n2 was lost" in glci("status", str(job.run)).stdout
+    assert [attempt.ranks for attempt in job.account().attempts] == [4, 4, 2]
+    told = glci("status", str(job.run)).stdout
+    assert "died: glci-n1 was lost" in told
+    assert f"died: {lost} was lost" in told
     furthest = furthest_loss(job.run, undisturbed)
     print(f"losses of all steps within {furthest:.1e} of the undisturbed run's")
     assert furthest < 1e-4
@@ -140,9 +113,9 @@ def test_a_node_on_which_ranks_crash_again_and_again_is_left_out_and_named(
 
 
 def test_a_warning_while_the_launcher_starts_and_a_requeue_without_a_signal_are_survived(
-    box: Box, tmp_path: Path, expected: dict[str, bytes]
+    box: Box, tmp_path: Path, expected_of_two: dict[str, bytes]
 ) -> None:
-    job = box.submit(tmp_path)
+    job = box.submit(tmp_path, "cluster.workers=1")
     wait_until(lambda: all(box.has_launcher(node) for node in ("glci-n1", "glci-n2")), "the launchers are there")
     start = time.time()
     subprocess.run(["scancel", "--signal=USR2", job.number], check=True)
@@ -158,13 +131,13 @@ def test_a_warning_while_the_launcher_starts_and_a_requeue_without_a_signal_are_
     # What the scheduler sends before it kills is a signal too: nothing is lost where it leaves time for a save.
     print(job.figures(start, detected=job.events("signal")[0]["time"]))
     completes(job)
-    assert final_files(job.run, sum(STEPS)) == expected
+    assert final_files(job.run, sum(STEPS)) == expected_of_two
 
 
 def test_a_preempted_run_makes_room_within_the_grace_time_and_resumes(
-    box: Box, tmp_path: Path, expected: dict[str, bytes]
+    box: Box, tmp_path: Path, expected_of_two: dict[str, bytes]
 ) -> None:
-    job = box.submit(tmp_path)
+    job = box.submit(tmp_path, "cluster.workers=1")
     job.wait_for_checkpoint(2 * EVERY)
     start = time.time()
     command = ["sbatch", "--parsable", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 8"]
@@ -183,16 +156,16 @@ def test_a_preempted_run_makes_room_within_the_grace_time_and_resumes(
     print(job.figures(start, detected=job.events("signal")[0]["time"]), "(8 s of them the high job's)")
     completes(job, lost=0)
     assert job.account().attempts[1].resumed_at == stopped["step"]
-    assert final_files(job.run, sum(STEPS)) == expected
+    assert final_files(job.run, sum(STEPS)) == expected_of_two
 
 
 def test_a_run_longer_than_its_time_limit_queues_itself_again(
-    box: Box, tmp_path: Path, expected: dict[str, bytes]
+    box: Box, tmp_path: Path, expected_of_two: dict[str, bytes]
 ) -> None:
     # The scheduler looks at time limits twice a minute: the signal may come half a minute early. So an attempt has
     # 25 to 55 s, its start included: the first two cannot end what takes 100 s, and the third has no slow steps.
     slow = slow_steps(2.5, tmp_path / "custom", restarts=2)
-    job = box.submit(tmp_path, "cluster.time_min=1", "cluster.signal_lead_s=5", slow)
+    job = box.submit(tmp_path, "cluster.workers=1", "cluster.time_min=1", "cluster.signal_lead_s=5", slow)
     completes(job, lost=0)
     attempts = job.account().attempts
     print(f"{len(attempts) - 1} requeues; between stopping and the next step:")
@@ -202,13 +175,13 @@ def test_a_run_longer_than_its_time_limit_queues_itself_again(
     assert len(attempts) >= 3
     assert "Traceback" not in job.output()
     assert len(job.events("stopped")) == len(attempts) - 1
-    assert final_files(job.run, sum(STEPS)) == expected
+    assert final_files(job.run, sum(STEPS)) == expected_of_two
 
 
 def test_a_node_that_is_cut_off_runs_on_and_reaches_nothing_of_the_run(
-    box: Box, tmp_path: Path, expected: dict[str, bytes]
+    box: Box, tmp_path: Path, expected_of_two: dict[str, bytes]
 ) -> None:
-    job = box.submit(tmp_path)
+    job = box.submit(tmp_path, "cluster.workers=1")
     job.wait_for_checkpoint(2 * EVERY)
     (lease,) = [json.loads(path.read_text()) for path in (job.run / "attempts").glob("*.json")]
     start = time.time()
@@ -227,37 +200,4 @@ def test_a_node_that_is_cut_off_runs_on_and_reaches_nothing_of_the_run(
     place = next(place for place, event in enumerate(journal) if event["attempt"] == 2)
     assert {event["attempt"] for event in journal[:place]} == {1}
     assert 1 not in {event["attempt"] for event in journal[place:]}
-    assert final_files(job.run, sum(STEPS)) == expected
-
-
-@pytest.fixture
-def patient_scheduler() -> Iterator[None]:
-    """It does not notice within these tests that a node is lost."""
-    conf, before = CONF.read_text(), "SlurmdTimeout=6"
-    assert before in conf
-    CONF.write_text(conf.replace(before, "SlurmdTimeout=300"))
-    try:
-        subprocess.run(["scontrol", "reconfigure"], check=True)
-        yield
-    finally:
-        CONF.write_text(conf)
-        subprocess.run(["scontrol", "reconfigure"], check=True)
-
-
-def test_nodes_that_lose_one_another_go_on_where_the_scheduler_does_not_notice(
-    box: Box, tmp_path: Path, expected: dict[str, bytes], patient_scheduler: None
-) -> None:
-    job = box.submit(tmp_path, f"engine.timeout_s={HANG_S}", "cluster.node_timeout_s=15")
-    job.wait_for_checkpoint(2 * EVERY)
-    start = time.time()
-    box.act("cut", "glci-n2")
-    wait_until(lambda: time.time() - start > 40, "40 s are over", seconds=50)
-    box.act("heal", "glci-n2")
-    job.wait_for_attempt(2)
-    print(job.figures(start, detected=job.crashes()[0]["time"]))
-    assert "the nodes lost one another" in job.output()
-    completes(job)
-    assert job.account().attempts[-1].restart == 1
-    told = glci("status", str(job.run)).stdout
-    assert re.search(r"died: .*not there: .*glci-n2", told), told
-    assert final_files(job.run, sum(STEPS)) == expected
+    assert final_files(job.run, sum(STEPS)) == expected_of_two

@@ -9,7 +9,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from glci_dist.cluster.environment import Part, tell_cause
-from glci_dist.slurm.agent import Bounds, Crash, order_of_cause
+from glci_dist.slurm.agent import Bounds, Crash, first_cause, order_of_cause
 
 BOUNDS = Bounds(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
 
@@ -85,3 +85,10 @@ def test_a_crash_is_put_down_to_who_broke_and_not_to_who_waited(tmp_path: Path) 
     aborted = order_of_cause(failure(tmp_path, -6))
     ended = order_of_cause(failure(tmp_path, -15))
     assert [place for place, _ in (broke, killed, waited, lost, aborted, ended)] == [0, 1, 2, 3, 3, 4]
+
+
+def test_a_rank_that_hung_and_was_killed_for_it_is_not_put_down_to_the_kill(tmp_path: Path) -> None:
+    killed = failure(tmp_path, -9)
+    assert first_cause({0: killed, 1: failure(tmp_path, 1, Part.LOST)}) == (0, killed)
+    waited = failure(tmp_path, 1, Part.WAITED)
+    assert first_cause({0: killed, 1: waited}) == (1, waited)

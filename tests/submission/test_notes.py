@@ -68,7 +68,7 @@ def test_starts_that_bring_nothing_are_counted_and_those_that_make_room_are_not(
     def ended(restart: int, step: int, warning: str = "") -> int:
         """The count at the end of a start with the checkpoint of ``step``, which then asks for another."""
         found = idle_starts(tmp_path, "7", step=step, before=restart)
-        Notes(tmp_path, "7", restart, "n1").again(step=step, why="saved", warning=warning)
+        Notes(tmp_path, "7", restart, "n1").again(step=step, why="lost", warning=warning)
         return found
 
     assert [ended(0, 0), ended(1, 0), ended(2, 5), ended(3, 5), ended(4, 5)] == [1, 2, 0, 1, 2]

@@ -1,0 +1,53 @@
+"""The jobs that a run was submitted as: lines of ``RUN/jobs/submitted.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from glci_dist.slurm import local, scheduler
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that carries a run."""
+
+    job: str
+    executor: str
+    time: float
+    overrides: list[str]
+    code: str
+    out: str
+    """Where the first node's output goes."""
+
+
+def submitted(run: Path) -> list[Submitted]:
+    """The jobs that a run was submitted as, oldest first."""
+    try:
+        lines = _file(run).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [Submitted(**json.loads(line)) for line in lines]
+
+
+def active(run: Path) -> list[Submitted]:
+    """Those of the run's jobs that wait in the queue, or run. Raises ``UserError`` without SLURM's answer."""
+    return [each for each in submitted(run) if _is_active(each)]
+
+
+def _is_active(job: Submitted) -> bool:
+    if job.executor == "slurm":
+        there = scheduler.queued(job.job)
+        return there is not None and not there.has_ended
+    return job.executor == "local" and local.is_alive(job.job)
+
+
+def add(run: Path, job: Submitted) -> None:
+    """Note that a run was submitted."""
+    with _file(run).open("a") as file:
+        file.write(json.dumps(asdict(job)) + "\n")
+
+
+def _file(run: Path) -> Path:
+    return run / "jobs" / "submitted.jsonl"

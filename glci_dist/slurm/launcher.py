@@ -162,7 +162,8 @@ class Work:
     def _after_signal(self, number: signal.Signals, agent: Agent) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
         if not self._is_scheduled:
-            raise Fault(f"stopped by {number.name}; what was saved stays, submit again to go on")
+            self._tell(f"stopped by {number.name}; what was saved stays, submit again to go on")
+            return "stopped"
         warning = ""
         with suppress(UserError):
             warning = scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s)

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -79,7 +79,8 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
         launches.append(launch(request))
     first = wanted[0]
     executor = make_executor(first, codes[0], folder=first.run / "jobs")
-    with _refusals(), _on_path(codes[0], first.config):
+    is_here = first.config.cluster.executor == "local"
+    with _refusals(), _on_this_machine(codes[0]) if is_here else nullcontext():
         made: list[Job[str]] = [executor.submit(launches[0])] if len(launches) == 1 else executor.submit_array(launches)
     return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, made, strict=True)]
 
@@ -187,17 +188,26 @@ def _record(request: Request, code: Path, job: Any) -> Submitted:
 
 
 @contextmanager
-def _on_path(code: Path, config: Config) -> Iterator[None]:
-    """Have a job on this machine, which gets this process's environment, run the copy of the code."""
-    names = ("PYTHONSAFEPATH", "PYTHONPATH") if config.cluster.executor == "local" else ()
-    before = {name: os.environ.get(name) for name in names}
-    if names:
-        # Safe: python -m would look into the current folder first, which may be a checkout.
-        path = filter(None, [str(code), before["PYTHONPATH"]])
-        os.environ.update(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(path))
+def _on_this_machine(code: Path) -> Iterator[None]:
+    """Have a job's processes, which inherit from this one, run the copy of the code and hold none of its output."""
+    path = filter(None, [str(code), os.environ.get("PYTHONPATH")])
+    # Safe: python -m would look into the current folder first, which may be a checkout.
+    inherited = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+    before = {name: os.environ.get(name) for name in inherited}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.environ.update(inherited)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
     try:
         yield
     finally:
+        for number, mine in zip((1, 2), kept, strict=True):
+            os.dup2(mine, number)
+            os.close(mine)
+        os.close(nowhere)
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({name: value} if value is not None else {})

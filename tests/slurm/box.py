@@ -77,6 +77,11 @@ class Job:
         return there.state if there else ""
 
     @property
+    def restarts(self) -> int:
+        there = scheduler.queued(self.number)
+        return there.restarts if there else -1
+
+    @property
     def nodes(self) -> list[str]:
         there = scheduler.queued(self.number)
         names = there.nodes if there else ""

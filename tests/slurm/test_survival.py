@@ -32,7 +32,8 @@ def test_a_submitted_run_completes_with_the_weights_that_torchrun_gives_and_name
     (attempt,) = job.account().attempts
     assert (attempt.ranks, attempt.lost_steps) == (4, 0)
     assert final_files(job.run, sum(STEPS)) == expected
-    (named,) = job.events("straggler")
+    # On a machine that others use too, another may be slow later.
+    named = job.events("straggler")[0]
     print(f"named after {named['step']} steps of 0.5 s more, at {named['ratio']:.1f} times the others' time")
     assert named["slowest"] == "glci-n2"
     assert named["step"] < 20

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glci_dist.slurm.launcher import samples_of
-from tests.slurm.box import EVERY, Box, Job, furthest_loss, glci, overrides
+from tests.slurm.box import EVERY, Box, Job, furthest_loss, glci, overrides, wait_until
 from tests.slurm.trouble import crash_in_step, hide_on
 from tests.small_run import fill_disk
 
@@ -41,10 +41,13 @@ def test_a_batch_that_crashes_every_time_ends_the_job_with_step_samples_and_caus
         assert part == "failed:" or part in job.output()
 
 
-def test_a_time_limit_that_leaves_no_step_ends_the_job_and_says_so(box: Box, tmp_path: Path) -> None:
+def test_a_job_whose_starts_all_end_before_a_step_is_given_up(box: Box, tmp_path: Path) -> None:
     start = time.monotonic()
-    words = ("cluster.workers=1", "cluster.time_min=1", "cluster.signal_lead_s=59")
-    job = box.submit(tmp_path, *words)
+    job = box.submit(tmp_path, "cluster.workers=1")
+    for number in range(3):
+        wait_until(lambda: job.restarts == number and box.has_launcher("glci-n1"), f"start {number}")  # noqa: B023
+        # As at a time limit that is shorter than the start.
+        subprocess.run(["scancel", "--signal=USR2", job.number], check=True)
     assert job.wait_for_end() == "FAILED", job.output()
     print(f"given up {time.monotonic() - start:.0f} s after the submission")
     said = glci("status", str(job.run)).stdout

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from glci_dist import compose
 from glci_dist.data.index import load_index
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
-from glci_dist.slurm import snapshot
+from glci_dist.slurm import local, snapshot
+from glci_dist.slurm.jobs import submitted
 from glci_dist.slurm.launcher import samples_of, usable_nodes
 from glci_dist.slurm.refusals import refusals
 from glci_dist.slurm.submit import requests
@@ -39,6 +41,34 @@ def test_a_run_submitted_to_this_machine_is_followed_to_its_end(faces_shards: st
     (record,) = map(json.loads, (run / "jobs" / "submitted.jsonl").read_text().splitlines())
     assert record["executor"] == "local"
     assert record["overrides"] == words
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_a_run_on_this_machine_is_told_as_it_is_and_cancelled(faces_shards: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    glci("submit", "cluster=local", *small(faces_shards, tmp_path, steps=(4000, 0, 0)))
+    assert json.loads(glci("status", str(run), "--json"))["state"] == "starting"
+    deadline = time.monotonic() + 100
+    while json.loads(glci("status", str(run), "--json"))["state"] != "running":
+        assert time.monotonic() < deadline, "it does not run"
+    assert "is cancelled" in glci("cancel", str(run))
+    while local.is_alive(submitted(run)[0].job):
+        assert time.monotonic() < deadline, "it does not end"
+        time.sleep(0.1)
+    status = json.loads(glci("status", str(run), "--json"))
+    assert status["state"] == "stopped"
+    assert status["attempts"][0]["reason"].startswith("stopped by SIGTERM")
+    assert newest_in(run / "checkpoints") is not None
+    assert "has ended already" in glci("cancel", str(run))
+    (log,) = (run / "jobs").glob("*log.err")
+    assert "Traceback" not in log.read_text()
+
+
+def glci(*words: str) -> str:
+    """What the command prints, which has to do."""
+    command = [sys.executable, "-m", "glci_dist", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
 
 
 def test_values_with_commas_between_them_are_a_sweep_and_each_run_has_its_name() -> None:

@@ -32,6 +32,7 @@ from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
 from glci_dist.slurm.notes import Notes, idle_starts, left_out
 
 _KEEP_ALIVE_S = 5
+_DEFERENCE_S = 10.0
 _PORTS = 1000
 _TRIES, _PAUSE_S = 15, 2.0
 """Of asking the scheduler, whose answer it may be to end this process."""
@@ -175,6 +176,9 @@ class Work:
 
     def _queue_again(self, why: str, *, asks: bool, warning: str = "") -> str:
         """Have the job run again, if that is of use, and wait for its end. ``asks``: it is on this node to ask."""
+        # A signal may have come to this node alone, and the one whose turn it is waits for this one.
+        if not asks and self._is_taken_away(within_s=_DEFERENCE_S):
+            return why
         cluster, run = self._launch.cluster, self._launch.run
         step = next((step for step, _ in folders(run / "checkpoints")), 0)
         idle = 0 if warning == scheduler.PREEMPTED else idle_starts(run, self._job, step=step, before=self._restart)
@@ -187,14 +191,12 @@ class Work:
                 f"cluster.time_min={cluster.time_min} enough for the start, or cluster.signal_lead_s="
                 f"{cluster.signal_lead_s} for a save?"
             )
-        if asks and refusal:
-            self._write_verdict(f"{why}, but {refusal}", -1)
         if refusal:
+            self._write_verdict(f"{why}, but {refusal}", -1)
             raise Fault(f"{why}, but {refusal}")
-        if asks:
-            self._notes.again(step=step, why=why, warning=warning)
-            self._tell(f"{why}; the job is queued again")
-            self._persist(self._requeue)
+        self._notes.again(step=step, why=why, warning=warning)
+        self._tell(f"{why}; the job is queued again")
+        self._persist(self._requeue)
         return self._wait_to_be_ended(why)
 
     def _wait_to_be_ended(self, why: str) -> str:
@@ -203,11 +205,12 @@ class Work:
             raise Fault(f"{why}; what was saved stays, submit again to go on")
         return why
 
-    def _is_taken_away(self) -> bool:
-        """Wait for the scheduler to end this run of the job; whether it did."""
+    def _is_taken_away(self, *, within_s: float | None = None) -> bool:
+        """Wait for the scheduler to end this run of the job, a while or ``cluster.node_timeout_s``; whether it did."""
         if not self._is_scheduled:
             return False
-        deadline = time.monotonic() + self._launch.cluster.node_timeout_s
+        patience_s = self._launch.cluster.node_timeout_s if within_s is None else within_s
+        deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             with suppress(UserError):
                 if self._has_ended():

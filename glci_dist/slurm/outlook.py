@@ -127,7 +127,8 @@ def _without_attempt(job: str, attempts: Sequence[AttemptAccount], told: _Told, 
     for restart, ran in enumerate(told.history(job)):
         if math.isinf(ran.began + ran.ended) or any(each.job == job and _holds(ran, each) for each in attempts):
             continue
-        reason = _verdict(run, job, restart) or told.end(ran) or f"its job ended {ran.state}: see its output"
+        asked, _ = notes.asked_again(run, job, restart)
+        reason = _verdict(run, job, restart) or asked or told.end(ran) or f"its job ended {ran.state}: see its output"
         yield Start(job, restart, ran.nodes, ran.began, ran.ended, reason)
 
 

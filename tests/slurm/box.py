@@ -177,9 +177,10 @@ class Box:
                     found.append(pid)
         return found
 
-    def has_launcher(self, node: str) -> bool:
-        """Whether the process that becomes a job's launcher is there, however far it is."""
-        return any("submitit.core._submit" in words and words[1] == "-u" for _, words in self._processes(node))
+    def launchers(self, node: str) -> list[int]:
+        """The pids of what becomes a job's launcher on a node, however far it is; one, as a rule."""
+        found = self._processes(node)
+        return [pid for pid, words in found if "submitit.core._submit" in words and words[1] == "-u"]
 
     def _processes(self, node: str) -> Iterator[tuple[int, list[str]]]:
         told = subprocess.run(["ip", "netns", "pids", node], capture_output=True, text=True, check=False).stdout

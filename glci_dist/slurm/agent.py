@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -120,7 +120,10 @@ class Agent(LocalElasticAgent):
         """Why the workers were not started again."""
         self.is_left_out = False
         """Whether that is because the job goes on without this node."""
+        self._is_starting = False
         self._is_over = False
+        # The base class takes these to kill the workers by.
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
         self.take_signals()
 
     def run(self, role: str = DEFAULT_ROLE) -> RunResult:
@@ -141,7 +144,7 @@ class Agent(LocalElasticAgent):
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self.signal = self.signal or signal.Signals(number)
         self.is_told_to_end = self.is_told_to_end or number == signal.SIGTERM
-        if self._is_over:
+        if self._is_over or self._is_starting:
             return
         pids = self._pcontext.pids().values() if self._pcontext is not None else ()
         for pid in pids:
@@ -153,9 +156,15 @@ class Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         if self.signal is not None:
             raise Stopped
-        pids = super()._start_workers(worker_group)
-        # Starting them took the signals for the base class, which would kill them.
-        self.take_signals()
+        self._is_starting = True
+        try:
+            pids = super()._start_workers(worker_group)
+        finally:
+            self._is_starting = False
+        if self.signal is not None:
+            # It came when some of them were there, perhaps.
+            for pid in pids.values():
+                os.kill(pid, self.signal)
         return pids
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
@@ -169,23 +178,30 @@ class Agent(LocalElasticAgent):
         self._pcontext = None
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        ended = self._ended()
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            self.ending = self._judge(result.failures)
+            # Of a worker that was killed torch does not say where it noted its step.
+            step = max(noted_step(failure.error_file) for failure in result.failures.values())
+            self.ending = self._judge(before_the_others(result.failures, ended), step)
             if self.ending is not None:
                 # The base class goes on as long as there are some left.
                 self._remaining_restarts = 0
         return result
 
-    def _judge(self, failures: Mapping[int, ProcessFailure]) -> str | None:
+    def _ended(self) -> set[int]:
+        """The pids of workers that have ended. Once one has failed, the base class ends the others itself."""
+        handlers = getattr(self._pcontext, "subprocess_handlers", {})
+        return {handler.proc.pid for handler in handlers.values() if handler.proc.poll() is not None}
+
+    def _judge(self, failures: Mapping[int, ProcessFailure], step: int) -> str | None:
         codes = tuple(failure.exitcode for failure in failures.values())
         if self.signal is not None:
             return f"stopped by {self.signal.name}"
         found = [failure for failure in failures.values() if failure.exitcode in _FINAL]
         if found:
             return str(found[0].message)
-        rank, first = first_cause(failures)
-        step = max(noted_step(failure.error_file) for failure in failures.values())
+        rank, first = min(failures.items(), key=lambda each: order_of_cause(each[1]))
         if all(code == _STOPPED for code in codes):
             return None
         who, what = f"rank {rank} on {self._host}", _short(str(first.message))
@@ -240,12 +256,9 @@ def _claim_of(host: str) -> str:
     return f"crash-began-on/{host}"
 
 
-def first_cause(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """Of workers that failed together, by their ranks: the one that the others failed for, as far as is known."""
-    is_hang = any(_part(failure) == Part.WAITED for failure in failures.values())
-    # One that hangs is killed by the agent in the end; a kill by anybody else is seen long before others wait so long.
-    left = {rank: each for rank, each in failures.items() if not (is_hang and each.exitcode == -signal.SIGKILL)}
-    return min(left.items(), key=lambda each: order_of_cause(each[1]))
+def before_the_others(failures: Mapping[int, ProcessFailure], ended: Collection[int]) -> Mapping[int, ProcessFailure]:
+    """Those of the workers that had ended by themselves; ``ended``: the pids that had, as far as it was seen."""
+    return {rank: each for rank, each in failures.items() if each.pid in ended} or failures
 
 
 def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:

@@ -21,6 +21,11 @@ class Submitted:
     out: str
     """Where the first node's output goes."""
 
+    @property
+    def folder(self) -> Path:
+        """Where submitit keeps what belongs to the job."""
+        return Path(self.out).parent
+
 
 def submitted(run: Path) -> list[Submitted]:
     """The jobs that a run was submitted as, oldest first."""
@@ -37,10 +42,11 @@ def active(run: Path) -> list[Submitted]:
 
 
 def _is_active(job: Submitted) -> bool:
-    if job.executor == "slurm":
-        there = scheduler.queued(job.job)
-        return there is not None and not there.has_ended
-    return job.executor == "local" and local.is_alive(job.job)
+    if job.executor == "local":
+        return local.is_alive(job.job, job.folder)
+    # Where there is no scheduler, a run may go on that was on one once.
+    there = scheduler.queued(job.job) if job.executor == "slurm" and scheduler.is_there() else None
+    return there is not None and not there.has_ended
 
 
 def add(run: Path, job: Submitted) -> None:

@@ -32,7 +32,7 @@ from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
 from glci_dist.slurm.notes import Notes, idle_starts, left_out
 
 _KEEP_ALIVE_S = 5
-_DEFERENCE_S = 10.0
+_DEFERENCE_S = 15.0
 _PORTS = 1000
 _TRIES, _PAUSE_S = 15, 2.0
 """Of asking the scheduler, whose answer it may be to end this process."""
@@ -96,7 +96,8 @@ class Work:
             agent, result = self._run_agent(nodes)
         except (RendezvousError, DistError) as problem:
             # Of a lost node the scheduler knows soon, and takes the job away. Else it was the network.
-            why = f"the nodes lost one another ({type(problem).__name__})"
+            cause = problem.__cause__ or problem
+            why = f"the nodes lost one another ({type(cause).__name__}: {_first_line(str(cause))})"
             return why if self._is_taken_away() else self._queue_again(why, asks=True)
         if agent.is_left_out:
             return self._wait_to_be_ended("left out")
@@ -176,6 +177,9 @@ class Work:
 
     def _queue_again(self, why: str, *, asks: bool, warning: str = "") -> str:
         """Have the job run again, if that is of use, and wait for its end. ``asks``: it is on this node to ask."""
+        if not self._is_scheduled:
+            self._write_verdict(why, -1)
+            raise Fault(why)
         # A signal may have come to this node alone, and the one whose turn it is waits for this one.
         if not asks and self._is_taken_away(within_s=_DEFERENCE_S):
             return why
@@ -186,11 +190,12 @@ class Work:
         if self._restart >= cluster.requeues:
             refusal = f"it was queued again {self._restart} times already (cluster.requeues)"
         elif idle >= cluster.idle_starts:
-            refusal = (
-                f"{idle} starts in a row brought no checkpoint after step {step} (cluster.idle_starts): is "
-                f"cluster.time_min={cluster.time_min} enough for the start, or cluster.signal_lead_s="
-                f"{cluster.signal_lead_s} for a save?"
-            )
+            refusal = f"{idle} starts in a row brought no checkpoint after step {step} (cluster.idle_starts)"
+            if warning:
+                refusal += (
+                    f": is cluster.time_min={cluster.time_min} enough for the start, and cluster.signal_lead_s="
+                    f"{cluster.signal_lead_s} for a save?"
+                )
         if refusal:
             self._write_verdict(f"{why}, but {refusal}", -1)
             raise Fault(f"{why}, but {refusal}")
@@ -314,6 +319,10 @@ def samples_of(overrides: list[str], step: int) -> list[str]:
         return [f"{index.shards[shard].name}/{store.sample(shard, n)[0]}" for shard, n in order.samples(step, slots)]
     except UserError:
         return []
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 def _number(job: str) -> int:

@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def is_alive(job: str) -> bool:
-    """Whether the process that holds the job's others is there still."""
+def is_alive(job: str, folder: Path) -> bool:
+    """Whether the process that holds the job's others is there still; ``folder``: submitit's for it."""
     with suppress(OSError):
         # Its number may be another's by now.
-        return b"submitit.local._local" in Path(f"/proc/{job}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{job}/cmdline").read_text().split("\0")
+        return "submitit.local._local" in words and str(folder) in words
     return False
 
 

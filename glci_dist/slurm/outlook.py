@@ -75,8 +75,9 @@ def look(run: Path) -> Outlook:
         _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=False)
     )
     state, detail = _state(run, attempts, job if is_asked else None, told)
-    if not attempts and job is not None and job.executor == "local":
-        is_alive = local.is_alive(job.job)
+    if job is not None and job.executor == "local" and not (attempts and attempts[-1].began > job.time):
+        # The job has come to no attempt of its own.
+        is_alive = local.is_alive(job.job, job.folder)
         state, detail = ("starting", f"process {job.job}") if is_alive else ("failed", f"see {job.out}")
     starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told, run))
     return Outlook(state, detail, Account(attempts), starts, job)
@@ -103,6 +104,16 @@ class _Told:
     def queued(self, job: str) -> Queued | None:
         return scheduler.queued(job) if job in self._jobs else None
 
+    def runs(self, job: str) -> list[tuple[int, Ran]]:
+        """Every run of the job that the accounting knows, with the number of the restart that it was."""
+        history = self.history(job)
+        there = None
+        with suppress(UserError):
+            there = self.queued(job)
+        # It may have lost the first ones.
+        lost = max(0, there.restarts - (len(history) - 1)) if there is not None else 0
+        return list(enumerate(history, lost))
+
     def end_of(self, attempt: AttemptAccount) -> str | None:
         """Why the run of the job that an attempt was part of was ended."""
         return next((self.end(ran) for ran in self.history(attempt.job) if _holds(ran, attempt)), None)
@@ -124,7 +135,7 @@ def _holds(ran: Ran, attempt: AttemptAccount) -> bool:
 
 
 def _without_attempt(job: str, attempts: Sequence[AttemptAccount], told: _Told, run: Path) -> Iterator[Start]:
-    for restart, ran in enumerate(told.history(job)):
+    for restart, ran in told.runs(job):
         if math.isinf(ran.began + ran.ended) or any(each.job == job and _holds(ran, each) for each in attempts):
             continue
         asked, _ = notes.asked_again(run, job, restart)
@@ -169,8 +180,8 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
     except UserError as silence:
         known = last.state if last is not None and last.state in ("running", "stopped") else "unknown"
         return known, f"the scheduler does not answer for job {job.job}: {silence}"
-    history = told.history(job.job)
-    again = f", queued again {len(history) - 1} time(s)" if len(history) > 1 else ""
+    history = told.runs(job.job)
+    again = f", queued again {history[-1][0]} time(s)" if history and history[-1][0] else ""
     if there is not None and not there.has_ended:
         if there.state == "PENDING":
             start = f", expected to start {there.start}" if there.start not in ("N/A", "") else ""
@@ -180,8 +191,8 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
         if last is not None and last.state == "running":
             return "running", f"job {job.job} on {there.nodes}{again}"
         return "starting", f"job {job.job} on {there.nodes}{again}: its workers do not run yet"
-    state = there.state if there is not None else history[-1].state if history else ""
-    verdict = _verdict(run, job.job, len(history) - 1 if history else None)
+    state = there.state if there is not None else history[-1][1].state if history else ""
+    verdict = _verdict(run, job.job, history[-1][0] if history else None)
     if state == "CANCELLED":
         return "cancelled", f"job {job.job}; to go on: glci submit {shlex.join(job.overrides)}"
     if state:

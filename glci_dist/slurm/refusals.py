@@ -17,7 +17,7 @@ from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.jobs import active
-from glci_dist.slurm.submit import Request, batch_script
+from glci_dist.slurm.submit import Request, batch_script, gpus_here
 
 
 def refusals(wanted: Sequence[Request]) -> list[str]:
@@ -45,6 +45,8 @@ def _of_cluster(config: Config) -> Iterator[str]:
         )
     if cluster.executor == "slurm" and cluster.signal_lead_s >= 60 * cluster.time_min:
         yield f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
+    if cluster.executor == "local" and cluster.gpus > len(gpus_here()):
+        yield f"cluster.gpus={cluster.gpus} is more than there are here ({len(gpus_here())}): make it less"
     ranks, parts = cluster.nodes * cluster.workers, config.global_batch // config.engine.accumulation
     if config.global_batch % config.engine.accumulation or parts % ranks:
         yield (

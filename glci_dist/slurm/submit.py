@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +75,13 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
     """
     launches, codes = [], []
     for request in wanted:
-        (request.run / "jobs").mkdir(parents=True, exist_ok=True)
-        codes.append(snapshot.take(request.run))
+        try:
+            (request.run / "jobs").mkdir(parents=True, exist_ok=True)
+            codes.append(snapshot.take(request.run))
+        except OSError as error:
+            raise UserError(
+                f"{request.run} cannot be written: {error.strerror}: make room, or choose another runs=..."
+            ) from error
         launches.append(launch(request))
     first = wanted[0]
     executor = make_executor(first, codes[0], folder=first.run / "jobs")
@@ -98,7 +104,18 @@ def launch(request: Request) -> Launch:
     if lead and config.cluster.executor == "slurm":
         # A save that takes longer than the lead is of no use, and what is said of it should be true.
         words.append(f"checkpoints.stop_within_s={min(config.checkpoints.stop_within_s or lead, lead)}")
-    return Launch(words, request.run, config.global_batch // config.engine.accumulation, config.cluster)
+    cluster = config.cluster
+    if cluster.executor == "local":
+        # submitit hides them from its jobs.
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus_here()[: cluster.gpus or None])}
+        cluster = replace(cluster, environment={**visible, **cluster.environment})
+    return Launch(words, request.run, config.global_batch // config.engine.accumulation, cluster)
+
+
+def gpus_here() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return list(map(str, range(torch.cuda.device_count()))) if named is None else list(filter(None, named.split(",")))
 
 
 class Executor:
@@ -129,7 +146,8 @@ def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
     # A signal that comes before the launcher is ready has to wait for it.
     python = f"{shlex.quote(sys.executable)} -m glci_dist.slurm.task"
     try:
-        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor, slurm_python=python)
+        pythons = {"slurm_python": python, "local_python": python}
+        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor, **pythons)
     except RuntimeError as error:
         raise UserError(
             f"cluster.executor={cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
@@ -138,7 +156,7 @@ def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
     automatic.update_parameters(name=config.name, timeout_min=cluster.time_min, nodes=cluster.nodes)
     if cluster.executor != "slurm":
         # Nobody would start it again after a time limit.
-        automatic.update_parameters(timeout_min=_NO_LIMIT_MIN, gpus_per_node=cluster.gpus or torch.cuda.device_count())
+        automatic.update_parameters(timeout_min=_NO_LIMIT_MIN)
         return Executor(automatic)
     # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
     path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
@@ -189,25 +207,28 @@ def _record(request: Request, code: Path, job: Any) -> Submitted:
 
 @contextmanager
 def _on_this_machine(code: Path) -> Iterator[None]:
-    """Have a job's processes, which inherit from this one, run the copy of the code and hold none of its output."""
+    """Have a job's processes, which inherit from this one, run the copy of the code, and not hold its terminal."""
     path = filter(None, [str(code), os.environ.get("PYTHONPATH")])
     # Safe: python -m would look into the current folder first, which may be a checkout.
     inherited = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
     before = {name: os.environ.get(name) for name in inherited}
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [os.dup(number) for number in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    kept = [os.dup(number) for number in range(3)]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     os.environ.update(inherited)
-    for number in (1, 2):
+    for number in range(3):
         os.dup2(nowhere, number)
     try:
         yield
     finally:
-        for number, mine in zip((1, 2), kept, strict=True):
+        for number, mine in enumerate(kept):
             os.dup2(mine, number)
             os.close(mine)
         os.close(nowhere)
+        for which, handler in handlers.items():
+            signal.signal(which, handler)
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({name: value} if value is not None else {})

@@ -26,4 +26,7 @@ def release() -> None:
 
 if __name__ == "__main__":
     hold()
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        # A key in the terminal that it was submitted from does not concern it.
+        os.setsid()
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])

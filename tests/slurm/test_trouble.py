@@ -45,7 +45,10 @@ def test_a_job_whose_starts_all_end_before_a_step_is_given_up(box: Box, tmp_path
     start = time.monotonic()
     job = box.submit(tmp_path, "cluster.workers=1")
     for number in range(3):
-        wait_until(lambda: job.restarts == number and box.launchers("glci-n1"), f"start {number}")  # noqa: B023
+        wait_until(
+            lambda: job.restarts == number and all(box.launchers(node) for node in ("glci-n1", "glci-n2")),  # noqa: B023
+            f"start {number}",
+        )
         # As at a time limit that is shorter than the start.
         subprocess.run(["scancel", "--signal=USR2", job.number], check=True)
     assert job.wait_for_end() == "FAILED", job.output()

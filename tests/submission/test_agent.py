@@ -9,7 +9,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from glci_dist.cluster.environment import Part, tell_cause
-from glci_dist.slurm.agent import Bounds, Crash, first_cause, order_of_cause
+from glci_dist.slurm.agent import Bounds, Crash, before_the_others, order_of_cause
 
 BOUNDS = Bounds(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
 
@@ -87,8 +87,7 @@ def test_a_crash_is_put_down_to_who_broke_and_not_to_who_waited(tmp_path: Path) 
     assert [place for place, _ in (broke, killed, waited, lost, aborted, ended)] == [0, 1, 2, 3, 3, 4]
 
 
-def test_a_rank_that_hung_and_was_killed_for_it_is_not_put_down_to_the_kill(tmp_path: Path) -> None:
-    killed = failure(tmp_path, -9)
-    assert first_cause({0: killed, 1: failure(tmp_path, 1, Part.LOST)}) == (0, killed)
-    waited = failure(tmp_path, 1, Part.WAITED)
-    assert first_cause({0: killed, 1: waited}) == (1, waited)
+def test_what_the_agent_ends_itself_is_no_cause(tmp_path: Path) -> None:
+    failures = {0: ProcessFailure(0, 10, -9, ""), 1: ProcessFailure(1, 11, 1, "")}
+    assert before_the_others(failures, {11, 12}) == {1: failures[1]}
+    assert before_the_others(failures, set()) == failures

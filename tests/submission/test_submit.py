@@ -15,8 +15,8 @@ from glci_dist import compose
 from glci_dist.data.index import load_index
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
-from glci_dist.slurm import local, snapshot
-from glci_dist.slurm.jobs import submitted
+from glci_dist.slurm import snapshot
+from glci_dist.slurm.jobs import active
 from glci_dist.slurm.launcher import samples_of, usable_nodes
 from glci_dist.slurm.refusals import refusals
 from glci_dist.slurm.submit import requests
@@ -53,7 +53,7 @@ def test_a_run_on_this_machine_is_told_as_it_is_and_cancelled(faces_shards: str,
     while json.loads(glci("status", str(run), "--json"))["state"] != "running":
         assert time.monotonic() < deadline, "it does not run"
     assert "is cancelled" in glci("cancel", str(run))
-    while local.is_alive(submitted(run)[0].job):
+    while active(run):
         assert time.monotonic() < deadline, "it does not end"
         time.sleep(0.1)
     status = json.loads(glci("status", str(run), "--json"))
@@ -117,6 +117,7 @@ def test_all_that_stands_against_a_submission_is_said_at_once(well: list[str], t
     assert [reason.split(":")[0] for reason in found] == [
         "cluster.min_nodes=3 is more than cluster.nodes=1",
         "cluster.workers=2 ranks on cluster.gpus=8 GPUs of a node",
+        "cluster.gpus=8 is more than there are here (0)",
         f"{tmp_path}/run exists and is no run's folder",
         "no shards",
     ]

@@ -164,7 +164,8 @@ class Agent(LocalElasticAgent):
         if self.signal is not None:
             # It came when some of them were there, perhaps.
             for pid in pids.values():
-                os.kill(pid, self.signal)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, self.signal)
         return pids
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
@@ -183,7 +184,7 @@ class Agent(LocalElasticAgent):
         if result.state == WorkerState.FAILED:
             # Of a worker that was killed torch does not say where it noted its step.
             step = max(noted_step(failure.error_file) for failure in result.failures.values())
-            self.ending = self._judge(before_the_others(result.failures, ended), step)
+            self.ending = self._judge(without_own_kills(result.failures, ended), step)
             if self.ending is not None:
                 # The base class goes on as long as there are some left.
                 self._remaining_restarts = 0
@@ -256,9 +257,13 @@ def _claim_of(host: str) -> str:
     return f"crash-began-on/{host}"
 
 
-def before_the_others(failures: Mapping[int, ProcessFailure], ended: Collection[int]) -> Mapping[int, ProcessFailure]:
-    """Those of the workers that had ended by themselves; ``ended``: the pids that had, as far as it was seen."""
-    return {rank: each for rank, each in failures.items() if each.pid in ended} or failures
+def without_own_kills(failures: Mapping[int, ProcessFailure], ended: Collection[int]) -> Mapping[int, ProcessFailure]:
+    """Failures but for the workers that the agent killed after another had failed, and that did not answer SIGTERM.
+
+    ``ended``: the pids of those that had ended before; where none was seen to, nothing is left out.
+    """
+    own = [rank for rank, each in failures.items() if each.exitcode == -signal.SIGKILL and each.pid not in ended]
+    return {rank: each for rank, each in failures.items() if not (ended and rank in own)} or failures
 
 
 def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:

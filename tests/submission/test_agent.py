@@ -9,7 +9,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from glci_dist.cluster.environment import Part, tell_cause
-from glci_dist.slurm.agent import Bounds, Crash, before_the_others, order_of_cause
+from glci_dist.slurm.agent import Bounds, Crash, order_of_cause, without_own_kills
 
 BOUNDS = Bounds(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
 
@@ -87,7 +87,12 @@ def test_a_crash_is_put_down_to_who_broke_and_not_to_who_waited(tmp_path: Path) 
     assert [place for place, _ in (broke, killed, waited, lost, aborted, ended)] == [0, 1, 2, 3, 3, 4]
 
 
-def test_what_the_agent_ends_itself_is_no_cause(tmp_path: Path) -> None:
-    failures = {0: ProcessFailure(0, 10, -9, ""), 1: ProcessFailure(1, 11, 1, "")}
-    assert before_the_others(failures, {11, 12}) == {1: failures[1]}
-    assert before_the_others(failures, set()) == failures
+def test_a_kill_by_the_agent_itself_is_no_cause() -> None:
+    killed, waited = ProcessFailure(0, 10, -9, ""), ProcessFailure(1, 11, 1, "")
+    assert without_own_kills({0: killed, 1: waited}, {11}) == {1: waited}
+    # By somebody else, and so before the others failed for it.
+    assert without_own_kills({0: killed, 1: waited}, {10}) == {0: killed, 1: waited}
+    # One that says why it broke may take longer to end than those that it leaves alone.
+    assert without_own_kills({0: killed, 1: waited}, {10, 12}) == {0: killed, 1: waited}
+    assert without_own_kills({0: killed, 1: waited}, set()) == {0: killed, 1: waited}
+    assert without_own_kills({0: killed}, {12}) == {0: killed}

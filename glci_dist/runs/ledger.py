@@ -24,8 +24,8 @@ from glci_dist.runs.journal import read_journal
 KINDS = ("compute", "communication", "data", "checkpoint", "startup")
 """What an attempt's time goes into, up to its last step."""
 
-_REST = {"running": "compute", "died": "lost", "stopped": "checkpoint", "done": "checkpoint"}
-"""What an attempt did after the last step that it ended: the step in hand, or waiting for the last save."""
+_REST = {"running": "communication", "died": "lost", "stopped": "checkpoint", "done": "checkpoint"}
+"""What an attempt did after the last step that it ended: waiting in the step in hand, or for the last save."""
 
 _SILENT = "it said nothing more: killed, or its host was lost"
 """All that a run's own folder tells of an attempt that died."""
@@ -200,6 +200,11 @@ def _one(
     seconds["lost"] = share * worked
     # After the last step that ended, or before the first.
     rest = max(0.0, ended - (sign.began or began) - sum(seconds.values()))
+    if state == "running" and sign.steps:
+        # What goes beyond an ordinary step it waits for somebody.
+        in_hand = min(rest, worked / sign.steps)
+        seconds["compute"] += in_hand
+        rest -= in_hand
     seconds[_REST[state] if sign.steps else "startup"] += rest
     return AttemptAccount(
         number=number,

@@ -13,9 +13,9 @@ Put a run on a cluster, once: the job queues itself again at its time limit and 
 the last checkpoint after a crash or a lost node, and ends when the run is done.
 
 examples:
-  glci explain experiment=faces160 cluster=box data.shards=shards/train name=first
-  glci submit experiment=faces160 cluster=box data.shards=shards/train name=first
-  glci submit experiment=faces160 cluster=box data.shards=shards/train name=sweep phases.joint.alpha=4e-4,1e-3
+  glci explain experiment=faces160 cluster=box data.shards=shards/demo/train name=first
+  glci submit experiment=faces160 cluster=box data.shards=shards/demo/train name=first
+  glci submit experiment=faces160 cluster=box data.shards=shards/demo/train name=sweep phases.joint.alpha=4e-4,1e-3
   glci submit experiment=demo cluster=local --wait
 
 Overrides are those of `glci train`. Values with a comma between them are a sweep: a job array with one run each.
@@ -29,7 +29,7 @@ batch is shared, the data that a node reads, memory, checkpoints, time; and ever
 the scheduler's own among them (then the exit code is 2).
 
 example:
-  glci explain experiment=faces160 cluster=box data.shards=shards/train name=first --images-per-second 900
+  glci explain experiment=faces160 cluster=box data.shards=shards/demo/train name=first --images-per-second 900
 """
 
 _CANCEL = """\

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glci_dist.errors import UserError
+from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import Account, AttemptAccount, account
 from glci_dist.slurm import local, notes, scheduler
 from glci_dist.slurm.jobs import Submitted, submitted
@@ -41,6 +42,8 @@ class Outlook:
     """submitted, queued, starting, running, ending, stopped, died, cancelled, failed, done; unknown without SLURM."""
     detail: str
     """Why, on what, until when; in words."""
+    saved: int
+    """The step that it would go on from."""
     account: Account
     """Its attempts, with what the scheduler knows of their ends."""
     starts: tuple[Start, ...]
@@ -80,7 +83,8 @@ def look(run: Path) -> Outlook:
         is_alive = local.is_alive(job.job, job.folder)
         state, detail = ("starting", f"process {job.job}") if is_alive else ("failed", f"see {job.out}")
     starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told, run))
-    return Outlook(state, detail, Account(attempts), starts, job)
+    saved = [int(event["step"]) for event in read_journal(run) if event["event"] == "checkpoint"]
+    return Outlook(state, detail, saved[-1] if saved else 0, Account(attempts), starts, job)
 
 
 class _Told:
@@ -147,8 +151,10 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
     """An attempt with the cause of its end, if anybody knows more of it than the run's own folder."""
     place = (attempt.job, attempt.restart)
     asked, warning = notes.asked_again(run, *place)
-    if attempt.state == "stopped" and (why := warning or told.end_of(attempt)):
-        return replace(attempt, reason=f"{attempt.reason} ({why})")
+    if attempt.state == "stopped":
+        # Without what to do now, which holds for the last one alone.
+        said, why = attempt.reason.split(";")[0], warning or told.end_of(attempt)
+        return replace(attempt, reason=f"{said}; {why}" if why else said)
     if attempt.state != "died" or not attempt.job:
         return attempt
     until = following.began if following is not None else math.inf

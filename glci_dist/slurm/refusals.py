@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from glci_dist import compose
-from glci_dist.config import Config
+from glci_dist.checkpoints.manifest import folders
+from glci_dist.config import ClusterConfig, Config
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.verify import check_shards
@@ -18,6 +20,12 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.jobs import active
 from glci_dist.slurm.submit import Request, batch_script, gpus_here
+
+_ASKS = (
+    *("partition", "account", "qos", "constraint", "exclude", "nodes", "min_nodes"),
+    *("gpus", "cpus", "memory_gb", "time_min", "sbatch"),
+)
+"""Keys of ``cluster`` that go into the request."""
 
 
 def refusals(wanted: Sequence[Request]) -> list[str]:
@@ -67,6 +75,11 @@ def _of_run(request: Request) -> Iterator[str]:
         check_shards(index)
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         RunFolder(request.run).check(config, index.digest)
+        steps = sum(phase.steps for phase in config.phases.values())
+        if any(step >= steps for step, _ in folders(request.run / "checkpoints")):
+            raise UserError(
+                f"{request.run} is complete (step {steps}), there is nothing to do: choose another name=..."
+            )
 
     yield from _said(look)
     yield from _said(lambda: _check_idle(request.run))
@@ -88,7 +101,16 @@ def _ask_scheduler(request: Request) -> None:
         script.write_text(batch_script(request))
         refusal = scheduler.refusal(script)
     if refusal is not None:
-        raise UserError(f"by the scheduler: {refusal}")
+        raise UserError(f"by the scheduler: {refusal} (asked for: {_asked(request.config.cluster)})")
+
+
+def _asked(cluster: ClusterConfig) -> str:
+    """What the scheduler may object to, by the keys that ask for it."""
+    asked = {key: value for key, value in asdict(cluster).items() if key in _ASKS and value}
+    return " ".join(
+        f"cluster.{key}={value:g}" if isinstance(value, float) else f"cluster.{key}={value}"
+        for key, value in asked.items()
+    )
 
 
 def _said(check: Callable[[], object]) -> Iterator[str]:

@@ -177,6 +177,11 @@ def _ask(command: list[str], *, check: bool = False, deaf: bool = False) -> subp
         ) from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]} gave no answer within {_PATIENCE_S:.0f} s: is the controller up?") from None
+    if answer.returncode and "Could not establish a configuration source" in answer.stderr:
+        raise UserError(
+            "SLURM's programs find no configuration on this machine: go to a login node, or say where it is (for the "
+            "cluster in a box: export SLURM_CONF=/var/lib/glci-slurm/slurm.conf)"
+        )
     if check and answer.returncode:
         said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()[-1:]
         raise UserError(f"{' '.join(command)}: {' '.join(said)}")

@@ -93,6 +93,7 @@ def _record(outlook: Outlook, config: Config) -> dict[str, Any]:
     return {
         "state": outlook.state,
         "detail": outlook.detail,
+        "saved": outlook.saved,
         "steps": _steps(config),
         "attempts": [asdict(attempt) for attempt in outlook.account.attempts],
         "starts": [asdict(start) for start in outlook.starts],
@@ -110,6 +111,8 @@ def lines(outlook: Outlook, *, steps: int, global_batch: int) -> list[str]:
     told += [row for _, row in sorted(rows)]
     last = attempts[-1] if attempts else None
     now = f"{outlook.state}: step {last.reached if last else 0} of {steps}"
+    if outlook.state not in ("running", "done") and last is not None:
+        now += f", saved up to step {outlook.saved}"
     if outlook.state == "running" and last is not None and last.seconds_a_step:
         left = (steps - last.reached) * last.seconds_a_step
         now += f", {global_batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {until(left)})"
@@ -132,8 +135,14 @@ def _attempt(attempt: AttemptAccount) -> str:
         f"{attempt.resumed_at} to {attempt.reached}",
         attempt.lost_steps,
         f"{attempt.seconds['compute'] / seconds:.0%}" if seconds else "-",
-        attempt.state + (f": {attempt.reason}" if attempt.reason else "") + f"; on {', '.join(attempt.hosts)}",
+        f"{_ending(attempt)}; on {', '.join(attempt.hosts)}",
     )
+
+
+def _ending(attempt: AttemptAccount) -> str:
+    if not attempt.reason or attempt.reason.startswith(attempt.state):
+        return attempt.reason or attempt.state
+    return f"{attempt.state}: {attempt.reason}"
 
 
 def _start(start: Start) -> str:

@@ -56,7 +56,7 @@ class Guard:
             names = job.world.to_all(self._stop.name)
             job.journal("signal", step, signals=names)
             said = ", ".join(sorted({name for name in names if name is not None}))
-            self._end(Interrupted(f"stopped by {said} at step {step}"))
+            self._end(Interrupted(f"stopped by {said} after step {step}"))
 
     def answer(self, trouble: Trouble | None, batch: Batch | None, step: int) -> bool:
         """Answer updates that were not applied; whether the run has to go back to its last checkpoint."""

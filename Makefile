@@ -17,7 +17,7 @@ help:
 	@echo "make slurm-up      a real SLURM cluster of four nodes on this machine (needs root; installs its packages)"
 	@echo "make slurm-down    take it down"
 	@echo "make test-slurm    what a cluster does to a run, on that cluster"
-	@echo "make chaos-slurm   hangs and broken links, then 20 events drawn at random in one run"
+	@echo "make chaos-slurm   rare ones (hangs, lost links), then 20 drawn at random in one run"
 	@echo "make bench-loader  photos/s of a loader worker against bare decoding and stock webdataset"
 	@echo "make bench-step    update and training speed against a hand-written loop"
 	@echo "make bench-checkpoint  time that a save costs the training, time to the first step after a restart"

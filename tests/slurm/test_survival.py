@@ -113,19 +113,10 @@ def test_a_node_on_which_ranks_crash_again_and_again_is_left_out_and_named(
     assert furthest_loss(job.run, undisturbed) < 1e-4
 
 
-def test_a_warning_while_the_launcher_starts_and_a_requeue_without_a_signal_are_survived(
+def test_a_requeue_without_a_signal_goes_on_from_the_last_checkpoint(
     box: Box, tmp_path: Path, expected_of_two: dict[str, bytes]
 ) -> None:
     job = box.submit(tmp_path, "cluster.workers=1")
-    (launcher,) = wait_until(lambda: box.launchers("glci-n2"), "a launcher on the second node")
-    start = time.time()
-    # The first node may have been without one yet, and waits for the second then.
-    os.kill(launcher, signal.SIGUSR2)
-    job.wait_for_attempt(1)
-    print(f"warned before there was anything to save: first step after {time.time() - start:.1f} s")
-    assert job.account().attempts[0].restart == 1
-    assert "no attempt: stopped by SIGUSR2" in glci("status", str(job.run)).stdout
-
     job.wait_for_checkpoint(2 * EVERY)
     start = time.time()
     subprocess.run(["scontrol", "requeue", job.number], check=True)

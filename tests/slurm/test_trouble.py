@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from glci_dist.slurm.launcher import samples_of
-from tests.slurm.box import EVERY, Box, Job, furthest_loss, glci, overrides, wait_until
+from glci_dist.slurm.refusals import refusals
+from glci_dist.slurm.submit import requests
+from tests.slurm.box import EVERY, Box, Job, furthest_loss, glci, overrides
 from tests.slurm.trouble import crash_in_step, hide_on
 from tests.small_run import fill_disk
 
@@ -39,23 +41,6 @@ def test_a_batch_that_crashes_every_time_ends_the_job_with_step_samples_and_caus
     for part in ("failed:", "in a row in step 7", "RuntimeError: the device fell off the bus", *samples):
         assert part in said, said
         assert part == "failed:" or part in job.output()
-
-
-def test_a_job_whose_starts_all_end_before_a_step_is_given_up(box: Box, tmp_path: Path) -> None:
-    start = time.monotonic()
-    job = box.submit(tmp_path, "cluster.workers=1")
-    for number in range(3):
-        wait_until(
-            lambda: job.restarts == number and all(box.launchers(node) for node in ("glci-n1", "glci-n2")),  # noqa: B023
-            f"start {number}",
-        )
-        # As at a time limit that is shorter than the start.
-        subprocess.run(["scancel", "--signal=USR2", job.number], check=True)
-    assert job.wait_for_end() == "FAILED", job.output()
-    print(f"given up {time.monotonic() - start:.0f} s after the submission")
-    said = glci("status", str(job.run)).stdout
-    for part in ("failed:", "3 starts in a row brought no checkpoint after step 0 (cluster.idle_starts)"):
-        assert part in said, said
 
 
 def test_shards_that_one_node_cannot_read_end_the_job_and_name_the_node(
@@ -100,24 +85,28 @@ def test_a_full_disk_ends_the_job_and_names_the_host_and_it_goes_on_when_there_i
     goes_on(box, job, undisturbed)
 
 
+def test_an_impossible_request_is_refused_before_it_is_queued(box: Box, tmp_path: Path) -> None:
+    words = ["cluster=box", *overrides(box.shards, tmp_path)]
+    # `glci explain` asks the same.
+    done = glci("submit", *words, "cluster.partition=nowhere", "cluster.workers=3")
+    assert done.returncode == 2, done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert "Invalid partition name specified" in line
+    assert "cluster.partition=nowhere" in line
+    assert "share the global batch evenly" in line
+    assert not (tmp_path / "run").exists()
+    assert not subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("cluster.partition=nowhere", "Invalid partition name specified"),
         ("cluster.cpus=99", "Requested node configuration is not available"),
         ("cluster.memory_gb=900", "Requested node configuration is not available"),
         ("cluster.constraint=h100", "Invalid feature specification"),
-        ("cluster.workers=3", "share the global batch evenly"),
         ("cluster.nodes=4", "share the global batch evenly"),
     ],
 )
-def test_an_impossible_request_is_refused_before_it_is_queued(
-    box: Box, tmp_path: Path, override: str, reason: str
-) -> None:
-    # `glci explain` asks the same.
-    done = glci("submit", "cluster=box", *overrides(box.shards, tmp_path), override)
-    assert done.returncode == 2, done.stdout
-    (line,) = done.stderr.strip().splitlines()
-    assert reason in line
-    assert not (tmp_path / "run").exists()
-    assert not subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout
+def test_each_reason_for_a_refusal_is_found(box: Box, tmp_path: Path, override: str, reason: str) -> None:
+    (said,) = refusals(requests(["cluster=box", *overrides(box.shards, tmp_path), override]))
+    assert reason in said

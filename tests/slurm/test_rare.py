@@ -1,4 +1,4 @@
-"""A rank that hangs, nodes that lose one another: nobody is told. `make chaos-slurm` runs these, as they wait long."""
+"""What is rare: hangs, nodes that lose one another, signals in a start. For `make chaos-slurm`: they wait long."""
 
 from __future__ import annotations
 
@@ -70,3 +70,36 @@ def test_nodes_that_lose_one_another_go_on_where_the_scheduler_does_not_notice(
     told = glci("status", str(job.run)).stdout
     assert re.search(r"died: the nodes lost one another .*not there: .*glci-n2", told), told
     assert final_files(job.run, sum(STEPS)) == expected_of_two
+
+
+def test_a_warning_to_one_node_while_the_launchers_start_is_not_lost(
+    box: Box, tmp_path: Path, expected_of_two: dict[str, bytes]
+) -> None:
+    job = box.submit(tmp_path, "cluster.workers=1")
+    (launcher,) = wait_until(lambda: box.launchers("glci-n2"), "a launcher on the second node")
+    start = time.time()
+    # The first node may have been without one yet, and waits for the second then.
+    os.kill(launcher, signal.SIGUSR2)
+    job.wait_for_attempt(1)
+    print(f"warned before there was anything to save: first step after {time.time() - start:.1f} s")
+    assert job.account().attempts[0].restart == 1
+    assert "no attempt: stopped by SIGUSR2" in glci("status", str(job.run)).stdout
+    completes(job)
+    assert final_files(job.run, sum(STEPS)) == expected_of_two
+
+
+def test_a_job_whose_starts_all_end_before_a_step_is_given_up(box: Box, tmp_path: Path) -> None:
+    start = time.monotonic()
+    job = box.submit(tmp_path, "cluster.workers=1")
+    for number in range(3):
+        wait_until(
+            lambda: job.restarts == number and all(box.launchers(node) for node in ("glci-n1", "glci-n2")),  # noqa: B023
+            f"start {number}",
+        )
+        # As at a time limit that is shorter than the start.
+        subprocess.run(["scancel", "--signal=USR2", job.number], check=True)
+    assert job.wait_for_end() == "FAILED", job.output()
+    print(f"given up {time.monotonic() - start:.0f} s after the submission")
+    said = glci("status", str(job.run)).stdout
+    for part in ("failed:", "3 starts in a row brought no checkpoint after step 0 (cluster.idle_starts)"):
+        assert part in said, said

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -25,6 +26,8 @@ from tests.slurm.trouble import slow_steps
 from tests.small_run import build_faces, final_files
 
 _STEPS_AN_EVENT = 15
+_LEAD_S = 30
+"""``cluster.signal_lead_s`` of configs/cluster/box.yaml."""
 
 
 def main() -> None:
@@ -123,8 +126,9 @@ def _preempt(_box: Box, _job: Job, _draw: random.Random) -> tuple[str, Callable[
 
 def _time_over(_box: Box, job: Job, _draw: random.Random) -> tuple[str, Callable[[], object]]:
     elapsed = subprocess.run(["squeue", "-h", "-j", job.number, "-o", "%M"], check=True, capture_output=True, text=True)
-    minutes = int(elapsed.stdout.strip().split(":")[-2])
-    _limit_time(job, minutes + 1)
+    minutes, seconds = map(int, elapsed.stdout.strip().split(":")[-2:])
+    # The scheduler looks twice a minute: its warning has to find time left.
+    _limit_time(job, math.ceil((60 * minutes + seconds + _LEAD_S + 30) / 60))
     return r"stopped: stopped by SIGUSR2 .*its job's time limit comes near", lambda: _limit_time(job, 60)
 
 

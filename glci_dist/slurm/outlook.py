@@ -94,6 +94,8 @@ class _Told:
         """``jobs``: when each was submitted; none where the scheduler is not to be asked."""
         self._jobs = jobs
         self._histories: dict[str, list[Ran]] = {}
+        self._queued: dict[str, Queued | None] = {}
+        self._silence: UserError | None = None
 
     def history(self, job: str) -> list[Ran]:
         if job not in self._jobs:
@@ -106,7 +108,18 @@ class _Told:
         return self._histories[job]
 
     def queued(self, job: str) -> Queued | None:
-        return scheduler.queued(job) if job in self._jobs else None
+        """The job as the controller has it. Raises ``UserError`` without its answer, for which it waits once."""
+        if job not in self._jobs:
+            return None
+        if self._silence is not None:
+            raise self._silence
+        if job not in self._queued:
+            try:
+                self._queued[job] = scheduler.queued(job)
+            except UserError as silence:
+                self._silence = silence
+                raise
+        return self._queued[job]
 
     def runs(self, job: str) -> list[tuple[int, Ran]]:
         """Every run of the job that the accounting knows, with the number of the restart that it was."""

@@ -39,7 +39,8 @@ def test_a_submitted_run_completes_with_the_weights_that_torchrun_gives_and_name
     assert named["step"] < 20
     board = EventAccumulator(str(job.run / "tensorboard"))
     board.Reload()
-    assert max(point.value for point in board.Scalars("time/slowest_host_ratio")) >= named["ratio"]
+    told = [point.value for point in board.Scalars("time/slowest_host_ratio")]
+    assert any(ratio == pytest.approx(named["ratio"], abs=1e-3) for ratio in told)  # the journal rounds
 
 
 def test_a_killed_rank_restarts_the_workers_inside_the_allocation(

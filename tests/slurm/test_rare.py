@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.box import CONF, EVERY, STEPS, Box, completes, glci, wait_until
+from tests.slurm.trouble import slow_start
 from tests.small_run import final_files
 
 pytestmark = [pytest.mark.slurm, pytest.mark.chaos, pytest.mark.timeout(420)]
@@ -90,7 +91,7 @@ def test_a_warning_to_one_node_while_the_launchers_start_is_not_lost(
 
 def test_a_job_whose_starts_all_end_before_a_step_is_given_up(box: Box, tmp_path: Path) -> None:
     start = time.monotonic()
-    job = box.submit(tmp_path, "cluster.workers=1")
+    job = box.submit(tmp_path, "cluster.workers=1", slow_start(60, tmp_path / "custom"))
     for number in range(3):
         wait_until(
             lambda: job.restarts == number and all(box.launchers(node) for node in ("glci-n1", "glci-n2")),  # noqa: B023

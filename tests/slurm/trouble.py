@@ -39,6 +39,13 @@ if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < {restarts} and socket.getho
     sys.addaudithook(hook)
 """
 
+_SLOW_START = """\
+import os, time
+
+if "RANK" in os.environ:
+    time.sleep({seconds})
+"""
+
 _TELL_CODE = """\
 import pathlib, sys
 
@@ -77,6 +84,11 @@ def slow_steps(
     in a job that was queued again fewer than ``restarts`` times.
     """
     return _customize(folder, _SLOW.format(seconds=seconds, hosts=tuple(hosts), until=until, restarts=restarts))
+
+
+def slow_start(seconds: float, folder: Path) -> str:
+    """The override that makes workers take so many seconds longer before they do anything at all."""
+    return _customize(folder, _SLOW_START.format(seconds=seconds))
 
 
 def tell_code(folder: Path) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from glci_dist import __version__, compose
 from glci_dist.checkpoints import commands as checkpoint_commands
 from glci_dist.cluster.environment import environment_rank, tell_cause
 from glci_dist.data import commands as data_commands
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError
+from glci_dist.evaluation import commands as evaluation_commands
 from glci_dist.slurm import commands as slurm_commands
 from glci_dist.slurm import status
 
@@ -33,15 +33,6 @@ overrides are Hydra's: KEY=VALUE for a key of the configuration, or a choice of 
   experiment={experiments}
 `glci config [OVERRIDES]` prints the whole configuration that they make.
 Each key is explained in glci_dist/config.py.
-"""
-
-_EVALUATE = """\
-Complete every photo of some shards with a run's network, on a frozen set of holes, and report
-l1 in the hole (x100), PSNR and SSIM beside those of two baselines: the mean colour and OpenCV's
-Telea inpainting. Writes evaluation.json, evaluation.md and evaluation.png into the run's folder.
-
-example:
-  glci evaluate runs/faces64 --data shards/val
 """
 
 
@@ -66,13 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     show.set_defaults(run=_config)
-    evaluate = _add(subparsers, "evaluate", "measure a run's completions", _EVALUATE)
-    evaluate.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
-    evaluate.add_argument("--data", required=True, metavar="SHARDS", help="folder or url of held-out shards")
-    evaluate.add_argument("--photos", type=int, default=None, metavar="N", help="only the first N photos")
-    evaluate.add_argument("--batch", type=int, default=32, metavar="N", help="photos completed at a time (32)")
-    evaluate.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
-    evaluate.set_defaults(run=_evaluate)
+    evaluation_commands.add_parser(subparsers)
     checkpoint_commands.add_parser(subparsers)
     status.add_parser(subparsers)
     slurm_commands.add_parsers(subparsers, _groups()["clusters"])
@@ -108,13 +93,6 @@ def _train(parsed: argparse.Namespace) -> int:
 
 def _config(parsed: argparse.Namespace) -> int:
     print(compose.to_yaml(compose.load(parsed.overrides)), end="")
-    return 0
-
-
-def _evaluate(parsed: argparse.Namespace) -> int:
-    from glci_dist.evaluation.run import evaluate_run
-
-    evaluate_run(parsed.folder, parsed.data, photos=parsed.photos, batch=parsed.batch, out=parsed.out)
     return 0
 
 

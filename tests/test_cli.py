@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -239,7 +240,45 @@ def test_evaluating_on_no_shards_or_no_photos_is_one_line(refusal: Glci, faces_s
     assert "/nowhere is no folder" in refusal("evaluate", finished_run, "--data", "/nowhere")
     assert "--photos=0" in refusal("evaluate", finished_run, "--data", faces_shards, "--photos", "0")
     assert "--batch=0" in refusal("evaluate", finished_run, "--data", faces_shards, "--batch", "0")
+    assert "--resamples=-1" in refusal("evaluate", finished_run, "--data", faces_shards, "--resamples", "-1")
     assert _state(finished_run) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{run}@7"], "has no checkpoint of step 7: glci checkpoints list"),
+        (["{run}@last"], "behind @ stands the step of a checkpoint"),
+        (["{run}", "{run}@2"], "(step 2) is named twice"),
+        (["{run}", "--masks", "boxes"], "--masks=boxes is no mask set: choose among box, centre, freeform-thin"),
+        (["{run}", "--fid-weights", "/nowhere.pth"], "--fid-weights=/nowhere.pth cannot be read"),
+        (["{run}", "--lpips-weights", "/dev/null"], "--lpips-weights=/dev/null is no file of weights"),
+    ],
+)
+def test_asking_an_evaluation_for_what_is_not_there_is_one_line(
+    refusal: Glci, faces_shards: str, finished_run: Path, words: list[str], said: str
+) -> None:
+    before = _state(finished_run)
+    named = [word.format(run=finished_run) for word in words]
+    assert said in refusal("evaluate", *named, "--data", faces_shards)
+    assert _state(finished_run) == before
+
+
+def test_an_evaluation_of_two_steps_of_a_run_tells_both_and_their_ratio(
+    faces_shards: str, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(finished_run, tmp_path / "other"))
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("name: run", "name: other"))
+    words = ["--data", faces_shards, "--masks", "freeform-thin", "--resamples", "5", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", f"{finished_run}@2", str(other), *words]) == 0
+    told = capsys.readouterr().out
+    assert "other (step 2) over run (step 2)" in told
+    assert "mask set freeform-thin" in told
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert list(document["methods"]) == ["mean colour", "OpenCV Telea", "run (step 2)", "other (step 2)"]
+    assert document["methods"]["run (step 2)"] == document["methods"]["other (step 2)"]
+    assert document["methods"]["run (step 2)"].keys() >= {"frechet", "frechet_hole", "perceptual", "perceptual_hole"}
 
 
 def test_the_printed_configuration_needs_no_shards_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def _arguments(parser: Parser) -> list[argparse.Action]:
 def _describe_argument(action: argparse.Action) -> str:
     name = ", ".join(action.option_strings) or str(action.metavar or action.dest)
     takes = "" if action.nargs == 0 else f" {getattr(action.type, '__name__', 'str')}"
-    times = {None: "", "*": " any number", "?": " or none", 0: " flag"}[action.nargs]
+    times = {None: "", "*": " any number", "+": " one or more", "?": " or none", 0: " flag"}[action.nargs]
     must = " required" if action.required and action.option_strings else ""
     unset = action.default is None or action.nargs in (0, "*") or action.default is argparse.SUPPRESS
     default = "" if unset else f" = {action.default}"

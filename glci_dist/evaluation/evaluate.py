@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from glci_dist.cluster import collectives
+from glci_dist.cluster.world import World
+from glci_dist.data.masks import crop_patches
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import Complete
-from glci_dist.evaluation.metrics import PhotoMetrics, composite, photo_metrics
+from glci_dist.evaluation.metrics import composite, photo_metrics, to_uint8
 from glci_dist.evaluation.protocol import Protocol
+from glci_dist.evaluation.result import Result
+from glci_dist.evaluation.yardsticks import WHOLE, Seen, Yardstick
 
-COLUMNS = {"hole_l1_x100": ("l1 in the hole x100 ↓", 2), "psnr_db": ("PSNR dB ↑", 2), "ssim": ("SSIM ↑", 4)}
-"""Each metric's title in the table, and its decimals."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One metric over all photos."""
-
-    mean: float
-    standard_error: float | None
-    """Of the mean over photos; None for a single photo, which has none."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The figures of every method, and the frozen protocol that they were taken on."""
-
-    protocol: Protocol
-    holes_sha256: str
-    photos: int
-    keys: tuple[str, ...]
-    """"<shard>/<key>" of each photo; not in the JSON."""
-    per_photo: Mapping[str, PhotoMetrics]
-    """Each method's metrics, a value a photo; not in the JSON."""
-
-    def summary(self, method: str, metric: str) -> Summary:
-        """Mean and standard error of a method's ``hole_l1_x100``, ``psnr_db`` or ``ssim``."""
-        values: np.ndarray = getattr(self.per_photo[method], metric)
-        if len(values) < 2:
-            return Summary(mean=float(values.mean()), standard_error=None)
-        return Summary(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
-
-    def to_json(self) -> str:
-        """The protocol and each method's means and standard errors."""
-        methods = {
-            method: {metric: asdict(self.summary(method, metric)) for metric in COLUMNS} for method in self.per_photo
-        }
-        document = {
-            "protocol": asdict(self.protocol),
-            "holes_sha256": self.holes_sha256,
-            "photos": self.photos,
-            "methods": methods,
-        }
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-    def table(self) -> str:
-        """Aligned markdown, a method a row; under it the protocol in one line."""
-        rows = [["method", *(title for title, _ in COLUMNS.values())]]
-        for method in self.per_photo:
-            means = (f"{self.summary(method, metric).mean:.{decimals}f}" for metric, (_, decimals) in COLUMNS.items())
-            rows.append([method, *means])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        lines = [_line(row, widths) for row in (rows[0], rule, *rows[1:])]
-        holes = self.protocol.holes
-        lines += [
-            "",
-            f"{self.photos} photos of {self.protocol.size} px; protocol {self.protocol.name}, "
-            f"seed {self.protocol.seed}, holes of {holes.min_side} to {holes.max_side} px, "
-            f"digest {self.holes_sha256[:12]}",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _line(cells: list[str], widths: list[int]) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    aligned = [f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)]
-    return f"| {' | '.join(aligned)} |"
+Photos = Sequence[tuple[str, np.ndarray]]
+"""(key, uint8 (size, size, 3)) of each photo; its place is its number, and so its hole."""
 
 
 @dataclass(frozen=True)
@@ -110,94 +46,168 @@ class _Batch:
     blanked: Tensor
     """uint8 (B, H, W, 3), black in the hole"""
     masks: Tensor
+    patches: Tensor
+    """int32 (B, 2): left, top of the hole's neighbourhood"""
+    patch: int
+    """Side of the neighbourhood, px"""
+
+
+@dataclass
+class _Findings:
+    """What was measured on some photos: figures by method and name, features by method and name."""
+
+    keys: list[str] = field(default_factory=list)
+    areas: list[np.ndarray] = field(default_factory=list)
+    figures: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    features: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    true: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """Features of the photos themselves, by name."""
 
 
 def evaluate(
     methods: Mapping[str, Complete],
-    photos: Iterable[tuple[str, np.ndarray]],
+    photos: Photos,
     protocol: Protocol,
     *,
-    batch: int = 64,
-    total: int | None = None,
+    yardsticks: Sequence[Yardstick] = (),
+    baselines: Collection[str] = (),
+    batch: int = 32,
+    replicates: int = 200,
+    world: World | None = None,
     progress: bool = False,
-) -> Result:
-    """Completes every photo by every method and measures the composites.
+) -> Result | None:
+    """Completes every photo by every method and measures the composites; the result, on rank 0.
 
-    ``photos`` are (key, uint8 (size, size, 3)) in the order that numbers them; ``total`` is their
-    number where it is known, for the progress bar. A method is given photos that are black in the
-    hole, so no completion can leak what was there.
-    Raises UserError for no photos, and for a completion that is not finite.
+    A method is given photos that are black in the hole, so no completion can leak what was there. Methods
+    named in ``baselines`` are spared the yardsticks that are too dear for them. The ranks of ``world`` (none:
+    this process alone) take batches in turn, so that a photo meets the same arithmetic however many there are.
+    Raises UserError, on every rank, for no photos, and for a completion that is not finite.
     """
-    keys: list[str] = []
-    parts: dict[str, list[PhotoMetrics]] = {method: [] for method in methods}
-    with tqdm(total=total, desc="evaluate", unit="photo", disable=not progress) as bar:
-        for part in _batches(photos, protocol, batch):
-            for method, complete in methods.items():
-                output = _complete(method, complete, part)
-                parts[method].append(photo_metrics(composite(output, part.photos, part.masks), part.photos, part.masks))
-            keys += part.keys
-            bar.update(len(part.keys))
-    if not keys:
+    if not len(photos):
         raise UserError("there are no photos to evaluate on; name shards that hold some")
-    return Result(
-        protocol=protocol,
-        holes_sha256=protocol.digest(len(keys)),
-        photos=len(keys),
-        keys=tuple(keys),
-        per_photo={method: PhotoMetrics.joined(metrics) for method, metrics in parts.items()},
+    collectives.begin("the photos of an evaluation", patient=True)
+    rank, size = (world.rank, world.size) if world is not None else (0, 1)
+    starts = range(0, len(photos), batch)
+    found: dict[int, _Findings] = {}
+    problem: str | None = None
+    try:
+        with tqdm(total=len(photos), desc="evaluate", unit="photo", disable=not progress or rank > 0) as bar:
+            for start in starts[rank::size]:
+                part = _take(photos, protocol, range(start, min(start + batch, len(photos))))
+                found[start] = _measure(methods, part, yardsticks, baselines)
+                # The others are about as far.
+                bar.update(min(size * batch, len(photos) - bar.n))
+    except UserError as error:
+        if world is None:
+            raise
+        problem = str(error)
+    if world is not None:
+        world.agree(problem)
+        parts = world.to_main(found)
+        if not parts:
+            return None
+        found = {start: findings for part in parts for start, findings in part.items()}
+    return _joined([found[start] for start in starts], methods, protocol, replicates)
+
+
+@torch.no_grad()
+def take_samples(methods: Mapping[str, Complete], photos: Photos, protocol: Protocol, *, count: int) -> list[Sample]:
+    """The first ``count`` photos with the holes that ``evaluate`` gives them, completed by every method."""
+    part = _take(photos, protocol, range(min(count, len(photos))))
+    outputs = {method: _complete(method, complete, part) for method, complete in methods.items()}
+    pictures = {method: to_uint8(output) for method, output in outputs.items()}
+    completed = {method: to_uint8(composite(output, part.photos, part.masks)) for method, output in outputs.items()}
+    originals = to_uint8(part.photos)
+    return [
+        Sample(
+            key=key,
+            photo=originals[number],
+            hole=part.masks[number, 0].numpy() > 0.5,
+            outputs={method: images[number] for method, images in pictures.items()},
+            completed={method: images[number] for method, images in completed.items()},
+        )
+        for number, key in enumerate(part.keys)
+    ]
+
+
+def _take(photos: Photos, protocol: Protocol, numbers: range) -> _Batch:
+    keys, arrays = zip(*(photos[number] for number in numbers), strict=True)
+    pixels = torch.from_numpy(np.stack(arrays))
+    masks = protocol.masks(numbers)
+    return _Batch(
+        keys=keys,
+        photos=pixels.permute(0, 3, 1, 2).float() / 255,
+        blanked=pixels * (masks.permute(0, 2, 3, 1) < 0.5),
+        masks=masks,
+        patches=protocol.patches(numbers),
+        patch=protocol.holes.patch,
     )
 
 
-def take_samples(
+@torch.no_grad()
+def _measure(
     methods: Mapping[str, Complete],
-    photos: Iterable[tuple[str, np.ndarray]],
-    protocol: Protocol,
-    *,
-    count: int,
-) -> list[Sample]:
-    """The first ``count`` photos with the holes that ``evaluate`` gives them, completed by every method."""
-    samples = []
-    for part in _batches(islice(photos, count), protocol, count):
-        outputs = {method: _complete(method, complete, part) for method, complete in methods.items()}
-        pictures = {method: to_uint8(output) for method, output in outputs.items()}
-        completed = {method: to_uint8(composite(output, part.photos, part.masks)) for method, output in outputs.items()}
-        originals = to_uint8(part.photos)
-        for number, key in enumerate(part.keys):
-            samples.append(
-                Sample(
-                    key=key,
-                    photo=originals[number],
-                    hole=part.masks[number, 0].numpy() > 0.5,
-                    outputs={method: images[number] for method, images in pictures.items()},
-                    completed={method: images[number] for method, images in completed.items()},
-                )
-            )
-    return samples
+    part: _Batch,
+    yardsticks: Sequence[Yardstick],
+    baselines: Collection[str],
+) -> _Findings:
+    found = _Findings(keys=list(part.keys), areas=[part.masks.mean((1, 2, 3)).double().numpy()])
+    composites = {
+        method: composite(_complete(method, complete, part), part.photos, part.masks)
+        for method, complete in methods.items()
+    }
+    for method, completed in composites.items():
+        measured = photo_metrics(completed, part.photos, part.masks)
+        found.figures[method] = {name: [values] for name, values in measured.items()}
+        found.features[method] = {}
+    for yardstick in yardsticks:
+        for region in yardstick.regions:
+            photos = _region(part.photos, part, region)
+            true = yardstick.look(photos, photos)
+            _keep(found.true, yardstick, region, true)
+            for method, completed in composites.items():
+                if method in baselines and not yardstick.for_baselines:
+                    continue
+                seen = yardstick.look(_region(completed, part, region), photos)
+                _keep(found.features[method], yardstick, region, seen)
+                if yardstick.pair is not None:
+                    values = yardstick.compare(seen, true).double().numpy()
+                    found.figures[method][yardstick.pair + region] = [values]
+    return found
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3), rounded to the nearest."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+def _region(pictures: Tensor, part: _Batch, region: str) -> Tensor:
+    return pictures if region == WHOLE else crop_patches(pictures, part.patches, part.patch)
 
 
-def _batches(photos: Iterable[tuple[str, np.ndarray]], protocol: Protocol, batch: int) -> Iterator[_Batch]:
-    first, remaining = 0, iter(photos)
-    while pairs := list(islice(remaining, batch)):
-        keys, arrays = zip(*pairs, strict=True)
-        pixels = torch.from_numpy(np.stack(arrays))
-        masks = protocol.masks(range(first, first + len(keys)))
-        yield _Batch(
-            keys=keys,
-            photos=pixels.permute(0, 3, 1, 2).float() / 255,
-            blanked=pixels * (masks.permute(0, 2, 3, 1) < 0.5),
-            masks=masks,
-        )
-        first += len(keys)
+def _keep(features: dict[str, list[np.ndarray]], yardstick: Yardstick, region: str, seen: Seen) -> None:
+    if yardstick.distribution is not None:
+        assert seen.features is not None
+        features[yardstick.distribution + region] = [seen.features.float().numpy()]
+
+
+def _joined(parts: Sequence[_Findings], methods: Mapping[str, Complete], protocol: Protocol, replicates: int) -> Result:
+    """All photos' findings, in the photos' order."""
+
+    def join(pieces: Iterator[Mapping[str, list[np.ndarray]]]) -> dict[str, np.ndarray]:
+        gathered = list(pieces)
+        return {name: np.concatenate([array for each in gathered for array in each[name]]) for name in gathered[0]}
+
+    keys = tuple(key for part in parts for key in part.keys)
+    return Result(
+        protocol=protocol,
+        holes_sha256=protocol.digest(len(keys)),
+        keys=keys,
+        hole_shares=np.concatenate([area for part in parts for area in part.areas]),
+        figures={method: join(part.figures[method] for part in parts) for method in methods},
+        features={method: join(part.features[method] for part in parts) for method in methods},
+        true_features=join(part.true for part in parts),
+        replicates=replicates,
+    )
 
 
 def _complete(method: str, complete: Complete, part: _Batch) -> Tensor:
-    with torch.no_grad():
-        output = complete(part.blanked, part.masks).float().cpu()
+    output = complete(part.blanked, part.masks).float().cpu()
     if output.shape != part.photos.shape:
         raise ValueError(f"{method} returned {tuple(output.shape)} for {tuple(part.photos.shape)}")
     finite = output.isfinite().all(dim=(1, 2, 3))

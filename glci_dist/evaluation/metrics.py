@@ -8,8 +8,6 @@ nature).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,35 +18,28 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 
 
-@dataclass(frozen=True)
-class PhotoMetrics:
-    """One float64 value a photo for each metric, arrays (N,)."""
+def photo_metrics(composites: Tensor, photos: Tensor, masks: Tensor) -> dict[str, np.ndarray]:
+    """What needs no network, a float64 value a photo, by name.
 
-    hole_l1_x100: np.ndarray
-    """100 x mean |difference| over the hole's values, values in [0, 1]; lower is better."""
-    psnr_db: np.ndarray
-    """dB over the whole composite; higher is better."""
-    ssim: np.ndarray
-    """At most 1, over the whole composite; higher is better."""
-
-    @staticmethod
-    def joined(parts: list[PhotoMetrics]) -> PhotoMetrics:
-        """The photos of all parts, in their order."""
-        return PhotoMetrics(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PhotoMetrics)))
-
-
-def photo_metrics(composites: Tensor, photos: Tensor, masks: Tensor) -> PhotoMetrics:
-    """All metrics of composites and photos, float32 (B, 3, H, W) in [0, 1], and masks (B, 1, H, W)."""
-    return PhotoMetrics(
-        hole_l1_x100=hole_l1(composites, photos, masks).double().numpy(),
-        psnr_db=psnr(composites, photos).double().numpy(),
-        ssim=ssim(composites, photos).double().numpy(),
-    )
+    ``hole_l1_x100``: 100 x mean |difference| over the hole's values, lower is better; ``psnr_db`` over the whole
+    composite and ``ssim``, at most 1, higher is better. Composites and photos: float32 (B, 3, H, W) in [0, 1];
+    masks (B, 1, H, W).
+    """
+    return {
+        "hole_l1_x100": hole_l1(composites, photos, masks).double().numpy(),
+        "psnr_db": psnr(composites, photos).double().numpy(),
+        "ssim": ssim(composites, photos).double().numpy(),
+    }
 
 
 def composite(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
     """``completed`` inside the hole, the photo outside: (B, 3, H, W), by selection, so exactly either."""
     return torch.where(masks > 0.5, completed, photos)
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3), rounded to the nearest."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def hole_l1(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:

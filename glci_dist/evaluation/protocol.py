@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -12,14 +13,22 @@ from torch import Tensor
 
 from glci_dist.config import HolesConfig
 from glci_dist.data.decode import DecodeError, decode
-from glci_dist.data.holes import check_holes, draw_holes
+from glci_dist.data.holes import Holes, check_holes, draw_holes
 from glci_dist.data.index import Index
 from glci_dist.data.masks import render_masks
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 
-BOX_SEED = 20170730
-"""Seed of the ``box`` protocol's holes. Frozen: another value makes every published figure incomparable."""
+_SEED = 20170730
+"""Frozen: another value makes every published figure incomparable."""
+_RADII = {
+    "freeform-thin": (1 / 64, 2 / 64),
+    "freeform-medium": (2 / 64, 4 / 64),
+    "freeform-thick": (4 / 64, 7 / 64),
+}
+"""Range of a stroke's half width, as shares of the photo's side. Frozen too."""
+MASK_SETS = ("box", "centre", *_RADII)
+"""The frozen sets of holes."""
 
 
 @dataclass(frozen=True)
@@ -34,52 +43,90 @@ class Protocol:
 
     def masks(self, numbers: range) -> Tensor:
         """The holes of these photos: float32 (len(numbers), 1, size, size), 1 in the hole."""
-        holes = draw_holes(self.holes, self.size, seed=self.seed, step=0, slots=numbers)
+        holes = self._draw(numbers)
         return render_masks(torch.from_numpy(holes.boxes), torch.from_numpy(holes.strokes), self.size)
+
+    def patches(self, numbers: range) -> Tensor:
+        """Left, top of each hole's neighbourhood: int32 (len(numbers), 2), squares of ``holes.patch`` px."""
+        return torch.from_numpy(self._draw(numbers).fake_patches)
 
     def digest(self, photos: int) -> str:
         """Sha256 over the boxes and strokes of the first ``photos`` holes; equal digests mean equal holes."""
-        holes = draw_holes(self.holes, self.size, seed=self.seed, step=0, slots=range(photos))
+        holes = self._draw(range(photos))
         digest = hashlib.sha256()
         digest.update(np.ascontiguousarray(holes.boxes, dtype="<i4").tobytes())
         digest.update(np.ascontiguousarray(holes.strokes, dtype="<f4").tobytes())
         return digest.hexdigest()
 
+    def _draw(self, numbers: range) -> Holes:
+        return draw_holes(self.holes, self.size, seed=self.seed, step=0, slots=numbers)
 
-def box_protocol(size: int, holes: HolesConfig) -> Protocol:
-    """The default protocol ``box``: one rectangle anywhere, sides from ``holes``' range whatever its kind.
 
-    Raises UserError where such holes do not fit a photo of ``size`` px.
+def frozen_protocol(name: str, size: int, holes: HolesConfig) -> Protocol:
+    """The mask set ``name`` on photos of ``size`` px.
+
+    ``box``: one rectangle anywhere, sides from ``holes``' range whatever its kind; the hole's neighbourhood is
+    the local discriminator's patch. The others take nothing from ``holes``: ``centre`` is a square of half the
+    side in the middle, ``freeform-thin``, ``-medium`` and ``-thick`` are one to four strokes in a square of
+    five eighths of the side.
+
+    Raises UserError for another name, and where such holes do not fit the photo.
     """
-    box = replace(holes, kind="box")
-    check_holes(box, size)
-    return Protocol(name="box", seed=BOX_SEED, size=size, holes=box)
+    if name not in MASK_SETS:
+        raise UserError(f"--masks={name} is no mask set: choose among {', '.join(MASK_SETS)}")
+    chosen = replace(holes, kind="box")
+    if name == "centre":
+        chosen = HolesConfig(kind="centre", min_side=1, max_side=size // 2, patch=5 * size // 8)
+    elif name in _RADII:
+        side, radii = 5 * size // 8, [max(1.0, size * share) for share in _RADII[name]]
+        chosen = HolesConfig(kind="freeform", min_side=1, max_side=side, max_count=4, stroke_radius=radii, patch=side)
+    check_holes(chosen, size)
+    return Protocol(name=name, seed=_SEED, size=size, holes=chosen)
 
 
-def evaluation_photos(
-    index: Index, store: ShardStore, *, size: int, short_edge: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Every sample of ``index`` in its order: ("<shard>/<key>", uint8 (size, size, 3) RGB).
+class EvaluationPhotos(Sequence[tuple[str, np.ndarray]]):
+    """The first samples of ``index`` in its order: ("<shard>/<key>", uint8 (size, size, 3) RGB) each.
 
-    The short edge is scaled to ``short_edge`` px, then the centre is cut out; nothing is random.
-    Raises UserError for a crop larger than the short edge, and for a photo that cannot be decoded:
-    leaving it out would move every later photo to another hole.
+    The short edge is scaled to ``short_edge`` px, then the centre is cut out; nothing is random. Taking a
+    photo raises UserError where it cannot be decoded: leaving it out would move every later photo to another
+    hole.
     """
-    if short_edge < size:
-        raise UserError(
-            f"short edge {short_edge} is smaller than the crop of {size} px; set data.short_edge to at least {size}"
-        )
-    for number, shard in enumerate(index.shards):
-        for sample in range(shard.samples):
-            key, encoded = store.sample(number, sample)
-            name = f"{shard.name}/{key}"
-            try:
-                photo = decode(encoded, short_edge=short_edge)
-            except DecodeError as error:
-                raise UserError(
-                    f"{name} cannot be decoded ({error}); an evaluation needs every photo: build its shards again"
-                ) from error
-            yield name, centre_crop(photo, size)
+
+    def __init__(
+        self, index: Index, store: ShardStore, *, size: int, short_edge: int, count: int | None = None
+    ) -> None:
+        """``count``: only so many (default all). Raises UserError for a crop larger than the short edge."""
+        if short_edge < size:
+            raise UserError(
+                f"short edge {short_edge} is smaller than the crop of {size} px; set data.short_edge to at least {size}"
+            )
+        self._index, self._store, self._size, self._short_edge = index, store, size, short_edge
+        self._ends = np.cumsum(index.counts)
+        self._count = min(count or index.total, index.total)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> tuple[str, np.ndarray]: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[tuple[str, np.ndarray]]: ...
+    def __getitem__(self, number: int | slice) -> tuple[str, np.ndarray] | list[tuple[str, np.ndarray]]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(self._count))]
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        shard = self._index.shards[place]
+        key, encoded = self._store.sample(place, number - int(self._ends[place]) + shard.samples)
+        name = f"{shard.name}/{key}"
+        try:
+            photo = decode(encoded, short_edge=self._short_edge)
+        except DecodeError as error:
+            raise UserError(
+                f"{name} cannot be decoded ({error}); an evaluation needs every photo: build its shards again"
+            ) from error
+        return name, centre_crop(photo, self._size)
 
 
 def centre_crop(photo: np.ndarray, size: int) -> np.ndarray:

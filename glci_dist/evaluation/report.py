@@ -12,28 +12,32 @@ from PIL import Image
 from glci_dist.data.grid import grid, scale_to
 
 if TYPE_CHECKING:
-    from glci_dist.evaluation.evaluate import Result, Sample
+    from glci_dist.evaluation.evaluate import Sample
+    from glci_dist.evaluation.result import Result
 
 HOLE = (255, 255, 255)
 
 
-def write_report(result: Result, samples: Sequence[Sample], folder: Path, *, network: str, beside: str) -> Path:
+def write_report(
+    result: Result, samples: Sequence[Sample], folder: Path, *, networks: Sequence[str], beside: str
+) -> Path:
     """Writes ``evaluation.json``, ``.md`` and ``.png`` into ``folder``; returns the picture's path.
 
-    ``network`` and ``beside`` name the methods of ``samples`` to draw: the network (its output and
-    its composite) and the baseline (its composite).
+    ``networks`` and ``beside`` name the methods of ``samples`` to draw: each network's composite, of the last one
+    the raw output too, and a baseline's composite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(result.to_json(), encoding="utf-8")
-    (folder / "evaluation.md").write_text(result.table(), encoding="utf-8")
-    titles = ["photo", "hole", beside, "output", "completed"]
+    (folder / "evaluation.json").write_text(result.to_json() + "\n", encoding="utf-8")
+    (folder / "evaluation.md").write_text(result.table(networks), encoding="utf-8")
+    several = len(networks) > 1
+    titles = ["photo", "hole", beside, "output", *(networks if several else ["completed"])]
     rows = [
         [
             sample.photo,
             with_hole(sample.photo, sample.hole),
             sample.completed[beside],
-            sample.outputs[network],
-            sample.completed[network],
+            sample.outputs[networks[-1]],
+            *(sample.completed[network] for network in networks),
         ]
         for sample in samples
     ]

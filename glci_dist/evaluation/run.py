@@ -1,89 +1,171 @@
-"""`glci evaluate`: a run's completions beside the baselines', on held-out shards."""
+"""`glci evaluate`: what runs complete, beside the baselines, on held-out shards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from glci_dist import compose
 from glci_dist.checkpoints import reading
-from glci_dist.checkpoints.manifest import Unreadable
-from glci_dist.cluster.world import choose_device
-from glci_dist.config import Config
+from glci_dist.checkpoints.manifest import Checkpoint, Unreadable, folder_name
+from glci_dist.cluster import collectives
+from glci_dist.cluster.world import World, joined
+from glci_dist.config import Config, EngineConfig
 from glci_dist.data.index import load_index
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import Complete, mean_colour, telea
-from glci_dist.evaluation.evaluate import Result, evaluate, take_samples
-from glci_dist.evaluation.protocol import box_protocol, evaluation_photos
+from glci_dist.evaluation.evaluate import evaluate, take_samples
+from glci_dist.evaluation.identity import Identity
+from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
 from glci_dist.evaluation.report import write_report
+from glci_dist.evaluation.result import Result
+from glci_dist.evaluation.yardsticks import EfficientNet, Inception, Lpips, Yardstick
 from glci_dist.models.build import build_completion
 from glci_dist.models.completion import fill_colour
 from glci_dist.runs.folder import RunFolder
 
 _SAMPLES = 8
+MEAN_COLOUR, TELEA = "mean colour", "OpenCV Telea"
 
 
-def evaluate_run(
-    folder: Path, shards: str, *, photos: int | None = None, batch: int = 32, out: Path | None = None
-) -> Result:
-    """Measure the newest checkpoint of a run on the first ``photos`` (default all) of ``shards``.
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation is asked for."""
 
-    Writes the report into ``out`` (default ``folder``/evaluation) and prints the table. Raises
-    ``UserError`` for a folder without a checkpoint and for shards that cannot be read.
+    runs: Sequence[str]
+    """Folders of runs, each perhaps with ``@`` and a step."""
+    shards: str
+    masks: str = "box"
+    """Name of a frozen mask set."""
+    photos: int | None = None
+    """Only so many."""
+    batch: int = 32
+    resamples: int = 200
+    identity: bool = False
+    fid_weights: Path | None = None
+    lpips_weights: Path | None = None
+    out: Path | None = None
+    """Folder of the report; None: ``evaluation`` in the first run's folder."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A completion network as a run left it."""
+
+    name: str
+    config: Config
+    network: nn.Module
+    """In evaluation mode; the moving average, if the run has one."""
+
+
+def evaluate_runs(asked: Asked) -> None:
+    """Measure runs on held-out shards, write the report and print it; on every rank of a launcher's world.
+
+    Raises ``UserError`` for a folder without a checkpoint, shards that cannot be read, and runs that do not
+    complete photos of one size.
     """
-    if (photos is not None and photos < 1) or batch < 1:
-        raise UserError(f"--photos={photos} --batch={batch}: both must be at least 1")
-    config, network, step = load_completion(folder)
-    index = load_index(shards)
-    store = ShardStore(index, config.data.cache)
-    total = min(photos or index.total, index.total)
-    protocol = box_protocol(config.data.size, config.holes)
+    for option, number, least in (
+        ("--photos", asked.photos if asked.photos is not None else 1, 1),
+        ("--batch", asked.batch, 1),
+        ("--resamples", asked.resamples, 0),
+    ):
+        if number < least:
+            raise UserError(f"{option}={number} is too small: it must be at least {least}")
+    with joined(EngineConfig()) as world:
+        problem, trained = None, []
+        try:
+            trained = [load_trained(run, tell=world.is_main) for run in asked.runs]
+        except UserError as error:
+            problem = str(error)
+        world.agree(problem)
+        _evaluate(asked, trained, world)
 
-    def stream() -> Iterator[tuple[str, np.ndarray]]:
-        pairs = evaluation_photos(index, store, size=config.data.size, short_edge=config.data.short_edge[0])
-        return islice(pairs, total)
 
-    name = f"{config.name} (step {step})"
+def _evaluate(asked: Asked, trained: Sequence[Trained], world: World) -> Result | None:
+    first = trained[0].config
+    for each in trained:
+        for key in ("size", "short_edge"):
+            one, other = (getattr(config.data, key) for config in (first, each.config))
+            if one != other and (key == "size" or one[0] != other[0]):
+                raise UserError(
+                    f"{trained[0].name} has data.{key}={one} and {each.name} {other}: measure them by themselves"
+                )
+    names = [each.name for each in trained]
+    if len(set(names)) < len(names):
+        raise UserError(f"{max(names, key=names.count)} is named twice: name each run, or RUN@STEP, once")
+    index = load_index(asked.shards)
+    store = ShardStore(index, first.data.cache)
+    photos = EvaluationPhotos(
+        index, store, size=first.data.size, short_edge=first.data.short_edge[0], count=asked.photos
+    )
+    protocol = frozen_protocol(asked.masks, first.data.size, first.holes)
     methods: dict[str, Complete] = {
-        "mean colour": mean_colour(fill_colour(network).flatten().tolist()),
-        "OpenCV Telea": telea,
-        name: _complete_with(network, torch.device(choose_device("auto"))),
+        MEAN_COLOUR: mean_colour(fill_colour(trained[0].network).flatten().tolist()),
+        TELEA: telea,
+        **{each.name: complete_with(each.network, world.device) for each in trained},
     }
-    result = evaluate(methods, stream(), protocol, batch=batch, total=total, progress=True)
-    samples = take_samples(methods, stream(), protocol, count=_SAMPLES)
-    target = out or folder / "evaluation"
-    picture = write_report(result, samples, target, network=name, beside="OpenCV Telea")
-    print(result.table(), end="")
-    print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
+    with _yardsticks(asked, world) as yardsticks:
+        result = evaluate(
+            methods,
+            photos,
+            protocol,
+            yardsticks=yardsticks,
+            baselines=(MEAN_COLOUR, TELEA),
+            batch=asked.batch,
+            replicates=asked.resamples,
+            world=world,
+            progress=True,
+        )
+    # The other ranks wait for what the first one does by itself, however long that is.
+    collectives.begin("the intervals of an evaluation", patient=True)
+    if result is not None:
+        result.resample(progress=True)
+        samples = take_samples(methods, photos, protocol, count=_SAMPLES)
+        target = asked.out or Path(str(asked.runs[0]).split("@")[0]) / "evaluation"
+        picture = write_report(result, samples, target, networks=names, beside=TELEA)
+        print(result.table(names), end="")
+        print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
     return result
 
 
-def load_completion(folder: Path) -> tuple[Config, nn.Module, int]:
-    """A run's configuration, its completion network (the moving average, if it has one), and its step."""
-    run = RunFolder(folder)
-    config = compose.read(run.config_file)
+def load_trained(run: str, *, tell: bool = True) -> Trained:
+    """The network of a run's newest checkpoint, or of the step behind ``@``; says what is damaged, if ``tell``."""
+    folder, step = _parted(run)
+    found = RunFolder(folder)
+    config = compose.read(found.config_file)
 
-    def tell(path: Path, problem: str) -> None:
-        print(f"{path} is damaged ({problem}): an older one is taken")
+    def say(path: Path, problem: str) -> None:
+        if tell:
+            print(f"{path} is damaged ({problem}): an older one is taken")
 
+    checkpoint: Checkpoint | None
     try:
-        checkpoint = reading.newest(run.checkpoints, damaged=tell)
+        if step is None:
+            checkpoint = reading.newest(found.checkpoints, damaged=say)
+        elif (found.checkpoints / folder_name(step)).is_dir():
+            checkpoint, problems = reading.examine(found.checkpoints / folder_name(step))
+            if checkpoint is None:
+                raise UserError(f"{found.checkpoints / folder_name(step)} is damaged ({'; '.join(problems)})")
+        else:
+            raise UserError(f"{folder} has no checkpoint of step {step}: glci checkpoints list {folder}")
     except Unreadable as error:
         raise UserError(f"{error}: mend that, and try again") from error
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: one is written at the end of each phase")
     network = build_completion(config)
     reading.load_networks(checkpoint, {"average" if config.engine.ema else "completion": network})
-    return config, network.eval(), checkpoint.step
+    return Trained(f"{config.name} (step {checkpoint.step})", config, network.eval())
 
 
-def _complete_with(network: nn.Module, device: torch.device) -> Complete:
+def complete_with(network: nn.Module, device: torch.device) -> Complete:
+    """The network as a method."""
     network.to(device)
 
     def complete(photos: Tensor, masks: Tensor) -> Tensor:
@@ -91,3 +173,38 @@ def _complete_with(network: nn.Module, device: torch.device) -> Complete:
         return network(images, masks.to(device))
 
     return complete
+
+
+def _parted(run: str) -> tuple[Path, int | None]:
+    """A run's folder, and the step behind ``@`` if one stands there."""
+    before, at, step = run.rpartition("@")
+    if not at or Path(run).is_dir():
+        return Path(run), None
+    if not step.isdigit():
+        raise UserError(f"{run}: behind @ stands the step of a checkpoint, a whole number")
+    return Path(before), int(step)
+
+
+@contextmanager
+def _yardsticks(asked: Asked, world: World) -> Iterator[list[Yardstick]]:
+    """What was asked for; the same on every rank, or the same refusal."""
+    found: list[Yardstick] = []
+    identity: Identity | None = None
+    problem = None
+    try:
+        found.append(EfficientNet(world.device))
+        if asked.lpips_weights is not None:
+            found.append(Lpips(asked.lpips_weights, world.device))
+        if asked.fid_weights is not None:
+            found.append(Inception(asked.fid_weights, world.device))
+        if asked.identity:
+            identity = Identity(max(1, len(os.sched_getaffinity(0)) // world.local_size))
+            found.append(identity)
+    except UserError as error:
+        problem = str(error)
+    world.agree(problem)
+    try:
+        yield found
+    finally:
+        if identity is not None:
+            identity.close()

@@ -11,21 +11,16 @@ from torch import Tensor
 from glci_dist.config import HolesConfig
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import mean_colour, telea
-from glci_dist.evaluation.evaluate import evaluate, take_samples
-from glci_dist.evaluation.protocol import Protocol, box_protocol
+from glci_dist.evaluation.evaluate import take_samples
+from glci_dist.evaluation.protocol import Protocol, frozen_protocol
+from tests.evaluation.measured import evaluated, noise_photos
 
 SIZE = 32
-Pairs = list[tuple[str, np.ndarray]]
-
-
-def noise_photos(count: int) -> Pairs:
-    rng = np.random.default_rng(5)
-    return [(f"shard/{i}", rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)) for i in range(count)]
 
 
 @pytest.fixture
 def protocol() -> Protocol:
-    return box_protocol(SIZE, HolesConfig(min_side=8, max_side=16, patch=20))
+    return frozen_protocol("box", SIZE, HolesConfig(min_side=8, max_side=16, patch=20))
 
 
 def echo(photos: Tensor, masks: Tensor) -> Tensor:
@@ -35,8 +30,8 @@ def echo(photos: Tensor, masks: Tensor) -> Tensor:
 
 def test_a_method_never_sees_what_is_behind_the_hole(protocol: Protocol) -> None:
     white = [("white", np.full((SIZE, SIZE, 3), 255, np.uint8))]
-    result = evaluate({"echo": echo}, white, protocol)
-    assert result.summary("echo", "hole_l1_x100").mean == pytest.approx(100.0)
+    result = evaluated({"echo": echo}, white, protocol)
+    assert result.summary("echo", "hole_l1_x100").value == pytest.approx(100.0)
 
 
 def test_only_the_hole_of_a_completion_counts(protocol: Protocol) -> None:
@@ -46,19 +41,19 @@ def test_only_the_hole_of_a_completion_counts(protocol: Protocol) -> None:
     def spoilt_outside(shown: Tensor, masks: Tensor) -> Tensor:
         return torch.where(masks > 0.5, grey(shown, masks), torch.rand(len(shown), 3, SIZE, SIZE))
 
-    result = evaluate({"grey": grey, "spoilt": spoilt_outside}, photos, protocol)
+    result = evaluated({"grey": grey, "spoilt": spoilt_outside}, photos, protocol)
     for metric in ("hole_l1_x100", "psnr_db", "ssim"):
         assert result.summary("grey", metric) == result.summary("spoilt", metric)
 
 
 def test_figures_do_not_depend_on_the_batch(protocol: Protocol) -> None:
     photos = noise_photos(7)
-    one = evaluate({"telea": telea}, photos, protocol, batch=2)
-    other = evaluate({"telea": telea}, photos, protocol, batch=64)
+    one = evaluated({"telea": telea}, photos, protocol, batch=2)
+    other = evaluated({"telea": telea}, photos, protocol, batch=64)
     assert one.holes_sha256 == other.holes_sha256
     assert one.keys == other.keys == tuple(key for key, _ in photos)
-    assert np.allclose(one.per_photo["telea"].hole_l1_x100, other.per_photo["telea"].hole_l1_x100, rtol=1e-5)
-    assert np.allclose(one.per_photo["telea"].ssim, other.per_photo["telea"].ssim, rtol=1e-5)
+    for name in ("hole_l1_x100", "psnr_db", "ssim"):
+        assert np.allclose(one.figures["telea"][name], other.figures["telea"][name], rtol=1e-5)
 
 
 def test_means_are_over_photos_not_over_hole_values(protocol: Protocol) -> None:
@@ -67,14 +62,12 @@ def test_means_are_over_photos_not_over_hole_values(protocol: Protocol) -> None:
     def by_photo(shown: Tensor, masks: Tensor) -> Tensor:
         return torch.tensor([0.1, 0.4]).reshape(2, 1, 1, 1).expand(2, 3, SIZE, SIZE)
 
-    summary = evaluate({"m": by_photo}, black, protocol).summary("m", "hole_l1_x100")
-    assert summary.mean == pytest.approx(25.0)
-    assert summary.standard_error == pytest.approx(15.0)
+    assert evaluated({"m": by_photo}, black, protocol).value("m", "hole_l1_x100") == pytest.approx(25.0)
 
 
 def test_the_json_holds_the_protocol_and_every_figure(protocol: Protocol) -> None:
     photos = noise_photos(4)
-    result = evaluate({"mean colour": mean_colour((0.5, 0.4, 0.3)), "Telea": telea}, photos, protocol)
+    result = evaluated({"mean colour": mean_colour((0.5, 0.4, 0.3)), "Telea": telea}, photos, protocol)
     document = json.loads(result.to_json())
     assert document["photos"] == 4
     assert document["protocol"]["name"] == "box"
@@ -84,28 +77,62 @@ def test_the_json_holds_the_protocol_and_every_figure(protocol: Protocol) -> Non
     assert list(document["methods"]) == ["mean colour", "Telea"]
     for figures in document["methods"].values():
         assert list(figures) == ["hole_l1_x100", "psnr_db", "ssim"]
-        assert all(math.isfinite(figure["mean"]) for figure in figures.values())
-        assert all(figure["standard_error"] > 0 for figure in figures.values())
+        assert all(math.isfinite(figure["value"]) for figure in figures.values())
+        assert all(figure["low"] < figure["value"] < figure["high"] for figure in figures.values())
+        sizes = document["by_hole_size"]["Telea"]
+        assert sum(size["photos"] for size in sizes.values()) == 4
 
 
 def test_the_json_of_a_single_photo_is_valid(protocol: Protocol) -> None:
-    document = json.loads(evaluate({"Telea": telea}, noise_photos(1), protocol).to_json())
-    assert document["methods"]["Telea"]["psnr_db"]["standard_error"] is None
+    document = json.loads(evaluated({"Telea": telea}, noise_photos(1), protocol).to_json())
+    assert document["methods"]["Telea"]["psnr_db"]["low"] is None
 
 
-def test_the_table_is_aligned_and_shows_each_method_once(protocol: Protocol) -> None:
-    result = evaluate({"mean colour": mean_colour((0.5,) * 3), "Telea": telea}, noise_photos(2), protocol)
+def test_the_table_is_aligned_and_shows_each_method_and_figure_once(protocol: Protocol) -> None:
+    result = evaluated({"mean colour": mean_colour((0.5,) * 3), "Telea": telea}, noise_photos(2), protocol)
     lines = result.table().splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({len(line) for line in table}) == 1
-    assert [line.split("|")[1].strip() for line in table[2:]] == ["mean colour", "Telea"]
-    assert f"{result.summary('Telea', 'psnr_db').mean:.2f}" in table[3]
+    assert [cell.strip() for cell in table[0].split("|")[2:-1]] == ["mean colour", "Telea"]
+    assert [line.split("|")[1].split()[0] for line in table[2:]] == ["l1", "PSNR", "SSIM"]
+    assert f"{result.value('Telea', 'psnr_db'):.2f}" in table[3].split("|")[3]
     assert str(protocol.seed) in lines[-1]
+
+
+def test_the_ratio_of_two_networks_is_surer_than_either(protocol: Protocol) -> None:
+    """Its resamples share the photos, whose difficulty cancels."""
+    photos = noise_photos(24)
+    methods = {"one": mean_colour((0.5, 0.4, 0.3)), "other": mean_colour((0.6, 0.4, 0.3))}
+    result = evaluated(methods, photos, protocol)
+    ratio = result.ratio("other", "one", "hole_l1_x100")
+    alone = [result.summary(method, "hole_l1_x100") for method in methods]
+    assert ratio.value == pytest.approx(alone[1].value / alone[0].value)
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert ratio.low < ratio.value < ratio.high
+    for each in alone:
+        assert each.low is not None
+        assert each.high is not None
+        assert (ratio.high - ratio.low) / ratio.value < 0.8 * (each.high - each.low) / each.value
+    told = result.table(["one", "other"])
+    assert "other over one" in told
+    assert f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" in told
+
+
+def test_figures_by_the_holes_size_are_those_of_these_photos_alone(protocol: Protocol) -> None:
+    result = evaluated({"Telea": telea}, noise_photos(40), protocol)
+    document = json.loads(result.to_json())["by_hole_size"]["Telea"]
+    shares = protocol.masks(range(40)).mean((1, 2, 3)).numpy()
+    assert list(document) == ["under 10%", "10 to 20%", "20 to 30%"]
+    for (low, high), size in zip(((0, 0.1), (0.1, 0.2), (0.2, 0.3)), document.values(), strict=True):
+        rows = (shares >= low) & (shares < high)
+        assert size["photos"] == rows.sum() > 1
+        assert size["psnr_db"] == pytest.approx(result.figures["Telea"]["psnr_db"][rows].mean())
 
 
 def test_samples_are_the_first_photos_with_the_holes_of_the_evaluation(protocol: Protocol) -> None:
     photos = noise_photos(5)
-    samples = take_samples({"telea": telea, "echo": echo}, iter(photos), protocol, count=3)
+    samples = take_samples({"telea": telea, "echo": echo}, photos, protocol, count=3)
     masks = protocol.masks(range(5))
     assert [sample.key for sample in samples] == [key for key, _ in photos[:3]]
     for number, sample in enumerate(samples):
@@ -119,7 +146,7 @@ def test_samples_are_the_first_photos_with_the_holes_of_the_evaluation(protocol:
 
 def test_no_photos_is_a_clear_refusal(protocol: Protocol) -> None:
     with pytest.raises(UserError, match="no photos"):
-        evaluate({"Telea": telea}, [], protocol)
+        evaluated({"Telea": telea}, [], protocol)
 
 
 def test_a_diverged_network_is_named_with_its_photo(protocol: Protocol) -> None:
@@ -129,4 +156,4 @@ def test_a_diverged_network_is_named_with_its_photo(protocol: Protocol) -> None:
         return output
 
     with pytest.raises(UserError, match=r"network completes shard/1 .*not finite"):
-        evaluate({"network": diverged}, noise_photos(3), protocol)
+        evaluated({"network": diverged}, noise_photos(3), protocol)

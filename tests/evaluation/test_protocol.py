@@ -14,11 +14,16 @@ from PIL import Image
 
 from glci_dist.config import CacheConfig, HolesConfig
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name
+from glci_dist.data.masks import crop_patches
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
-from glci_dist.evaluation.protocol import box_protocol, centre_crop, evaluation_photos
+from glci_dist.evaluation.protocol import MASK_SETS, EvaluationPhotos, Protocol, centre_crop, frozen_protocol
 
 HOLES = HolesConfig(min_side=19, max_side=38)
+
+
+def box_protocol(size: int, holes: HolesConfig) -> Protocol:
+    return frozen_protocol("box", size, holes)
 
 
 def test_the_hole_of_a_photo_depends_on_its_number_alone() -> None:
@@ -46,10 +51,53 @@ def test_the_digest_tells_protocols_apart() -> None:
     assert len({protocol.digest(100), protocol.digest(99), *(other.digest(100) for other in others)}) == 4
 
 
-def test_the_box_protocol_is_frozen() -> None:
-    """A change here makes every figure published so far incomparable: it needs a new protocol name."""
-    frozen = "c24c7aab93dd0733cb157ab33ee7df076e6f8f900d6c34d6658971e5ac2b8ad7"
-    assert box_protocol(64, HOLES).digest(673) == frozen
+FROZEN = {
+    "box": "c24c7aab93dd0733cb157ab33ee7df076e6f8f900d6c34d6658971e5ac2b8ad7",
+    "centre": "a213fa517bd4b78a579531b188d0b0c08b02a51af11abec6ad5d425cf2515d51",
+    "freeform-thin": "cbfac96b90ac03f253648cf578ecb4afc0e7ca50be3bdbdda2914e76d117696f",
+    "freeform-medium": "c0be0e9a7d3174e4819a9206aa6961c981ee3bc9d780cd015a1e6a3f2d70265b",
+    "freeform-thick": "646a757e6c89f953c0d81186c542cf6132693d923ac5571a86710431ef487f4a",
+}
+
+
+@pytest.mark.parametrize("name", MASK_SETS)
+def test_every_mask_set_is_frozen(name: str) -> None:
+    """A change here makes every figure published so far incomparable: it needs a new mask set."""
+    assert frozen_protocol(name, 64, HOLES).digest(673) == FROZEN[name]
+
+
+@pytest.mark.parametrize("name", MASK_SETS)
+@pytest.mark.parametrize("size", [32, 64, 160])
+def test_the_neighbourhood_holds_the_hole_and_lies_in_the_photo(name: str, size: int) -> None:
+    protocol = frozen_protocol(name, size, HolesConfig(min_side=size // 4, max_side=size // 2, patch=5 * size // 8))
+    masks, patches, side = protocol.masks(range(200)), protocol.patches(range(200)), protocol.holes.patch
+    assert patches.min() >= 0
+    assert patches.max() <= size - side
+    inside = crop_patches(masks, patches, side)
+    assert torch.equal(inside.sum((1, 2, 3)), masks.sum((1, 2, 3)))
+    assert inside.sum((1, 2, 3)).min() > 0
+
+
+def test_thicker_strokes_make_larger_holes() -> None:
+    shares = [
+        float(frozen_protocol(f"freeform-{name}", 64, HOLES).masks(range(400)).mean())
+        for name in ("thin", "medium", "thick")
+    ]
+    assert 0.01 < shares[0] < 0.7 * shares[1] < 0.7 * shares[2] < 0.3
+
+
+def test_only_the_box_set_takes_its_sides_from_the_run() -> None:
+    other = HolesConfig(kind="centre", min_side=10, max_side=20, patch=32)
+    equal = {
+        name: frozen_protocol(name, 64, HOLES).digest(50) == frozen_protocol(name, 64, other).digest(50)
+        for name in MASK_SETS
+    }
+    assert equal == {name: name != "box" for name in MASK_SETS}
+
+
+def test_an_unknown_mask_set_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(UserError, match=r"--masks=boxes .*box, centre, freeform-thin"):
+        frozen_protocol("boxes", 64, HOLES)
 
 
 def test_the_local_patch_of_a_run_does_not_move_the_holes() -> None:
@@ -105,7 +153,7 @@ def shards(tmp_path: Path) -> Index:
 
 def test_photos_come_in_index_order_cut_from_the_middle(shards: Index) -> None:
     store = ShardStore(shards, CacheConfig())
-    photos = list(evaluation_photos(shards, store, size=24, short_edge=24))
+    photos = list(EvaluationPhotos(shards, store, size=24, short_edge=24))
     assert [key for key, _ in photos] == [f"shard-{n // 3:06d}.tar/{n:05d}" for n in range(6)]
     for number, (_, photo) in enumerate(photos):
         assert photo.shape == (24, 24, 3)
@@ -115,7 +163,7 @@ def test_photos_come_in_index_order_cut_from_the_middle(shards: Index) -> None:
 
 def test_an_evaluation_takes_the_same_photos_every_time(shards: Index) -> None:
     one, other = (
-        list(evaluation_photos(shards, ShardStore(shards, CacheConfig()), size=20, short_edge=24)) for _ in range(2)
+        list(EvaluationPhotos(shards, ShardStore(shards, CacheConfig()), size=20, short_edge=24)) for _ in range(2)
     )
     for (key, photo), (other_key, other_photo) in zip(one, other, strict=True):
         assert key == other_key
@@ -123,15 +171,23 @@ def test_an_evaluation_takes_the_same_photos_every_time(shards: Index) -> None:
 
 
 def test_a_crop_larger_than_the_short_edge_is_refused(shards: Index) -> None:
-    photos = evaluation_photos(shards, ShardStore(shards, CacheConfig()), size=64, short_edge=60)
     with pytest.raises(UserError, match="60"):
-        next(photos)
+        EvaluationPhotos(shards, ShardStore(shards, CacheConfig()), size=64, short_edge=60)
+
+
+def test_photos_are_taken_by_number_and_no_more_than_asked_for(shards: Index) -> None:
+    photos = EvaluationPhotos(shards, ShardStore(shards, CacheConfig()), size=24, short_edge=24, count=4)
+    assert len(photos) == 4
+    assert [key for key, _ in photos[1:]] == [f"shard-{n // 3:06d}.tar/{n:05d}" for n in (1, 2, 3)]
+    assert len(EvaluationPhotos(shards, ShardStore(shards, CacheConfig()), size=24, short_edge=24, count=99)) == 6
+    with pytest.raises(IndexError):
+        photos[4]
 
 
 def test_a_photo_that_cannot_be_decoded_ends_the_evaluation_with_its_name(tmp_path: Path) -> None:
     index = write_shards(tmp_path, [[encoded_photo(0), b"not a photo"]])
     with pytest.raises(UserError, match=r"shard-000000.tar/00001"):
-        list(evaluation_photos(index, ShardStore(index, CacheConfig()), size=24, short_edge=24))
+        list(EvaluationPhotos(index, ShardStore(index, CacheConfig()), size=24, short_edge=24))
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 10), (11, 16), (17, 10)])

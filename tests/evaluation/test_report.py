@@ -9,9 +9,10 @@ from PIL import Image
 
 from glci_dist.config import HolesConfig
 from glci_dist.evaluation.baselines import mean_colour, telea
-from glci_dist.evaluation.evaluate import evaluate, take_samples
-from glci_dist.evaluation.protocol import box_protocol
+from glci_dist.evaluation.evaluate import take_samples
+from glci_dist.evaluation.protocol import frozen_protocol
 from glci_dist.evaluation.report import grid, with_hole, write_report
+from tests.evaluation.measured import evaluated
 
 
 def flat(value: int, size: int = 16) -> np.ndarray:
@@ -62,13 +63,13 @@ def test_a_hole_is_painted_over_the_photo_alone() -> None:
 def test_a_report_is_a_table_json_and_a_picture(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     photos = [(f"s/{i}", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for i in range(3)]
-    protocol = box_protocol(32, HolesConfig(min_side=8, max_side=16, patch=20))
+    protocol = frozen_protocol("box", 32, HolesConfig(min_side=8, max_side=16, patch=20))
     methods = {"Telea": telea, "network": mean_colour((0.2, 0.4, 0.6))}
-    result = evaluate(methods, photos, protocol)
+    result = evaluated(methods, photos, protocol)
     samples = take_samples(methods, photos, protocol, count=2)
-    picture = write_report(result, samples, tmp_path / "new", network="network", beside="Telea")
+    picture = write_report(result, samples, tmp_path / "new", networks=["network"], beside="Telea")
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text())["photos"] == 3
-    assert (tmp_path / "new" / "evaluation.md").read_text() == result.table()
+    assert (tmp_path / "new" / "evaluation.md").read_text() == result.table(["network"])
     width, height = Image.open(picture).size
     assert picture.name == "evaluation.png"
     assert width > 5 * 32 * 4

@@ -1,0 +1,82 @@
+"""The command line of `glci evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_HELP = """\
+Complete every photo of some shards with the networks of one or more runs, on a frozen set of holes, and
+report, each with its 95% interval, beside two baselines (the mean colour, OpenCV's Telea inpainting):
+  l1 in the hole (x100), PSNR, SSIM       how far the pixels are
+  perceptual and Frechet distance         how far what a network sees is, photo by photo and as a distribution;
+                                          on EfficientNet-Lite0, which comes inside a package: they are no LPIPS
+                                          and no FID, and compare with each other only
+  identity distance (--identity)          whether the face is still the same person's
+  LPIPS, FID (--lpips-weights, ...)       the published ones, where you have their networks' weights
+over the whole photo and around the hole alone, and by the hole's size. With several runs, or steps of one run
+(RUN@STEP), also the ratio of each to the first. Under torchrun the ranks share the photos.
+
+mask sets: box (sides as the run's holes), centre, freeform-thin, freeform-medium, freeform-thick. Results with
+equal digests were taken on equal holes.
+
+examples:
+  glci evaluate runs/faces64 --data shards/val
+  glci evaluate runs/faces64@900 runs/faces64 --data shards/val --masks freeform-medium
+  torchrun --nproc-per-node 8 -m glci_dist evaluate runs/faces160 --data shards/val --identity
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `evaluate`."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure runs' completions",
+        description=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN[@STEP]", nargs="+", help="the run's folder, such as runs/faces64")
+    parser.add_argument("--data", required=True, metavar="SHARDS", help="folder or url of held-out shards")
+    parser.add_argument("--masks", default="box", metavar="SET", help="the frozen set of holes (box)")
+    parser.add_argument("--photos", type=int, default=None, metavar="N", help="only the first N photos")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="photos completed at a time (32)")
+    parser.add_argument(
+        "--resamples", type=int, default=200, metavar="N", help="of the photos, for the intervals; 0: none (200)"
+    )
+    parser.add_argument("--identity", action="store_true", help="identity distance (pip install 'glci-dist[identity]')")
+    parser.add_argument(
+        "--fid-weights",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="FID with these weights, pt_inception-2015-12-05-6726825d.pth",
+    )
+    parser.add_argument(
+        "--lpips-weights",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="LPIPS with these weights, alexnet-owt-7be5be79.pth",
+    )
+    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from glci_dist.evaluation.run import Asked, evaluate_runs
+
+    evaluate_runs(
+        Asked(
+            runs=parsed.runs,
+            shards=parsed.data,
+            masks=parsed.masks,
+            photos=parsed.photos,
+            batch=parsed.batch,
+            resamples=parsed.resamples,
+            identity=parsed.identity,
+            fid_weights=parsed.fid_weights,
+            lpips_weights=parsed.lpips_weights,
+            out=parsed.out,
+        )
+    )
+    return 0

@@ -1,0 +1,105 @@
+"""Whether a completed face is still the same person: dlib's face embedding, from a package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from glci_dist.errors import UserError
+from glci_dist.evaluation.metrics import to_uint8
+from glci_dist.evaluation.yardsticks import WHOLE, Seen, Yardstick
+
+SAME = 0.6
+"""dlib takes two photos for the same person where their embeddings are less than this apart."""
+_LOOKED_AT = 256
+"""px that photos are enlarged to before a face is looked for: the detector needs faces of 80 px."""
+_CHIP, _MARGIN = 150, 0.25
+"""The embedding's own input, px, and the margin around the face that it was trained with."""
+
+
+class Identity(Yardstick):
+    """How far the embeddings (128 numbers) of a photo and of its composite are apart: 0 to about 1.4.
+
+    The face is found and turned upright on the photo, and the composite is cut at the same place. A photo in
+    which dlib finds no face has no value (nan). dlib holds Python's lock, so processes look, one a core.
+    """
+
+    pair = "identity"
+    regions = (WHOLE,)
+    for_baselines = False
+
+    def __init__(self, processes: int) -> None:
+        """Raises UserError where the packages are missing."""
+        if find_models() is None or importlib.util.find_spec("dlib") is None:
+            raise UserError("identity needs dlib-bin and face-recognition-models: pip install 'glci-dist[identity]'")
+        self._pool = ProcessPoolExecutor(processes, get_context("forkserver"))
+        self._processes = processes
+
+    def look(self, pictures: Tensor, photos: Tensor) -> Seen:
+        parts = min(self._processes, len(pictures))
+        pairs = zip(np.array_split(to_uint8(pictures), parts), np.array_split(to_uint8(photos), parts), strict=True)
+        return Seen([torch.from_numpy(np.concatenate(list(self._pool.map(_embed, *zip(*pairs, strict=True)))))])
+
+    def compare(self, one: Seen, other: Seen) -> Tensor:
+        return (one.details[0] - other.details[0]).square().sum(1).sqrt()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown()
+
+
+def find_models() -> Path | None:
+    """The folder of the package's models, without importing it: it asks for a part of setuptools that is gone."""
+    found = importlib.util.find_spec("face_recognition_models")
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(found.submodule_search_locations[0]) / "models"
+
+
+@cache
+def _networks() -> tuple[Any, Any, Any]:
+    """The detector, the landmarks' predictor and the embedding of this process."""
+    import dlib
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    models = find_models()
+    assert models is not None
+    return (
+        dlib.get_frontal_face_detector(),
+        dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat")),
+        dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat")),
+    )
+
+
+def _embed(pictures: np.ndarray, photos: np.ndarray) -> np.ndarray:
+    """Embeddings (N, 128) of pictures, uint8 (N, H, W, 3), cut where the photos have their faces."""
+    import dlib
+
+    detector, predictor, network = _networks()
+    found = np.full((len(pictures), 128), np.nan)
+    for number, (picture, photo) in enumerate(zip(pictures, photos, strict=True)):
+        large = _enlarged(photo)
+        faces = detector(large, 0)
+        if not faces:
+            continue
+        face = max(faces, key=lambda each: each.area())
+        landmarks = predictor(large, face)
+        chip = dlib.get_face_chip(_enlarged(picture), landmarks, _CHIP, _MARGIN)
+        found[number] = network.compute_face_descriptor(chip)
+    return found
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    if min(picture.shape[:2]) >= _LOOKED_AT:
+        return np.ascontiguousarray(picture)
+    return cv2.resize(picture, (_LOOKED_AT, _LOOKED_AT), interpolation=cv2.INTER_CUBIC)

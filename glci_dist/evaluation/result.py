@@ -1,0 +1,240 @@
+"""The figures of an evaluation, with their intervals, and the protocol that they were taken on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from glci_dist.evaluation.bootstrap import interval, resamples
+from glci_dist.evaluation.distances import frechet
+from glci_dist.evaluation.protocol import Protocol
+
+FORMAT = "glci-evaluation-2"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure is called and how it is printed."""
+
+    title: str
+    decimals: int
+
+
+FIGURES = {
+    "hole_l1_x100": Figure("l1 in the hole x100 ↓", 2),
+    "psnr_db": Figure("PSNR dB ↑", 2),
+    "ssim": Figure("SSIM ↑", 4),
+    "perceptual": Figure("perceptual distance (EfficientNet-Lite0) ↓", 4),
+    "perceptual_hole": Figure("the same around the hole ↓", 4),
+    "frechet": Figure("Frechet distance (EfficientNet-Lite0) ↓", 3),
+    "frechet_hole": Figure("the same around the hole ↓", 3),
+    "identity": Figure("identity distance (dlib; 0.6: another person) ↓", 3),
+    "lpips": Figure("LPIPS (AlexNet) ↓", 4),
+    "lpips_hole": Figure("the same around the hole ↓", 4),
+    "fid": Figure("FID (InceptionV3) ↓", 3),
+    "fid_hole": Figure("the same around the hole ↓", 3),
+}
+"""Every figure that an evaluation may have, in the order of the table."""
+
+_SIZES = ((0.0, 0.1, "under 10%"), (0.1, 0.2, "10 to 20%"), (0.2, 0.3, "20 to 30%"), (0.3, 1.1, "30% or more"))
+"""Classes of holes by their share of the photo: from, below, name."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One figure over all photos, with the ends of its 95% interval (None where there is none)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of each method, photo by photo."""
+
+    protocol: Protocol
+    holes_sha256: str
+    keys: tuple[str, ...]
+    """"<shard>/<key>" of each of N photos."""
+    hole_shares: NDArray[np.float64]
+    """Share of the photo that is hole, (N,)."""
+    figures: Mapping[str, Mapping[str, np.ndarray]]
+    """By method and figure: a value a photo (N,), nan where it has none."""
+    features: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """By method and figure: features of the composites, (N, D), whose distribution is the figure's."""
+    true_features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By figure: features of the photos, (N, D)."""
+    replicates: int = 200
+    """Resamples that an interval is made of; 0: no intervals."""
+    _resampled: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict, repr=False)
+
+    @property
+    def photos(self) -> int:
+        """Their number."""
+        return len(self.keys)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(self.figures)
+
+    def names(self, method: str) -> list[str]:
+        """The figures that a method has, in the table's order."""
+        return [name for name in FIGURES if name in self.figures[method] or name in self.features.get(method, {})]
+
+    def value(self, method: str, name: str, rows: NDArray[np.bool_] | None = None) -> float:
+        """A figure of a method over all photos, or over those of ``rows`` (N,)."""
+        rows = np.ones(self.photos, bool) if rows is None else rows
+        if name in self.figures[method]:
+            values = self.figures[method][name][rows]
+            return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        if rows.sum() < 2:
+            return float("nan")
+        return frechet(
+            torch.from_numpy(self.features[method][name][rows]), torch.from_numpy(self.true_features[name][rows])
+        )
+
+    def summary(self, method: str, name: str) -> Summary:
+        """A figure of a method with its interval."""
+        value = self.value(method, name)
+        if not self.replicates or self.photos < 2 or not np.isfinite(value):
+            return Summary(value)
+        return Summary(value, *interval(self._resample(method, name), value))
+
+    def ratio(self, method: str, against: str, name: str) -> Summary:
+        """A figure of a method over that of another, resampled together: the photos' own difficulty cancels."""
+        value = self.value(method, name) / self.value(against, name)
+        if not self.replicates or self.photos < 2 or not np.isfinite(value):
+            return Summary(value)
+        return Summary(value, *interval(self._resample(method, name) / self._resample(against, name), value))
+
+    def resample(self, *, progress: bool) -> None:
+        """Take all resamples now, with a progress bar: distances between distributions take their time."""
+        pairs = [(method, name) for method in self.methods for name in self.names(method)]
+        slow = [pair for pair in pairs if pair[1] not in self.figures[pair[0]]] if self.replicates else []
+        for method, name in tqdm(slow, desc="intervals", unit="figure", disable=not progress or not slow):
+            if self.photos > 1:
+                self._resample(method, name)
+
+    def to_json(self) -> str:
+        """The protocol and every figure of every method: over all photos, and by the hole's size."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "protocol": asdict(self.protocol),
+                "holes_sha256": self.holes_sha256,
+                "photos": self.photos,
+                "interval": {"share": 0.95, "resamples": self.replicates},
+                "methods": {
+                    method: {name: _plain(self.summary(method, name)) for name in self.names(method)}
+                    for method in self.methods
+                },
+                "by_hole_size": {
+                    method: {
+                        size: {"photos": int(rows.sum())}
+                        | {name: _finite(self.value(method, name, rows)) for name in self.names(method)}
+                        for size, rows in self._sizes()
+                    }
+                    for method in self.methods
+                },
+            },
+            indent=2,
+            allow_nan=False,
+        )
+
+    def table(self, networks: Sequence[str] = ()) -> str:
+        """Markdown: a figure a row, a method a column; for ``networks`` also by the hole's size, and the others
+        over the first of them.
+        """
+        names = [name for name in FIGURES if any(name in self.names(method) for method in self.methods)]
+        rows = [["", *self.methods]]
+        for name in names:
+            cells = [
+                _cell(self.summary(method, name), name) if name in self.names(method) else "" for method in rows[0][1:]
+            ]
+            rows.append([FIGURES[name].title, *cells])
+        blocks = [_markdown(rows)]
+        for other in networks[1:]:
+            rows = [[f"{other} over {networks[0]}", "ratio"]]
+            for name in self.names(other):
+                rows.append([FIGURES[name].title, _ratio(self.ratio(other, networks[0], name))])
+            blocks.append(_markdown(rows))
+        sizes = self._sizes()
+        for network in networks if len(sizes) > 1 else ():
+            rows = [[f"{network}, holes of", *(f"{size} of the photo ({int(held.sum())})" for size, held in sizes)]]
+            for name in self.names(network):
+                values = (self.value(network, name, held) for _, held in sizes)
+                rows.append([FIGURES[name].title, *(f"{value:.{FIGURES[name].decimals}f}" for value in values)])
+            blocks.append(_markdown(rows))
+        holes = self.protocol.holes
+        sides = f", holes of {holes.min_side} to {holes.max_side} px" if self.protocol.name == "box" else ""
+        intervals = f"; in brackets: 95% intervals of {self.replicates} resamples" if self.replicates else ""
+        blocks.append(
+            f"{self.photos} photos of {self.protocol.size} px; mask set {self.protocol.name}{sides}, "
+            f"seed {self.protocol.seed}, digest {self.holes_sha256[:12]}{intervals}\n"
+        )
+        return "\n".join(blocks)
+
+    def _sizes(self) -> list[tuple[str, NDArray[np.bool_]]]:
+        """The classes of holes that there are, and which photos are in each."""
+        found = [(name, (self.hole_shares >= low) & (self.hole_shares < high)) for low, high, name in _SIZES]
+        return [(name, rows) for name, rows in found if rows.any()]
+
+    def _resample(self, method: str, name: str) -> NDArray[np.float64]:
+        """A figure's value in each resample."""
+        if (method, name) not in self._resampled:
+            counts = resamples(self.photos, self.replicates)
+            if name in self.figures[method]:
+                values = self.figures[method][name]
+                known = np.isfinite(values)
+                sums = counts[:, known] @ values[known]
+                found = sums / np.maximum(counts[:, known].sum(1), 1)
+            else:
+                one = torch.from_numpy(self.features[method][name])
+                true = torch.from_numpy(self.true_features[name])
+                found = np.array([frechet(one, true, torch.from_numpy(each)) for each in counts])
+            self._resampled[method, name] = found
+        return self._resampled[method, name]
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _plain(summary: Summary) -> dict[str, float | None]:
+    return {"value": _finite(summary.value), "low": summary.low, "high": summary.high}
+
+
+def _cell(summary: Summary, name: str) -> str:
+    decimals = FIGURES[name].decimals
+    if not np.isfinite(summary.value):
+        return ""
+    if summary.low is None:
+        return f"{summary.value:.{decimals}f}"
+    return f"{summary.value:.{decimals}f} ({summary.low:.{decimals}f} to {summary.high:.{decimals}f})"
+
+
+def _ratio(summary: Summary) -> str:
+    if summary.low is None:
+        return f"{summary.value:.3f}"
+    return f"{summary.value:.3f} ({summary.low:.3f} to {summary.high:.3f})"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    """An aligned table; the first row is its head, the first column is aligned to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for first, *others in (rows[0], rule, *rows[1:]):
+        aligned = [
+            f"{first:<{widths[0]}}",
+            *(f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)),
+        ]
+        lines.append(f"| {' | '.join(aligned)} |")
+    return "\n".join(lines) + "\n"

@@ -26,6 +26,10 @@ from tests.slurm.trouble import slow_steps
 from tests.small_run import build_faces, final_files
 
 _STEPS_AN_EVENT = 15
+_STEP_S = 0.5
+"""What each step takes longer, so that no event meets a run that is done."""
+_TIME_OVER_S = 100
+"""Until the scheduler warns of a time limit that was set so that it finds time to; the run goes on meanwhile."""
 _LEAD_S = 30
 """``cluster.signal_lead_s`` of configs/cluster/box.yaml."""
 
@@ -44,18 +48,17 @@ def main() -> None:
 def run(folder: Path, events: int, draw: random.Random) -> None:
     (folder / "faces").mkdir()
     box = Box(build_faces(folder / "faces", photos=24, samples=6))
-    steps = (_STEPS_AN_EVENT * events + 200, 10, 20)
-    box.mend()
-    # Slower, so that an event does not meet a run that is done.
-    job = box.submit(
-        folder / "runs", slow_steps(0.2, folder / "custom"), "cluster.restarts=1000", "cluster.min_nodes=2", steps=steps
-    )
-    job.wait_for_step(EVERY)
+    # Each kind comes at least once.
     kinds = list(_EVENTS)
+    names = (kinds + draw.choices(kinds, k=max(0, events - len(kinds))))[:events]
+    waits = names.count("its time is over") * round(_TIME_OVER_S / _STEP_S)
+    steps = (_STEPS_AN_EVENT * events + waits, 10, 20)
+    box.mend()
+    slow = slow_steps(_STEP_S, folder / "custom")
+    job = box.submit(folder / "runs", slow, "cluster.restarts=1000", "cluster.min_nodes=2", steps=steps)
+    job.wait_for_step(EVERY)
     expected: dict[int, str] = {}
-    for number in range(1, events + 1):
-        # Each kind comes about as often as any other.
-        name = kinds[(number - 1) % len(kinds)] if number <= len(kinds) else draw.choice(kinds)
+    for number, name in enumerate(names, 1):
         time.sleep(draw.uniform(0, 2))
         struck, start = job.account().attempts[-1].number, time.time()
         told, undo = _EVENTS[name](box, job, draw)

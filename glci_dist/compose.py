@@ -27,9 +27,11 @@ _CHOICES = {
     "model.completion.kind": ("glcic", "context_encoder"),
     "model.completion.enlarge": ("deconvolution", "resize"),
     "model.discriminator.kind": ("global_local", "global", "local"),
+    "model.discriminator.normalization": ("batch", "spectral", "none"),
+    "model.discriminator.batch_norm": ("apart", "together"),
     "losses.reconstruction": ("l2", "l1"),
     "losses.region": ("hole", "photo"),
-    "losses.adversarial": ("non_saturating", "saturating"),
+    "losses.adversarial": ("non_saturating", "saturating", "hinge", "least_squares", "wasserstein"),
     "optimizers.completion.kind": ("adam", "adadelta"),
     "optimizers.discriminator.kind": ("adam", "adadelta"),
     "engine.device": ("auto", "cpu", "cuda"),
@@ -51,6 +53,15 @@ _AT_LEAST = {
     "data.cache.max_gib": 0,
     "data.cache.retries": 0,
     "data.cache.backoff_s": 0,
+    "model.discriminator.slope": 0,
+    "losses.gradient_penalty": 0,
+    "losses.r1": 0,
+    "losses.penalty_every": 1,
+    "losses.label_smoothing": 0,
+    "losses.instance_noise": 0,
+    "losses.feature_matching": 0,
+    "losses.perceptual": 0,
+    "losses.total_variation": 0,
     "optimizers.completion.weight_decay": 0,
     "optimizers.discriminator.weight_decay": 0,
     "engine.gradient_clip": 0,
@@ -102,7 +113,13 @@ _ABOVE_ZERO = (
 _OPEN = ("cluster.environment", "cluster.sbatch")
 """Mappings whose keys are the user's; each is one value."""
 
-_BELOW_ONE = ("optimizers.completion.rho", "optimizers.discriminator.rho", "engine.ema")
+_BELOW_ONE = (
+    "model.discriminator.slope",
+    "losses.label_smoothing",
+    "optimizers.completion.rho",
+    "optimizers.discriminator.rho",
+    "engine.ema",
+)
 
 
 def load(overrides: Sequence[str] = ()) -> Config:
@@ -210,6 +227,7 @@ def check(config: Config) -> None:
             f"data.order.lanes={config.data.order.lanes} does not divide global_batch={config.global_batch}: "
             "choose a divisor"
         )
+    _check_contest(config)
     _check_phases(config)
 
 
@@ -253,6 +271,31 @@ def _check_numbers(flat: dict[str, Any]) -> None:
         raise UserError(f"seed={flat['seed']} is too large: it must be less than 2**63")
 
 
+def _check_contest(config: Config) -> None:
+    """Settings of the losses and the discriminators that do not go together."""
+    losses, judge = config.losses, config.model.discriminator
+    for key, weight in (("losses.r1", losses.r1), ("losses.gradient_penalty", losses.gradient_penalty)):
+        if weight and judge.normalization == "batch":
+            raise UserError(
+                f"{key}={weight} needs each photo judged by itself, but batch norm mixes the photos of a batch: "
+                "set model.discriminator.normalization to spectral or none"
+            )
+    if judge.batch_norm == "together" and judge.normalization != "batch":
+        raise UserError(
+            f"model.discriminator.batch_norm=together, but model.discriminator.normalization={judge.normalization} "
+            "has no batch norm: leave one of them out"
+        )
+    if losses.label_smoothing and losses.adversarial not in ("non_saturating", "saturating"):
+        raise UserError(
+            f"losses.label_smoothing={losses.label_smoothing} smooths the cross-entropy's target, and "
+            f"losses.adversarial={losses.adversarial} has none: set it to 0"
+        )
+    if losses.adversarial == "wasserstein" and not losses.gradient_penalty:
+        raise UserError(
+            "losses.adversarial=wasserstein grows without bound by itself: set losses.gradient_penalty=10, say"
+        )
+
+
 def _check_lists(config: Config) -> None:
     data, optimizers = config.data, config.optimizers
     short = data.short_edge
@@ -290,6 +333,11 @@ def _check_phases(config: Config) -> None:
         if phase.steps and not (phase.completion_every or phase.discriminator_every):
             raise UserError(
                 f"phases.{name} updates no network: set completion_every or discriminator_every, or steps=0"
+            )
+        if phase.balance and not (phase.alpha and phase.reconstruction and phase.balance_steps):
+            raise UserError(
+                f"phases.{name}.balance={phase.balance} weighs the adversarial loss against the reconstruction: "
+                "alpha, reconstruction and balance_steps must be above 0"
             )
         if phase.lr_schedule not in ("constant", "linear", "cosine"):
             raise UserError(

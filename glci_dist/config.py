@@ -100,6 +100,12 @@ class DiscriminatorConfig:
     """``global_local``, or one branch alone: ``global``, ``local``."""
     width: float = 1.0
     """Factor on every channel count."""
+    normalization: str = "batch"
+    """``batch`` (batch norm, the paper's), ``spectral`` (of every layer's weights) or ``none``."""
+    batch_norm: str = "apart"
+    """Whether batch norm sees real and completed photos ``apart`` or ``together``, as one batch."""
+    slope: float = 0.0
+    """Of the activations below zero: 0 is ReLU (the paper's), 0.2 a usual leaky one."""
 
 
 @dataclass
@@ -119,7 +125,24 @@ class LossConfig:
     region: str = "hole"
     """Where the reconstruction is judged: ``hole`` or ``photo``; a mean over that region, photo by photo."""
     adversarial: str = "non_saturating"
-    """The completion network's term: ``non_saturating`` or ``saturating`` (the paper's minimax)."""
+    """The contest: ``non_saturating`` or ``saturating`` (cross-entropy; the latter is the paper's minimax),
+    ``hinge``, ``least_squares`` or ``wasserstein`` (with ``gradient_penalty``)."""
+    gradient_penalty: float = 0.0
+    """Weight of WGAN-GP's penalty: the discriminators' gradient between real and completed has norm 1."""
+    r1: float = 0.0
+    """Weight (gamma) of the R1 penalty: the discriminators' gradient on real photos is small."""
+    penalty_every: int = 1
+    """The penalties are reckoned at every n-th step, n times as heavy."""
+    label_smoothing: float = 0.0
+    """A real photo's target is 1 less this, one-sided (cross-entropy only)."""
+    instance_noise: float = 0.0
+    """Standard deviation of the noise on all that the discriminators see, pixels in [0, 1]; falls to 0 over a phase."""
+    feature_matching: float = 0.0
+    """Weight of the difference between the discriminators' activations of a photo and of its completion."""
+    perceptual: float = 0.0
+    """Weight of the perceptual distance on EfficientNet-Lite0; then that figure of `glci evaluate` is no judge."""
+    total_variation: float = 0.0
+    """Weight of the mean difference between neighbouring pixels in the hole and across its edge."""
 
 
 @dataclass
@@ -140,6 +163,11 @@ class PhaseConfig:
     """Weight of the reconstruction loss."""
     alpha: float = 0.0
     """Weight of the adversarial loss (the paper's alpha)."""
+    balance: float = 0.0
+    """In place of ``alpha`` (which still switches the adversarial loss on): that weight with which the adversarial
+    gradient at the output is so many times the reconstruction's, by the phase's first steps; 0: ``alpha``."""
+    balance_steps: int = 20
+    """Steps at the phase's start whose gradients ``balance`` is measured on; in the first one it is only measured."""
     lr_schedule: str = "constant"
     """``constant``, ``linear`` or ``cosine``: from the phase's learning rates down to ``lr_final`` of them."""
     lr_warmup: int = 0

@@ -200,6 +200,13 @@ def test_what_cannot_be_composed_is_said_in_one_line(override: str, said: str) -
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("losses.r1=1", "losses.r1=1.0 needs each photo judged by itself"),
+        ("losses.gradient_penalty=10", "set model.discriminator.normalization to spectral or none"),
+        ("losses.adversarial=wasserstein", "set losses.gradient_penalty=10"),
+        ("losses.label_smoothing=1", "at least 0 and less than 1"),
+        ("losses.penalty_every=0", "at least 1"),
+        ("model.discriminator.slope=1", "at least 0 and less than 1"),
+        ("phases.completion.balance=1", "phases.completion.balance=1.0 weighs the adversarial loss"),
         ("name=", "name=''"),
         ("name=../there", "name='../there'"),
         ("runs=", "runs is empty"),
@@ -264,3 +271,18 @@ def test_what_a_world_cannot_run_is_refused(
 
 def test_fp16_runs_on_a_gpu_and_slots_may_be_cut_as_often_as_they_divide() -> None:
     compose.check_world(_load("engine.precision=fp16", "engine.accumulation=4"), 8, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("losses.adversarial=hinge", "losses.label_smoothing=0.1"), "losses.adversarial=hinge has none: set it to 0"),
+        (
+            ("model.discriminator.batch_norm=together", "model.discriminator.normalization=none"),
+            "model.discriminator.normalization=none has no batch norm",
+        ),
+    ],
+)
+def test_settings_of_the_contest_that_do_not_go_together_are_refused(overrides: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        _load(*overrides)

@@ -38,9 +38,6 @@ def build_completion(config: Config) -> nn.Module:
 
 def build_discriminators(config: Config) -> nn.Module:
     """The context discriminators, with weights drawn from ``config.seed``: equal on every rank."""
-    chosen = config.model.discriminator
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
-        return ContextDiscriminators(
-            size=config.data.size, patch=config.holes.patch, width=chosen.width, kind=chosen.kind
-        )
+        return ContextDiscriminators(size=config.data.size, patch=config.holes.patch, config=config.model.discriminator)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from glci_dist.config import DiscriminatorConfig
 from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.models.spectral_norm import SpectralConv2d, SpectralLinear
 
 _CHANNELS = (64, 128, 256, 512, 512, 512)
 _FEATURES = 1024
+
+Pair = tuple[Tensor, Tensor]
+"""Photos ``(N, 3, size, size)`` in [0, 1] and patches ``(N, 3, patch, patch)`` of them."""
 
 
 def convolutions(size: int) -> int:
@@ -26,51 +31,80 @@ def convolutions(size: int) -> int:
 class Branch(nn.Module):
     """One discriminator without its last layer: ``(N, 3, size, size)`` to ``(N, 1024 * width)``."""
 
-    def __init__(self, size: int, *, width: float = 1.0) -> None:
+    def __init__(self, size: int, config: DiscriminatorConfig) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inputs = 3
         for channels in _CHANNELS[: convolutions(size)]:
-            outputs = max(1, round(width * channels))
-            layers += [
-                nn.Conv2d(inputs, outputs, 5, 2, 2, bias=False),
-                BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            ]
+            outputs = max(1, round(config.width * channels))
+            if config.normalization == "batch":
+                layers += [nn.Conv2d(inputs, outputs, 5, 2, 2, bias=False), BatchNorm2d(outputs)]
+            elif config.normalization == "spectral":
+                layers.append(SpectralConv2d(inputs, outputs, 5, 2, 2))
+            else:
+                layers.append(nn.Conv2d(inputs, outputs, 5, 2, 2))
+            layers.append(_activation(config.slope))
             inputs, size = outputs, -(-size // 2)
-        self.features = max(1, round(width * _FEATURES))
+        self.features = max(1, round(config.width * _FEATURES))
         self.layers = nn.Sequential(*layers)
-        self.connected = nn.Sequential(nn.Linear(inputs * size * size, self.features), nn.ReLU(inplace=True))
+        self.connected = nn.Sequential(_linear(inputs * size * size, self.features, config), _activation(config.slope))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.connected(self.layers(images).flatten(1))
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The features, and every activation on the way to them, ``(N, ...)`` each, they themselves the last."""
+        activations = []
+        x = images
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+                activations.append(x)
+        x = self.connected(x.flatten(1))
+        return x, [*activations, x]
 
 
 class ContextDiscriminators(nn.Module):
-    """Global and local branch, concatenated and mapped to one logit a photo.
+    """Global and local branch, concatenated and mapped to one logit a photo."""
 
-    ``kind``: ``global_local`` (GLCIC), or one branch alone: ``global``, ``local``.
-    """
-
-    def __init__(self, *, size: int, patch: int, width: float = 1.0, kind: str = "global_local") -> None:
+    def __init__(self, *, size: int, patch: int, config: DiscriminatorConfig) -> None:
+        """``size``, ``patch``: sides of photos and local patches, px."""
         super().__init__()
-        self.globally = Branch(size, width=width) if "global" in kind else None
-        self.locally = Branch(patch, width=width) if "local" in kind else None
+        self.globally = Branch(size, config) if "global" in config.kind else None
+        self.locally = Branch(patch, config) if "local" in config.kind else None
         features = sum(branch.features for branch in (self.globally, self.locally) if branch is not None)
-        self.decide = nn.Linear(features, 1)
+        self.decide = _linear(features, 1, config)
+        self.sees_together = config.batch_norm == "together"
+        """Whether batch norm takes the pairs of a pass as one batch."""
 
     def judge(self, photos: Tensor, patches: Tensor) -> Tensor:
-        """Logits ``(N,)``, fp32: above 0 for "real".
+        """Logits ``(N,)``, fp32: above 0 for "real"."""
+        return self._see(photos, patches)[0]
 
-        ``photos``: ``(N, 3, size, size)`` in [0, 1]; ``patches``: ``(N, 3, patch, patch)`` of them.
-        """
-        seen = [
-            branch(images)
-            for branch, images in ((self.globally, photos), (self.locally, patches))
-            if branch is not None
-        ]
-        return self.decide(torch.cat(seen, 1)).squeeze(1).float()
+    def forward(self, *pairs: Pair) -> tuple[Tensor, ...]:
+        """Logits of each pair. Batch norm sees each pair apart, or all together as configured."""
+        return tuple(logits for logits, _ in self.look(*pairs))
 
-    def forward(self, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Logits of each (photos, patches) pair. Batch norm sees each pair apart."""
-        return tuple(self.judge(photos, patches) for photos, patches in pairs)
+    def look(self, *pairs: Pair) -> list[tuple[Tensor, list[Tensor]]]:
+        """Logits and every activation of both branches, for each pair, as ``forward`` sees them."""
+        if not self.sees_together or len(pairs) == 1:
+            return [self._see(*pair) for pair in pairs]
+        # A slot's photos stand side by side, so that the order in which batch norm sums is that of the slots.
+        count = len(pairs)
+        photos, patches = (torch.stack(images, 1).flatten(0, 1) for images in zip(*pairs, strict=True))
+        logits, activations = self._see(photos, patches)
+        return [(logits[place::count], [each[place::count] for each in activations]) for place in range(count)]
+
+    def _see(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
+        seen, activations = [], []
+        for branch, images in ((self.globally, photos), (self.locally, patches)):
+            if branch is not None:
+                features, passed = branch(images)
+                seen.append(features)
+                activations += passed
+        return self.decide(torch.cat(seen, 1)).squeeze(1).float(), activations
+
+
+def _activation(slope: float) -> nn.Module:
+    return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+
+
+def _linear(inputs: int, outputs: int, config: DiscriminatorConfig) -> nn.Linear:
+    return SpectralLinear(inputs, outputs) if config.normalization == "spectral" else nn.Linear(inputs, outputs)

@@ -22,6 +22,7 @@ from glci_dist.checkpoints.state import Part, Vectors
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig, OptimizerConfig
+from glci_dist.models import spectral_norm
 from glci_dist.models.batch_norm import commit_running_statistics, looked_through
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -93,6 +94,12 @@ class Engine:
         with looked_through(self.network), self._autocast():
             yield self.network
 
+    @property
+    def loss_scale(self) -> float:
+        """What losses are multiplied by on their way back, lest small gradients vanish (fp16; else 1)."""
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        return float(scaler.get_scale()) if scaler else 1.0
+
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """Add the gradient of one micro-batch; the last one's also averages over the ranks."""
         self._engine.set_gradient_accumulation_boundary(is_last)
@@ -107,6 +114,8 @@ class Engine:
             group["lr"] = lr
         update = self._step_whole(limit) if self._config.zero_stage == 0 else self._step_partitioned(limit)
         commit_running_statistics(self.network, accept=update.applied)
+        if update.applied:
+            spectral_norm.advance(self.network)
         return update
 
     def optimizer_parts(self, world: World) -> tuple[dict[str, Part], dict[str, Any]]:

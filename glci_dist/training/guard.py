@@ -35,7 +35,8 @@ class Guard:
             self._end(job.attempt.superseded())
             return
         job.observe(report)
-        health = job.health
+        if report.pulls is not None and not report.skipped:
+            job.contest.balance.see(report.moment, *report.pulls)
         health = job.health
         health.samples += job.config.global_batch
         health.replaced += report.replaced

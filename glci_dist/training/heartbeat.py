@@ -7,6 +7,7 @@ went wrong, is answered before the next step begins.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,16 @@ from glci_dist.training.updates import Measures
 _LOSSES = (
     "reconstruction",
     "adversarial",
+    "feature_matching",
+    "perceptual",
+    "total_variation",
     "real_loss",
     "completed_loss",
+    "penalty",
     "real_accuracy",
     "completed_accuracy",
 )
+_PULLS = ("reconstruction_pull", "adversarial_pull")
 _HOST = ("data_seconds", "collective_seconds", "stall_seconds", "replaced", "stops", "superseded")
 
 
@@ -54,6 +60,11 @@ class Report:
     moment: Moment
     losses: dict[str, float]
     """Means over all slots, of what the step measured."""
+    pulls: tuple[float, float] | None
+    """Norms of the gradients at the completion network's output over the whole batch: of all but the adversarial
+    term, and of that without its weight; None where there was no contest."""
+    alpha: float | None
+    """The adversarial term's weight."""
     completion_norm: float | None
     discriminator_norm: float | None
     skipped: bool
@@ -79,7 +90,8 @@ class Report:
 def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Report:
     """Put the pulses of all ranks together; every rank calls it at a step's end."""
     device, size = world.device, world.size
-    losses = [getattr(measures, name) for name in _LOSSES]
+    measured = (*_LOSSES, *_PULLS)
+    losses = [getattr(measures, name) for name in measured]
     zero = torch.zeros((), device=device)
     host = torch.zeros(len(_HOST) + 2 * size)
     host[: len(_HOST)] = torch.tensor(
@@ -98,7 +110,10 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
     with collective("the heartbeat"):
         dist.all_reduce(vector)
         values = vector.tolist()
-    sums = dict(zip(_HOST, values[len(_LOSSES) :], strict=False))
+    sums = dict(zip(_HOST, values[len(measured) :], strict=False))
+    # A rank's loss is a mean over its share alone: in the batch's mean its gradient is a size-th as large.
+    squares = values[len(_LOSSES) : len(measured)]
+    pulls = (math.sqrt(squares[0]) / size, math.sqrt(squares[1]) / size)
     return Report(
         moment=moment,
         losses={
@@ -106,6 +121,8 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
             for name, value in zip(_LOSSES, values, strict=False)
             if getattr(measures, name) is not None
         },
+        pulls=pulls if measures.adversarial_pull is not None else None,
+        alpha=measures.alpha,
         completion_norm=measures.completion.gradient_norm if measures.completion else None,
         discriminator_norm=measures.discriminator.gradient_norm if measures.discriminator else None,
         skipped=measures.skipped,

@@ -34,7 +34,7 @@ from glci_dist.training.observers import Observer
 from glci_dist.training.phases import Moment, Schedule
 from glci_dist.training.startup import Laps
 from glci_dist.training.stragglers import Stragglers
-from glci_dist.training.updates import Contest, Measures
+from glci_dist.training.updates import Contest, DeviceBatch, Measures, to_device
 
 
 @dataclass
@@ -80,6 +80,10 @@ class Job:
         over = set(self.health.passed_over)
         steps = range(step, self.schedule.steps)
         return self.stream([each for each in steps if each not in over] if over else steps)
+
+    def to_device(self, batch: Batch) -> DeviceBatch:
+        """This rank's share of a step, on its device."""
+        return to_device(batch, self.world.device, self.world.slots(self.config.global_batch))
 
     def follow(self, measures: Measures, batch: Batch | None, step: int) -> None:
         """Take down whose samples were used; let the moving average follow an applied completion update."""
@@ -146,6 +150,7 @@ class Job:
         facts = {
             "optimizers": numbers,
             "health": self.health.state(),
+            "balance": self.contest.balance.state(),
             "samples": sum(used, self._before).to_json(),
             "zero_stage": self.config.engine.zero_stage,
             "config": compose.to_yaml(self.config),
@@ -173,6 +178,7 @@ class Job:
                 f"({problems[0]}): look at what that host mounts; nothing is changed, the same command tries again"
             )
         self.health.load(facts["health"])
+        self.contest.balance.load(facts["balance"])
         self._before, self._own = History.from_json(facts["samples"]), History()
         self._saver.committed = checkpoint.step
         self._saver.verified.add(checkpoint.step)

@@ -18,7 +18,7 @@ from glci_dist.training.heartbeat import Pulse, beat
 from glci_dist.training.job import Job
 from glci_dist.training.setup import prepare
 from glci_dist.training.startup import Laps
-from glci_dist.training.updates import Measures, to_device
+from glci_dist.training.updates import Measures
 
 
 def train(config: Config) -> None:
@@ -68,9 +68,7 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
         if step == job.first_step:
             job.laps.lap("the first batch")
         limits = job.health.limits()
-        measures = (
-            Measures() if batch is None else job.contest.update(to_device(batch, job.world.device), moment, limits)
-        )
+        measures = Measures() if batch is None else job.contest.update(job.to_device(batch), moment, limits)
         job.follow(measures, batch, step)
         pulse = Pulse(
             step_seconds=time.perf_counter() - start,

@@ -131,8 +131,15 @@ class TensorBoard:
 def _scalars(report: Report) -> Iterable[tuple[str, float]]:
     moment = report.moment
     for name, value in report.losses.items():
-        kind, _, side = name.rpartition("_")
-        yield (f"accuracy/{kind}" if side == "accuracy" else f"loss/{kind or side}", value)
+        if name.endswith("_accuracy"):
+            yield f"accuracy/{name.removesuffix('_accuracy')}", value
+        else:
+            yield f"loss/{name.removesuffix('_loss')}", value
+    if report.pulls is not None:
+        assert report.alpha is not None
+        yield "gradient_at_output/reconstruction", report.pulls[0]
+        yield "gradient_at_output/adversarial", report.alpha * report.pulls[1]
+        yield "phase/alpha", report.alpha
     if report.completion_norm is not None:
         yield "gradient_norm/completion", report.completion_norm
         yield "learning_rate/completion", moment.completion_lr

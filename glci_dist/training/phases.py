@@ -19,6 +19,8 @@ class Moment:
     """0 for the first phase that has steps."""
     phase_step: int
     """Steps since the phase began."""
+    left: float
+    """Share of the phase that is left: 1 at its first step."""
     ends_phase: bool
     updates_completion: bool
     updates_discriminator: bool
@@ -28,6 +30,10 @@ class Moment:
     """Weight of the reconstruction loss."""
     alpha: float
     """Weight of the adversarial loss."""
+    balance: float
+    """In place of alpha: what the adversarial gradient shall be of the reconstruction's; 0: alpha."""
+    balance_steps: int
+    """Steps of the phase that it is measured on."""
 
 
 class Schedule:
@@ -53,6 +59,7 @@ class Schedule:
             phase=name,
             phase_number=number,
             phase_step=within,
+            left=1 - within / phase.steps,
             ends_phase=within == phase.steps - 1,
             updates_completion=_is_due(within, phase.completion_every),
             updates_discriminator=_is_due(within, phase.discriminator_every),
@@ -60,6 +67,8 @@ class Schedule:
             discriminator_lr=factor * phase.discriminator_lr,
             reconstruction=phase.reconstruction,
             alpha=phase.alpha,
+            balance=phase.balance,
+            balance_steps=phase.balance_steps,
         )
 
 

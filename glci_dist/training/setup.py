@@ -31,6 +31,7 @@ from glci_dist.training.engines import Engine
 from glci_dist.training.health import Health
 from glci_dist.training.job import Job
 from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard
+from glci_dist.training.perceptual import PerceptualTerm
 from glci_dist.training.phases import Schedule
 from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.startup import Laps
@@ -103,6 +104,8 @@ def build_contest(config: Config, world: World) -> Contest:
         losses=config.losses,
         patch=config.holes.patch,
         accumulation=config.engine.accumulation,
+        seed=config.seed,
+        features=PerceptualTerm(world.device) if config.losses.perceptual else None,
     )
 
 

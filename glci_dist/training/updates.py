@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,9 +13,24 @@ from torch import Tensor
 from glci_dist.config import LossConfig
 from glci_dist.data.batch import Batch
 from glci_dist.data.masks import crop_patches, render_masks
+from glci_dist.models.discriminators import ContextDiscriminators
+from glci_dist.training import noise
+from glci_dist.training.balance import Balance
 from glci_dist.training.engines import Engine, Update
-from glci_dist.training.losses import adversarial, composite, discrimination, reconstruction
+from glci_dist.training.losses import (
+    adversarial,
+    composite,
+    discrimination,
+    feature_matching,
+    reconstruction,
+    threshold,
+    total_variation,
+)
+from glci_dist.training.penalties import gradient_penalty, r1
 from glci_dist.training.phases import Moment
+
+Features = Callable[[Tensor, Tensor], Tensor]
+"""(composites, photos), both (N, 3, H, W) in [0, 1] -> the mean perceptual distance between them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,8 @@ class DeviceBatch:
     """``(N, 2)``: left, top of the local patch on the completed photo."""
     real_patches: Tensor
     """``(N, 2)``: left, top of the local patch on the real photo."""
+    slots: Tensor
+    """``(N,)``: the photos' slots in the global batch, one after the other; on the CPU."""
 
     def parts(self, count: int) -> Iterator[DeviceBatch]:
         """``count`` equal micro-batches, in the order of slots."""
@@ -36,8 +54,8 @@ class DeviceBatch:
             yield DeviceBatch(*tensors)
 
 
-def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
-    """uint8 photos and boxes to float photos and masks on ``device``."""
+def to_device(batch: Batch, device: torch.device, slots: range | None = None) -> DeviceBatch:
+    """uint8 photos and boxes to float photos and masks on ``device``; ``slots``: theirs (default: from 0 on)."""
     # A channels-last view of the bytes: no copy before the conversion to float.
     photos = batch.photos.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
     boxes = batch.boxes.to(device, non_blocking=True)
@@ -47,6 +65,7 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
         masks=render_masks(boxes, strokes, photos.shape[-1]),
         fake_patches=batch.fake_patches.to(device, non_blocking=True),
         real_patches=batch.real_patches.to(device, non_blocking=True),
+        slots=torch.arange(slots.start if slots else 0, (slots.start if slots else 0) + len(photos)),
     )
 
 
@@ -56,12 +75,23 @@ class Measures:
 
     reconstruction: Tensor | None = None
     adversarial: Tensor | None = None
+    feature_matching: Tensor | None = None
+    perceptual: Tensor | None = None
+    total_variation: Tensor | None = None
     real_loss: Tensor | None = None
     completed_loss: Tensor | None = None
+    penalty: Tensor | None = None
+    """The discriminators' penalties, weighted."""
     real_accuracy: Tensor | None = None
     """Share of real photos that the discriminators call real."""
     completed_accuracy: Tensor | None = None
     """Share of completed photos that the discriminators call completed."""
+    reconstruction_pull: Tensor | None = None
+    """Squared norm of the gradient at the completion network's output, but for the adversarial one; weighted."""
+    adversarial_pull: Tensor | None = None
+    """The same of the adversarial term, without its weight."""
+    alpha: float | None = None
+    """The adversarial term's weight."""
     completion: Update | None = None
     discriminator: Update | None = None
 
@@ -86,13 +116,25 @@ class Contest:
     """The completion network and the discriminators, and how a step moves each."""
 
     def __init__(
-        self, completion: Engine, discriminators: Engine, *, losses: LossConfig, patch: int, accumulation: int
+        self,
+        completion: Engine,
+        discriminators: Engine,
+        *,
+        losses: LossConfig,
+        patch: int,
+        accumulation: int,
+        seed: int = 0,
+        features: Features | None = None,
     ) -> None:
+        """``seed``: of the noise. ``features``: the feature maps that the perceptual term compares."""
         self.completion = completion
         self.discriminators = discriminators
+        self.balance = Balance()
         self._losses = losses
         self._patch = patch
         self._accumulation = accumulation
+        self._seed = seed
+        self._features = features
 
     def update(self, batch: DeviceBatch, moment: Moment, limits: Limits = NO_LIMITS) -> Measures:
         """The step's updates: the discriminators first, then the completion network against them.
@@ -109,7 +151,7 @@ class Contest:
             shared = moment.updates_completion and len(parts) == 1
             for part in parts:
                 outputs = self._complete(part, keep_graph=shared)
-                found = _extend(found, self._judge(part, outputs.detach(), is_last=part is parts[-1]))
+                found = _extend(found, self._judge(part, outputs.detach(), moment, is_last=part is parts[-1]))
             discriminator = self.discriminators.step(moment.discriminator_lr, limits.discriminator)
             outputs = outputs if shared else None
         if moment.updates_completion:
@@ -119,7 +161,8 @@ class Contest:
                 outputs = None
             completion = self.completion.step(moment.completion_lr, limits.completion)
         means = {name: torch.stack(values).mean() for name, values in found.items()}
-        return Measures(**means, completion=completion, discriminator=discriminator)
+        alpha = self.balance.alpha(moment) if moment.updates_completion else None
+        return Measures(**means, alpha=alpha, completion=completion, discriminator=discriminator)
 
     def _complete(self, part: DeviceBatch, *, keep_graph: bool) -> Tensor:
         if keep_graph:
@@ -127,36 +170,120 @@ class Contest:
         with torch.no_grad(), self.completion.looked_through() as network:
             return network(part.photos, part.masks)
 
-    def _judge(self, part: DeviceBatch, outputs: Tensor, *, is_last: bool) -> dict[str, Tensor]:
+    def _judge(self, part: DeviceBatch, outputs: Tensor, moment: Moment, *, is_last: bool) -> dict[str, Tensor]:
         """The discriminators' loss and its gradient; the completed photos are constants to it."""
+        losses = self._losses
         completed = composite(outputs, part.photos, part.masks)
         real_logits, completed_logits = self.discriminators(
-            (part.photos, crop_patches(part.photos, part.real_patches, self._patch)),
-            (completed, crop_patches(completed, part.fake_patches, self._patch)),
+            self._shown(part.photos, part.real_patches, part, moment, purpose="noise on real photos"),
+            self._shown(completed, part.fake_patches, part, moment, purpose="noise on completed photos"),
         )
-        real_loss, completed_loss = discrimination(real_logits, completed_logits)
-        self.discriminators.backward((real_loss + completed_loss) / 2, is_last=is_last)
-        return {
+        real_loss, completed_loss = discrimination(real_logits, completed_logits, losses)
+        loss = (real_loss + completed_loss) / 2
+        found = {
             "real_loss": real_loss.detach(),
             "completed_loss": completed_loss.detach(),
-            "real_accuracy": (real_logits > 0).float().mean(),
-            "completed_accuracy": (completed_logits <= 0).float().mean(),
+            "real_accuracy": (real_logits > threshold(losses)).float().mean(),
+            "completed_accuracy": (completed_logits <= threshold(losses)).float().mean(),
         }
+        if (losses.r1 or losses.gradient_penalty) and moment.step % losses.penalty_every == 0:
+            penalty = losses.penalty_every * self._penalty(part, completed, moment)
+            found["penalty"] = penalty.detach()
+            loss = loss + penalty
+        self.discriminators.backward(loss, is_last=is_last)
+        return found
+
+    def _penalty(self, part: DeviceBatch, completed: Tensor, moment: Moment) -> Tensor:
+        judge = cast(ContextDiscriminators, self.discriminators.network).judge
+        losses, patch = self._losses, self._patch
+        penalty = part.photos.new_zeros(())
+        if losses.r1:
+            penalty = penalty + losses.r1 * r1(judge, part.photos, part.real_patches, patch)
+        if losses.gradient_penalty:
+            shares = noise.shares(seed=self._seed, step=moment.step, slots=_range(part)).to(completed.device)
+            between = gradient_penalty(judge, part.photos, completed, shares, part.fake_patches, patch)
+            penalty = penalty + losses.gradient_penalty * between
+        return penalty
 
     def _answer(self, part: DeviceBatch, outputs: Tensor, moment: Moment, *, is_last: bool) -> dict[str, Tensor]:
         """The completion network's loss and its gradient; the discriminators are only looked through."""
-        error = reconstruction(outputs, part.photos, part.masks, self._losses)
+        losses = self._losses
+        network_outputs = outputs
+        if moment.alpha:
+            # Where gradients are taken down to: DeepSpeed lets none but its own backward through the network's own.
+            outputs = outputs.detach().requires_grad_()
+        error = reconstruction(outputs, part.photos, part.masks, losses)
         loss = moment.reconstruction * error
         found = {"reconstruction": error.detach()}
+        completed = composite(outputs, part.photos, part.masks)
+        if losses.total_variation:
+            variation = total_variation(completed, part.masks)
+            found["total_variation"] = variation.detach()
+            loss = loss + losses.total_variation * variation
+        if self._features is not None:
+            distance = self._features(completed, part.photos)
+            found["perceptual"] = distance.detach()
+            loss = loss + losses.perceptual * distance
         if moment.alpha:
-            completed = composite(outputs, part.photos, part.masks)
-            with self.discriminators.looked_through() as judge:
-                (logits,) = judge((completed, crop_patches(completed, part.fake_patches, self._patch)))
-            term = adversarial(logits, self._losses)
-            loss = loss + moment.alpha * term
-            found["adversarial"] = term.detach()
+            gradient = self._contested(loss, completed, outputs, part, moment, found)
+            loss = (network_outputs * gradient).sum()
         self.completion.backward(loss, is_last=is_last)
         return found
+
+    def _contested(
+        self,
+        loss: Tensor,
+        completed: Tensor,
+        outputs: Tensor,
+        part: DeviceBatch,
+        moment: Moment,
+        found: dict[str, Tensor],
+    ) -> Tensor:
+        """The gradient of ``loss`` and of the adversarial terms at ``outputs``, a copy of the network's.
+
+        Each is taken down to there by itself, which costs nothing beside their sum's: so it is known at every step
+        how strongly each pulls.
+        """
+        losses = self._losses
+        with self.discriminators.looked_through() as network:
+            judge = cast(ContextDiscriminators, network)
+            pairs = [self._shown(completed, part.fake_patches, part, moment, purpose="noise on completed photos")]
+            if losses.feature_matching or judge.sees_together:
+                place = part.fake_patches if losses.feature_matching else part.real_patches
+                pairs.append(self._shown(part.photos, place, part, moment, purpose="noise on real photos"))
+            seen = judge.look(*pairs)
+        term = adversarial(seen[0][0], losses)
+        found["adversarial"] = term.detach()
+        # In fp16 a gradient below the scale would vanish on its way through the discriminators.
+        scale = self.completion.loss_scale
+        (pull,) = torch.autograd.grad(loss * scale, outputs, retain_graph=True)
+        (push,) = torch.autograd.grad(term * scale, outputs, retain_graph=bool(losses.feature_matching))
+        pull, push = pull / scale, push / scale
+        # Over all micro-batches, whose mean the loss is.
+        found["reconstruction_pull"] = pull.square().sum() / self._accumulation
+        found["adversarial_pull"] = push.square().sum() / self._accumulation
+        total = pull + self.balance.alpha(moment) * push
+        if losses.feature_matching:
+            matching = feature_matching(seen[0][1], [each.detach() for each in seen[1][1]])
+            found["feature_matching"] = matching.detach()
+            (more,) = torch.autograd.grad(matching * scale, outputs)
+            total = total + losses.feature_matching * more / scale
+        return total
+
+    def _shown(
+        self, images: Tensor, corners: Tensor, part: DeviceBatch, moment: Moment, *, purpose: str
+    ) -> tuple[Tensor, Tensor]:
+        """What the discriminators are shown of images: these with noise, and the local patches at ``corners``."""
+        strength = self._losses.instance_noise * moment.left
+        if strength:
+            drawn = noise.gaussian(images, purpose=purpose, seed=self._seed, step=moment.step, slots=_range(part))
+            images = images + strength * drawn
+        return images, crop_patches(images, corners, self._patch)
+
+
+def _range(part: DeviceBatch) -> range:
+    first = int(part.slots[0])
+    return range(first, first + len(part.slots))
 
 
 def _extend(found: dict[str, list[Tensor]], values: dict[str, Tensor]) -> dict[str, list[Tensor]]:

@@ -13,7 +13,6 @@ from glci_dist.cluster.world import joined
 from glci_dist.training.engines import Engine, Update
 from glci_dist.training.heartbeat import Pulse, beat
 from glci_dist.training.setup import prepare
-from glci_dist.training.updates import to_device
 
 TINY = (
     "recipe=modern",
@@ -79,8 +78,10 @@ def record(overrides: list[str], smooth: bool = False) -> Recording:
                 make_smooth(engine.network)
         for step, batch in enumerate(job.batches(0)):
             moment = job.schedule.at(step)
-            measures = job.contest.update(to_device(batch, world.device), moment)
+            measures = job.contest.update(job.to_device(batch), moment)
             report = beat(world, moment, measures, Pulse(0, 0, 0))
+            if report.pulls is not None:
+                job.contest.balance.see(moment, *report.pulls)
             recording.keys.append(batch.keys)
             recording.losses.append(report.losses)
         recording.weights = weights(job.contest.completion, job.contest.discriminators)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from glci_dist.config import DiscriminatorConfig
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import Branch, ContextDiscriminators
 
@@ -35,7 +36,7 @@ def pair(size: int, patch: int, *, seed: int, count: int = 4) -> tuple[Tensor, T
 def test_each_branch_has_the_papers_layers_and_number_of_parameters(
     size: int, convolutions: int, parameters: float
 ) -> None:
-    branch = Branch(size)
+    branch = Branch(size, DiscriminatorConfig())
 
     assert millions(branch) == parameters
     layers = [module for module in branch.modules() if isinstance(module, nn.Conv2d)]
@@ -47,7 +48,7 @@ def test_each_branch_has_the_papers_layers_and_number_of_parameters(
 
 @pytest.mark.parametrize(("size", "patch"), [(256, 128), (160, 96), (128, 80), (64, 40)])
 def test_the_sizes_of_all_experiments_give_one_logit_a_photo(size: int, patch: int) -> None:
-    judge = ContextDiscriminators(size=size, patch=patch, width=0.05)
+    judge = ContextDiscriminators(size=size, patch=patch, config=DiscriminatorConfig(width=0.05))
     with torch.no_grad():
         (logits,) = judge(pair(size, patch, seed=1, count=3))
 
@@ -56,13 +57,15 @@ def test_the_sizes_of_all_experiments_give_one_logit_a_photo(size: int, patch: i
 
 
 def test_logits_are_unbounded() -> None:
-    judge = ContextDiscriminators(size=32, patch=16, width=0.1)
+    judge = ContextDiscriminators(size=32, patch=16, config=DiscriminatorConfig(width=0.1))
     with torch.no_grad():
         judge.decide.weight.mul_(1e4)
         (logits,) = judge(pair(32, 16, seed=1))
 
     assert logits.abs().max() > 100
-    modules = [type(module) for module in ContextDiscriminators(size=32, patch=16).modules()]
+    modules = [
+        type(module) for module in ContextDiscriminators(size=32, patch=16, config=DiscriminatorConfig()).modules()
+    ]
     assert nn.Sigmoid not in modules
 
 
@@ -71,7 +74,7 @@ def test_logits_are_unbounded() -> None:
     [("global_local", True, True), ("global", True, False), ("local", False, True)],
 )
 def test_a_kind_sees_its_branches_only(kind: str, sees_photo: bool, sees_patch: bool) -> None:
-    judge = ContextDiscriminators(size=32, patch=16, width=0.1, kind=kind).eval()
+    judge = ContextDiscriminators(size=32, patch=16, config=DiscriminatorConfig(width=0.1, kind=kind)).eval()
     photos, patches = pair(32, 16, seed=1)
     other_photos, other_patches = pair(32, 16, seed=2)
     with torch.no_grad():
@@ -85,7 +88,7 @@ def test_a_kind_sees_its_branches_only(kind: str, sees_photo: bool, sees_patch: 
 
 
 def test_real_and_completed_pairs_are_normalised_apart() -> None:
-    judge = ContextDiscriminators(size=32, patch=16, width=0.1).train()
+    judge = ContextDiscriminators(size=32, patch=16, config=DiscriminatorConfig(width=0.1)).train()
     real, completed = pair(32, 16, seed=1), pair(32, 16, seed=2)
     dark = (0.1 * completed[0], 0.1 * completed[1])
     with torch.no_grad():
@@ -98,7 +101,7 @@ def test_real_and_completed_pairs_are_normalised_apart() -> None:
 
 
 def test_no_layer_has_a_bias_before_batch_norm() -> None:
-    judge = ContextDiscriminators(size=32, patch=16, width=0.1)
+    judge = ContextDiscriminators(size=32, patch=16, config=DiscriminatorConfig(width=0.1))
     convolutions = [module for module in judge.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in judge.modules() if isinstance(module, BatchNorm2d)]
 

@@ -46,6 +46,12 @@ OF_DISCRIMINATOR = {
     "gradient_norm/discriminator",
     "learning_rate/discriminator",
 }
+OF_CONTEST = {
+    "loss/adversarial",
+    "gradient_at_output/reconstruction",
+    "gradient_at_output/adversarial",
+    "phase/alpha",
+}
 
 
 def reports() -> list[Report]:
@@ -63,6 +69,8 @@ def reports() -> list[Report]:
             Report(
                 moment=moment,
                 losses=losses,
+                pulls=(3.0, 4.0) if moment.updates_completion and moment.alpha else None,
+                alpha=0.5 if moment.updates_completion else None,
                 completion_norm=2.0 * step if moment.updates_completion else None,
                 discriminator_norm=3.0 * step if moment.updates_discriminator else None,
                 skipped=step == 3,
@@ -195,7 +203,7 @@ def test_a_run_writes_scalars_pictures_and_its_configuration_from_rank_0_alone(
     assert sorted(values) == [1, 2, 3, 4, 5, 6]
     assert values[1].keys() == values[2].keys() == ALWAYS | OF_COMPLETION
     assert values[3].keys() == values[4].keys() == ALWAYS | OF_DISCRIMINATOR
-    assert values[6].keys() == ALWAYS | OF_COMPLETION | OF_DISCRIMINATOR | {"loss/adversarial"}
+    assert values[6].keys() == ALWAYS | OF_COMPLETION | OF_DISCRIMINATOR | OF_CONTEST
     for found in values.values():
         assert np.isfinite(list(found.values())).all()
 

@@ -1,0 +1,58 @@
+"""Weighs the adversarial term so that both gradients reach the completion network with norms of one order.
+
+GLCIC, section 3.4: at the start of the third phase the norms of the two gradients are to be of the same order. They
+are measured at the network's output over the phase's first steps; what is measured is state, which travels in
+checkpoints, and the same on every rank, since it comes from the heartbeat.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glci_dist.training.phases import Moment
+
+
+class Balance:
+    """The adversarial term's weight at each step."""
+
+    def __init__(self) -> None:
+        self._phase = -1
+        """Number of the phase that was measured."""
+        self._steps = 0
+        self._reconstruction = self._adversarial = 0.0
+        """Sums of the norms over those steps."""
+
+    def alpha(self, moment: Moment) -> float:
+        """The weight at a step: the phase's alpha, or with ``balance`` what has been measured before the step.
+
+        Before anything was measured it is 0: the phase's first step only measures.
+        """
+        if not moment.balance:
+            return moment.alpha
+        if self._phase != moment.phase_number or not self._adversarial:
+            return 0.0
+        return moment.balance * self._reconstruction / self._adversarial
+
+    def see(self, moment: Moment, reconstruction: float, adversarial: float) -> None:
+        """Take down the norms of a step's gradients at the output, before their weights."""
+        if not moment.balance or moment.phase_step >= moment.balance_steps:
+            return
+        if self._phase != moment.phase_number:
+            self._phase, self._steps, self._reconstruction, self._adversarial = moment.phase_number, 0, 0.0, 0.0
+        self._steps += 1
+        self._reconstruction += reconstruction
+        self._adversarial += adversarial
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint (JSON)."""
+        return {
+            "phase": self._phase,
+            "steps": self._steps,
+            "reconstruction": self._reconstruction,
+            "adversarial": self._adversarial,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self._phase, self._steps = state["phase"], state["steps"]
+        self._reconstruction, self._adversarial = state["reconstruction"], state["adversarial"]

@@ -1,0 +1,83 @@
+"""Every setting of the contest gives the same losses in every world, and goes on bitwise where it was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.recordings import record, tiny
+from tests.distributed.test_elastic import train_some
+from tests.small_run import final_files
+from tests.worlds import run_world
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+STEPS = (3, 3, 6)
+RELATIVE = 1e-4
+
+_ALONE = ("model.discriminator.normalization=spectral", "model.discriminator.slope=0.2")
+SETTINGS = {
+    "hinge": (
+        *_ALONE,
+        "losses.adversarial=hinge",
+        "losses.r1=1",
+        "losses.penalty_every=2",
+        "losses.instance_noise=0.1",
+        "losses.feature_matching=0.1",
+        "losses.total_variation=0.1",
+        "phases.joint.balance=0.5",
+        "phases.joint.balance_steps=3",
+    ),
+    "wasserstein": (
+        "model.discriminator.normalization=none",
+        "losses.adversarial=wasserstein",
+        "losses.gradient_penalty=10",
+    ),
+    "least-squares-together": (
+        "model.discriminator.batch_norm=together",
+        "losses.adversarial=least_squares",
+        "losses.feature_matching=0.1",
+    ),
+    "smoothed-perceptual": ("losses.label_smoothing=0.1", "losses.perceptual=0.01"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_setting_gives_the_same_losses_in_every_world(
+    faces_shards: str, tmp_path: Path, name: str, stage: int
+) -> None:
+    def overrides(folder: str, stage: int) -> list[str]:
+        extra = (*SETTINGS[name], f"engine.zero_stage={stage}")
+        return tiny(faces_shards, str(tmp_path / folder), steps=STEPS, extra=extra)
+
+    (alone,) = run_world(1, record, overrides("alone", 0))
+    ranks = run_world(2, record, overrides("two", stage))
+    worst = 0.0
+    for step, expected in enumerate(alone.losses):
+        assert ranks[0].losses[step] == ranks[1].losses[step]
+        assert ranks[0].losses[step].keys() == expected.keys()
+        for key, value in expected.items():
+            difference = abs(ranks[0].losses[step][key] - value) / max(abs(value), 1e-3)
+            worst = max(worst, difference)
+            assert difference <= RELATIVE, f"step {step}: {key} is off by {difference:.1e}"
+    print(f"{name}, ZeRO {stage}: losses agree to {worst:.1e}")
+    for key, tensor in ranks[0].weights.items():
+        assert tensor.equal(ranks[1].weights[key]), f"{key} differs between ranks"
+
+
+@pytest.mark.parametrize("stop_in", [7, 10])
+def test_a_run_stopped_while_the_balance_is_measured_or_after_ends_bitwise_the_same(
+    faces_shards: str, tmp_path: Path, stop_in: int
+) -> None:
+    def overrides(folder: str) -> list[str]:
+        return tiny(faces_shards, str(tmp_path / folder), steps=STEPS, extra=("name=run", *SETTINGS["hinge"]))
+
+    run_world(2, train_some, overrides("whole"), None)
+    stopped = run_world(2, train_some, overrides("stopped"), stop_in)
+    assert "SIGUSR2" in stopped[0][2]
+    first, _, ending = run_world(2, train_some, overrides("stopped"), None)[0]
+    assert first == stop_in + 1
+    assert not ending
+    expected = final_files(tmp_path / "whole" / "run", sum(STEPS))
+    assert final_files(tmp_path / "stopped" / "run", sum(STEPS)) == expected

@@ -80,6 +80,8 @@ _AT_LEAST = {
     "monitor.scalars_every": 1,
     "monitor.pictures_every": 0,
     "monitor.pictures": 1,
+    "monitor.evaluate_every": 0,
+    "monitor.evaluate_photos": 2,
     "monitor.straggler_share": 0,
     "monitor.straggler_s": 0,
     "cluster.nodes": 1,
@@ -226,6 +228,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"data.order.lanes={config.data.order.lanes} does not divide global_batch={config.global_batch}: "
             "choose a divisor"
+        )
+    if config.monitor.evaluate_every and not config.data.val:
+        raise UserError(
+            f"monitor.evaluate_every={config.monitor.evaluate_every} needs held-out photos: set data.val to shards of "
+            "them"
         )
     _check_contest(config)
     _check_phases(config)

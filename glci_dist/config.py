@@ -266,6 +266,10 @@ class MonitorConfig:
     """Steps between picture grids; 0: no pictures."""
     pictures: int = 8
     """Faces in a picture grid."""
+    evaluate_every: int = 0
+    """Steps between evaluations on ``data.val``, beside the one at each phase's end; 0: none at all."""
+    evaluate_photos: int = 256
+    """Photos of each, the first ones, with the holes of `glci evaluate`."""
     progress: bool = True
     """Show a progress line."""
     straggler_share: float = 0.25

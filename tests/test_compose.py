@@ -207,6 +207,8 @@ def test_what_cannot_be_composed_is_said_in_one_line(override: str, said: str) -
         ("losses.penalty_every=0", "at least 1"),
         ("model.discriminator.slope=1", "at least 0 and less than 1"),
         ("phases.completion.balance=1", "phases.completion.balance=1.0 weighs the adversarial loss"),
+        ("monitor.evaluate_every=5", "needs held-out photos: set data.val"),
+        ("monitor.evaluate_photos=1", "at least 2"),
         ("name=", "name=''"),
         ("name=../there", "name='../there'"),
         ("runs=", "runs is empty"),

@@ -203,6 +203,11 @@ class Result:
         return self._resampled[method, name]
 
 
+def brief(figures: Mapping[str, float]) -> str:
+    """Figures in one line, by their names."""
+    return ", ".join(f"{name} {value:.{FIGURES[name].decimals}f}" for name, value in figures.items())
+
+
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 

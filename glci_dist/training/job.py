@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,18 @@ from glci_dist.cluster.world import World, has_bf16
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded
+from glci_dist.evaluation.result import brief
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import RunFolder, is_accepted, refuse, result_changes
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import Ledger
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
+from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.health import Health
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.history import History
-from glci_dist.training.observers import Observer
+from glci_dist.training.observers import Observer, TensorBoard
 from glci_dist.training.phases import Moment, Schedule
 from glci_dist.training.startup import Laps
 from glci_dist.training.stragglers import Stragglers
@@ -56,6 +59,7 @@ class Job:
     hosts: Sequence[str] = ()
     """Of each rank."""
     laps: Laps = field(default_factory=Laps)
+    evaluations: Evaluations | None = None
     first_step: int = 0
     observers: list[Observer] = field(default_factory=list)
 
@@ -106,14 +110,21 @@ class Job:
                     f"{slow.seconds:.0f} s: all wait for it"
                 )
         for observer in self.observers:
-            try:
-                observer.see(report)
-            except OSError as error:
-                name = type(observer).__name__
-                if name not in self._troubled:
-                    self._troubled.add(name)
-                    self.journal("not-shown", report.moment.step, observer=name, error=str(error))
-                    self.tell(f"{name} could not write: {error}; training goes on")
+            self._show(observer, report.moment.step, partial(observer.see, report))
+
+    def evaluate_if_due(self, moment: Moment) -> None:
+        """Measure the network, or its moving average, on held-out photos where that is due; every rank calls it."""
+        if self.evaluations is None or not self.evaluations.is_due(moment):
+            return
+        network = self.average.network if self.average is not None else self.contest.completion.network
+        figures = self.evaluations.take(network)
+        if not figures:
+            return
+        self.journal("evaluation", moment.step, **{name: round(value, 6) for name, value in figures.items()})
+        self.tell(f"evaluation after step {moment.step}: {brief(figures)}")
+        for observer in self.observers:
+            if isinstance(observer, TensorBoard):
+                self._show(observer, moment.step, partial(observer.add_figures, figures, moment.step))
 
     def save_if_due(self, moment: Moment, *, must: bool) -> None:
         """Begin to save the state after ``moment``'s step where that is due; every rank calls it."""
@@ -345,6 +356,16 @@ class Job:
 
     def _engines(self) -> dict[str, Engine]:
         return {"completion": self.contest.completion, "discriminator": self.contest.discriminators}
+
+    def _show(self, observer: Observer, step: int, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except OSError as error:
+            name = type(observer).__name__
+            if name not in self._troubled:
+                self._troubled.add(name)
+                self.journal("not-shown", step, observer=name, error=str(error))
+                self.tell(f"{name} could not write: {error}; training goes on")
 
     def _every_second(self) -> None:
         if self._ledger is not None:

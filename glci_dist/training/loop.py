@@ -90,6 +90,8 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             continue
         if isinstance(guard.ending, Superseded):
             return guard.ending
+        if guard.ending is None:
+            job.evaluate_if_due(moment)
         job.save_if_due(moment, must=guard.ending is not None)
         step += 1
         if guard.ending is not None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -107,6 +107,12 @@ class TensorBoard:
         """Show a picture ``(H, W, 3)``, uint8."""
         with self._writing() as writer:
             writer.add_image("pictures", picture, step, dataformats="HWC")
+
+    def add_figures(self, figures: Mapping[str, float], step: int) -> None:
+        """Show what an evaluation found."""
+        with self._writing() as writer:
+            for name, value in figures.items():
+                writer.add_scalar(f"evaluation/{name}", value, step)
 
     def rewind(self, step: int) -> None:
         self.close()

@@ -28,6 +28,7 @@ from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import RunFolder
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
+from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.health import Health
 from glci_dist.training.job import Job
 from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard
@@ -57,6 +58,7 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     collectives.begin("building the networks")
     contest = build_contest(config, world)
     fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
+    evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
     average = MovingAverage(contest.completion.network, config.engine.ema) if config.engine.ema else None
 
     def stream(steps: Sequence[int]) -> Iterable[Batch]:
@@ -84,6 +86,7 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
         changes=changes,
         hosts=hosts,
         laps=laps,
+        evaluations=evaluations,
     )
     laps.lap("building the networks")
     ready.resume()

@@ -1,0 +1,51 @@
+"""Evaluations of a run while it trains: what `glci evaluate` would say of it now."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from glci_dist.cluster.world import World
+from glci_dist.config import Config
+from glci_dist.data.index import load_index
+from glci_dist.data.store import ShardStore
+from glci_dist.evaluation.evaluate import evaluate
+from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
+from glci_dist.evaluation.run import complete_with
+from glci_dist.evaluation.yardsticks import EfficientNet
+from glci_dist.training.phases import Moment
+
+
+class Evaluations:
+    """Measures the completion network on the first held-out photos, at set steps; every rank holds one."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        """Raises ``UserError`` for held-out shards that cannot be read."""
+        assert config.data.val is not None
+        index = load_index(config.data.val)
+        self._photos = EvaluationPhotos(
+            index,
+            ShardStore(index, config.data.cache),
+            size=config.data.size,
+            short_edge=config.data.short_edge[0],
+            count=config.monitor.evaluate_photos,
+        )
+        self._protocol = frozen_protocol("box", config.data.size, config.holes)
+        self._yardsticks = [EfficientNet(world.device)]
+        self._every, self._world = config.monitor.evaluate_every, world
+
+    def is_due(self, moment: Moment) -> bool:
+        """Whether one follows the step."""
+        return (moment.step + 1) % self._every == 0 or moment.ends_phase
+
+    def take(self, network: nn.Module) -> dict[str, float]:
+        """The figures of ``network`` by their names in evaluation.json, on rank 0; every rank calls it."""
+        was_training = network.training
+        network.eval()
+        methods = {"network": complete_with(network, self._world.device)}
+        result = evaluate(
+            methods, self._photos, self._protocol, yardsticks=self._yardsticks, replicates=0, world=self._world
+        )
+        network.train(was_training)
+        if result is None:
+            return {}
+        return {name: result.value("network", name) for name in result.names("network")}

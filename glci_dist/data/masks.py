@@ -74,20 +74,32 @@ class _GatherPatches(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = gradients
         (corners,) = ctx.saved_tensors
-        height, width = ctx.shape[2:]
-        patch = gradient.shape[-1]
-        rows = torch.arange(height, device=gradient.device) - corners[:, 1, None]
-        columns = torch.arange(width, device=gradient.device) - corners[:, 0, None]
+        return _SpreadPatches.apply(gradients[0], corners, ctx.shape[2:], ctx.channels_last), None, None
+
+
+class _SpreadPatches(torch.autograd.Function):
+    """Patches in their places on images of zeros; its gradient, which a penalty on a gradient needs, is their cut."""
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, corners: Tensor, size: tuple[int, int], channels_last: bool) -> Tensor:
+        ctx.save_for_backward(corners)
+        ctx.patch = patch = patches.shape[-1]
+        rows = torch.arange(size[0], device=patches.device) - corners[:, 1, None]
+        columns = torch.arange(size[1], device=patches.device) - corners[:, 0, None]
         inside = _within(rows, patch)[:, None, :, None] & _within(columns, patch)[:, None, None, :]
         spread = _gather(
-            gradient,
+            patches,
             rows.clamp(0, patch - 1),
             columns.clamp(0, patch - 1),
-            channels_last=ctx.channels_last,
+            channels_last=channels_last,
         )
-        return spread * inside, None, None
+        return spread * inside
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (corners,) = ctx.saved_tensors
+        return _GatherPatches.apply(gradients[0], corners, ctx.patch), None, None, None
 
 
 def _within(positions: Tensor, length: int) -> Tensor:

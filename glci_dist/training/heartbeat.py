@@ -30,6 +30,15 @@ _LOSSES = (
     "real_accuracy",
     "completed_accuracy",
 )
+_SIGNALS = (
+    "margin",
+    "hole_share",
+    "lattice",
+    "lattice_of_photos",
+    "diversity",
+    "diversity_of_photos",
+    "batch_norm_gap",
+)
 _PULLS = ("reconstruction_pull", "adversarial_pull")
 _HOST = ("data_seconds", "collective_seconds", "stall_seconds", "replaced", "stops", "superseded")
 
@@ -60,6 +69,8 @@ class Report:
     moment: Moment
     losses: dict[str, float]
     """Means over all slots, of what the step measured."""
+    signals: dict[str, float]
+    """Means over all slots, of what the contest does to the completions."""
     pulls: tuple[float, float] | None
     """Norms of the gradients at the completion network's output over the whole batch: of all but the adversarial
     term, and of that without its weight; None where there was no contest."""
@@ -90,7 +101,7 @@ class Report:
 def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Report:
     """Put the pulses of all ranks together; every rank calls it at a step's end."""
     device, size = world.device, world.size
-    measured = (*_LOSSES, *_PULLS)
+    measured = (*_LOSSES, *_SIGNALS, *_PULLS)
     losses = [getattr(measures, name) for name in measured]
     zero = torch.zeros((), device=device)
     host = torch.zeros(len(_HOST) + 2 * size)
@@ -112,15 +123,15 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
         values = vector.tolist()
     sums = dict(zip(_HOST, values[len(measured) :], strict=False))
     # A rank's loss is a mean over its share alone: in the batch's mean its gradient is a size-th as large.
-    squares = values[len(_LOSSES) : len(measured)]
+    squares = values[len(measured) - len(_PULLS) : len(measured)]
+    means = {
+        name: value / size for name, value in zip(measured, values, strict=False) if getattr(measures, name) is not None
+    }
     pulls = (math.sqrt(squares[0]) / size, math.sqrt(squares[1]) / size)
     return Report(
         moment=moment,
-        losses={
-            name: value / size
-            for name, value in zip(_LOSSES, values, strict=False)
-            if getattr(measures, name) is not None
-        },
+        losses={name: means[name] for name in _LOSSES if name in means},
+        signals={name: means[name] for name in _SIGNALS if name in means},
         pulls=pulls if measures.adversarial_pull is not None else None,
         alpha=measures.alpha,
         completion_norm=measures.completion.gradient_norm if measures.completion else None,

@@ -141,6 +141,8 @@ def _scalars(report: Report) -> Iterable[tuple[str, float]]:
             yield f"accuracy/{name.removesuffix('_accuracy')}", value
         else:
             yield f"loss/{name.removesuffix('_loss')}", value
+    for name, value in report.signals.items():
+        yield f"contest/{name}", value
     if report.pulls is not None:
         assert report.alpha is not None
         yield "gradient_at_output/reconstruction", report.pulls[0]

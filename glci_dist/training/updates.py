@@ -28,6 +28,7 @@ from glci_dist.training.losses import (
 )
 from glci_dist.training.penalties import gradient_penalty, r1
 from glci_dist.training.phases import Moment
+from glci_dist.training.signals import batch_norm_gap, diversity, lattice_energy, share_in_hole
 
 Features = Callable[[Tensor, Tensor], Tensor]
 """(composites, photos), both (N, 3, H, W) in [0, 1] -> the mean perceptual distance between them."""
@@ -92,6 +93,18 @@ class Measures:
     """The same of the adversarial term, without its weight."""
     alpha: float | None = None
     """The adversarial term's weight."""
+    margin: Tensor | None = None
+    """Mean logit of real photos less that of completed ones."""
+    hole_share: Tensor | None = None
+    """Share of the adversarial gradient at the composites that lies in the hole."""
+    lattice: Tensor | None = None
+    """Energy of the completions on the lattice of the enlargements."""
+    lattice_of_photos: Tensor | None = None
+    diversity: Tensor | None = None
+    """How different completions of different photos are."""
+    diversity_of_photos: Tensor | None = None
+    batch_norm_gap: Tensor | None = None
+    """How far the completion network's batches are from its running statistics."""
     completion: Update | None = None
     discriminator: Update | None = None
 
@@ -159,6 +172,8 @@ class Contest:
                 outputs = self._complete(part, keep_graph=True) if outputs is None else outputs
                 found = _extend(found, self._answer(part, outputs, moment, is_last=part is parts[-1]))
                 outputs = None
+            gap = batch_norm_gap(self.completion.network)
+            found |= {"batch_norm_gap": [gap]} if gap is not None else {}
             completion = self.completion.step(moment.completion_lr, limits.completion)
         means = {name: torch.stack(values).mean() for name, values in found.items()}
         alpha = self.balance.alpha(moment) if moment.updates_completion else None
@@ -185,6 +200,7 @@ class Contest:
             "completed_loss": completed_loss.detach(),
             "real_accuracy": (real_logits > threshold(losses)).float().mean(),
             "completed_accuracy": (completed_logits <= threshold(losses)).float().mean(),
+            "margin": (real_logits.mean() - completed_logits.mean()).detach(),
         }
         if (losses.r1 or losses.gradient_penalty) and moment.step % losses.penalty_every == 0:
             penalty = losses.penalty_every * self._penalty(part, completed, moment)
@@ -214,7 +230,7 @@ class Contest:
             outputs = outputs.detach().requires_grad_()
         error = reconstruction(outputs, part.photos, part.masks, losses)
         loss = moment.reconstruction * error
-        found = {"reconstruction": error.detach()}
+        found = {"reconstruction": error.detach(), **self._look(network_outputs.detach(), part)}
         completed = composite(outputs, part.photos, part.masks)
         if losses.total_variation:
             variation = total_variation(completed, part.masks)
@@ -257,8 +273,10 @@ class Contest:
         # In fp16 a gradient below the scale would vanish on its way through the discriminators.
         scale = self.completion.loss_scale
         (pull,) = torch.autograd.grad(loss * scale, outputs, retain_graph=True)
-        (push,) = torch.autograd.grad(term * scale, outputs, retain_graph=bool(losses.feature_matching))
-        pull, push = pull / scale, push / scale
+        (seen_gradient,) = torch.autograd.grad(term * scale, completed, retain_graph=bool(losses.feature_matching))
+        found["hole_share"] = share_in_hole(seen_gradient, part.masks)
+        # The composite is the output in the hole, and nothing of it elsewhere.
+        pull, push = pull / scale, seen_gradient * part.masks / scale
         # Over all micro-batches, whose mean the loss is.
         found["reconstruction_pull"] = pull.square().sum() / self._accumulation
         found["adversarial_pull"] = push.square().sum() / self._accumulation
@@ -269,6 +287,18 @@ class Contest:
             (more,) = torch.autograd.grad(matching * scale, outputs)
             total = total + losses.feature_matching * more / scale
         return total
+
+    @torch.no_grad()
+    def _look(self, outputs: Tensor, part: DeviceBatch) -> dict[str, Tensor]:
+        """What the completions look like, beside their photos."""
+        found = {
+            "lattice": lattice_energy(outputs, part.masks).mean(),
+            "lattice_of_photos": lattice_energy(part.photos, part.masks).mean(),
+        }
+        ours, theirs = (diversity(each, part.fake_patches, self._patch) for each in (outputs, part.photos))
+        if ours is not None and theirs is not None:
+            found |= {"diversity": ours, "diversity_of_photos": theirs}
+        return found
 
     def _shown(
         self, images: Tensor, corners: Tensor, part: DeviceBatch, moment: Moment, *, purpose: str

@@ -16,7 +16,7 @@ from glci_dist.runs.ledger import KINDS
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.loop import train
 from glci_dist.training.observers import Progress, TensorBoard
-from glci_dist.training.phases import Schedule
+from glci_dist.training.phases import Moment, Schedule
 from tests.small_run import small
 from tests.worlds import run_world
 
@@ -37,21 +37,40 @@ ALWAYS = {
     "updates/skipped",
     "memory/peak_rank0_gib",
 }
-OF_COMPLETION = {"loss/reconstruction", "gradient_norm/completion", "learning_rate/completion"}
+OF_COMPLETION = {
+    "loss/reconstruction",
+    "gradient_norm/completion",
+    "learning_rate/completion",
+    "contest/lattice",
+    "contest/lattice_of_photos",
+    "contest/diversity",
+    "contest/diversity_of_photos",
+    "contest/batch_norm_gap",
+}
 OF_DISCRIMINATOR = {
     "loss/real",
     "loss/completed",
     "accuracy/real",
     "accuracy/completed",
+    "contest/margin",
     "gradient_norm/discriminator",
     "learning_rate/discriminator",
 }
 OF_CONTEST = {
+    "contest/hole_share",
     "loss/adversarial",
     "gradient_at_output/reconstruction",
     "gradient_at_output/adversarial",
     "phase/alpha",
 }
+
+
+def _signals(moment: Moment) -> dict[str, float]:
+    found: dict[str, float] = {}
+    if moment.updates_completion:
+        names = (tag for tag in OF_COMPLETION if tag.startswith("contest/"))
+        found |= {name.removeprefix("contest/"): 0.25 for name in names}
+    return found | ({"margin": 0.5} if moment.updates_discriminator else {})
 
 
 def reports() -> list[Report]:
@@ -69,6 +88,7 @@ def reports() -> list[Report]:
             Report(
                 moment=moment,
                 losses=losses,
+                signals=_signals(moment),
                 pulls=(3.0, 4.0) if moment.updates_completion and moment.alpha else None,
                 alpha=0.5 if moment.updates_completion else None,
                 completion_norm=2.0 * step if moment.updates_completion else None,

@@ -38,6 +38,10 @@ _CHOICES = {
     "engine.precision": ("bf16", "fp16", "fp32"),
     "engine.not_finite": ("skip", "stop", "rollback"),
     "engine.spike": ("skip", "stop", "rollback"),
+    **{
+        f"doctor.{state}": ("warn", "balance", "rollback", "stop")
+        for state in ("diverging", "collapse", "checkerboard", "no_contest", "dominates", "asleep")
+    },
     "cluster.executor": ("slurm", "local", "debug"),
 }
 
@@ -84,6 +88,8 @@ _AT_LEAST = {
     "monitor.evaluate_photos": 2,
     "monitor.straggler_share": 0,
     "monitor.straggler_s": 0,
+    "doctor.window": 0,
+    "doctor.every": 1,
     "cluster.nodes": 1,
     "cluster.min_nodes": 0,
     "cluster.workers": 1,

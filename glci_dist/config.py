@@ -279,6 +279,29 @@ class MonitorConfig:
 
 
 @dataclass
+class DoctorConfig:
+    """How a contest that goes wrong is answered (docs/recipes.md): each state by ``warn``, ``balance`` (weaken the
+    stronger side), ``rollback`` (to the last checkpoint, with half the adversarial weight) or ``stop``."""
+
+    window: int = 20
+    """Steps of the contest that a diagnosis is taken over; 0: none is."""
+    every: int = 10
+    """Steps between diagnoses."""
+    diverging: str = "warn"
+    """The reconstruction error grows, or something is not finite."""
+    collapse: str = "warn"
+    """Completions of different photos become alike."""
+    checkerboard: str = "warn"
+    """A regular pattern of the enlargements stands in the completions."""
+    no_contest: str = "warn"
+    """The adversary is not felt."""
+    dominates: str = "warn"
+    """The discriminators tell nearly every photo."""
+    asleep: str = "warn"
+    """The discriminators tell nothing."""
+
+
+@dataclass
 class ClusterConfig:
     """Where `glci submit` puts the run, and what it does when the cluster takes something away (docs/slurm.md)."""
 
@@ -361,4 +384,5 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -10,6 +10,7 @@ from glci_dist.errors import Fault, Interrupted, UserError
 from glci_dist.training.health import Trouble
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.job import Job
+from glci_dist.training.scalars import scalars
 
 _FEWEST = 1000
 """Samples that the tolerance is reckoned on at the least: one bad photo in a first batch ends nothing."""
@@ -58,6 +59,38 @@ class Guard:
             job.journal("signal", step, signals=names)
             said = ", ".join(sorted({name for name in names if name is not None}))
             self._end(Interrupted(f"stopped by {said} after step {step}"))
+
+    def treat(self, report: Report) -> bool:
+        """Let the doctor look at the contest; whether the run has to go back to its last checkpoint."""
+        job, step = self._job, report.moment.step
+        found = None if report.skipped else job.doctor.see(report.moment, dict(scalars(report)))
+        if found is None:
+            return False
+        finding, factors = found.finding, job.doctor.factors
+        job.journal(
+            "diagnosis",
+            step,
+            state=str(finding.state),
+            evidence=list(finding.evidence),
+            advice=finding.advice,
+            answer=found.answer,
+            **(factors if found.answer in ("balance", "rollback") else {}),
+        )
+        done = ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
+        told = f"; balanced: {done}" if found.answer == "balance" else ""
+        job.tell(f"step {step}: contest {finding.line}{told}")
+        if found.answer == "stop":
+            self._end(Fault(f"step {step}: contest {finding.line} (doctor answered stop)"))
+        elif found.answer == "rollback" and self.ending is None:
+            if job.may_go_back():
+                return True
+            self._end(
+                Fault(
+                    f"step {step}: contest {finding.line}; {job.config.engine.rollbacks} rollbacks to the last "
+                    "checkpoint (engine.rollbacks) did not help"
+                )
+            )
+        return False
 
     def answer(self, trouble: Trouble | None, batch: Batch | None, step: int) -> bool:
         """Answer updates that were not applied; whether the run has to go back to its last checkpoint."""

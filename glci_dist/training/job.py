@@ -27,6 +27,7 @@ from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import RunFolder, is_accepted, refuse, result_changes
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import Ledger
+from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
 from glci_dist.training.evaluations import Evaluations
@@ -64,6 +65,7 @@ class Job:
     observers: list[Observer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.doctor = Doctor(self.config.doctor)
         self._resumed: Checkpoint | None = None
         self._before, self._own = History(), History()
         self._events = Journal(self.attempt) if self.world.is_main else None
@@ -162,14 +164,15 @@ class Job:
             "optimizers": numbers,
             "health": self.health.state(),
             "balance": self.contest.balance.state(),
+            "doctor": self.doctor.state_dict(),
             "samples": sum(used, self._before).to_json(),
             "zero_stage": self.config.engine.zero_stage,
             "config": compose.to_yaml(self.config),
         }
         return State(whole, parts, facts)
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Take up a checkpoint's state, of any world and ZeRO stage.
+    def load(self, checkpoint: Checkpoint, *, going_back: bool = False) -> None:
+        """Take up a checkpoint's state, of any world and ZeRO stage; ``going_back``: in the middle of a run.
 
         Rank 0 has verified it; each other rank verifies what it reads, which its own host gave it.
         """
@@ -190,21 +193,26 @@ class Job:
             )
         self.health.load(facts["health"])
         self.contest.balance.load(facts["balance"])
+        self.doctor.load(facts["doctor"], keep_factors=going_back)
         self._before, self._own = History.from_json(facts["samples"]), History()
         self._saver.committed = checkpoint.step
         self._saver.verified.add(checkpoint.step)
 
-    def go_back(self, step: int) -> int:
-        """Load the last checkpoint and pass over ``step``, and as many before it as configured; the next step."""
+    def go_back(self, step: int, *, pass_over: bool = True) -> int:
+        """Load the last checkpoint and pass over ``step``, and as many before it as configured; the next step.
+
+        ``pass_over``: False where it is not this step's samples that are to blame.
+        """
         checkpoint = self.newest_checkpoint()
         if checkpoint is None:
             raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")
-        self.load(checkpoint)
+        self.load(checkpoint, going_back=True)
         self.health.went_back(checkpoint.step)
-        over = self.health.pass_over(step, since=checkpoint.step)
+        over = self.health.pass_over(step, since=checkpoint.step) if pass_over else range(0)
         self._saver.go_back(checkpoint.step)
         self.journal("rollback", step, to=checkpoint.step, passed_over=[over.start, over.stop])
-        self.tell(f"step {step}: back to step {checkpoint.step}; steps {over.start} to {over.stop - 1} are passed over")
+        without = f"; steps {over.start} to {over.stop - 1} are passed over" if over else ""
+        self.tell(f"step {step}: back to step {checkpoint.step}{without}")
         for observer in self.observers:
             observer.rewind(checkpoint.step)
         return checkpoint.step
@@ -339,7 +347,7 @@ class Job:
         )
         if world.device.type == "cpu" and engine.precision == "bf16" and not has_bf16():
             self.tell("this processor has no instructions for bf16: engine.precision=fp32 is many times faster here")
-        if resumed is None and "rollback" in (engine.not_finite, engine.spike):
+        if resumed is None and "rollback" in (engine.not_finite, engine.spike, *vars(self.config.doctor).values()):
             # What a rollback before the first checkpoint goes back to.
             self._saver.save(self.state(), step=0, phase=self.schedule.at(0).phase, ends_phase=False)
 

@@ -60,7 +60,7 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
         note.write(step)
         # For tests and tracing, as the saver's stages.
         sys.audit("glci.step", step)
-        moment = job.schedule.at(step)
+        moment = job.doctor.adjusted(job.schedule.at(step))
         if moment.phase_step == 0:
             job.journal("phase", step, phase=moment.phase)
         batch = None if step in job.health.passed_over else _take(batches, job)
@@ -86,6 +86,10 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
         guard.see(report, batch)
         if guard.answer(job.health.judge(measures, limits), batch, step):
             step = job.go_back(step)
+            batches = iter(job.batches(step))
+            continue
+        if guard.treat(report):
+            step = job.go_back(step, pass_over=False)
             batches = iter(job.batches(step))
             continue
         if isinstance(guard.ending, Superseded):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,7 @@ from glci_dist.compose import to_yaml
 from glci_dist.config import Config
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.pictures import PictureGrid
+from glci_dist.training.scalars import scalars
 
 
 class Observer(Protocol):
@@ -79,7 +80,7 @@ class TensorBoard:
         self._replaced += report.replaced
         self._skipped += report.skipped
         self._steps += 1
-        for tag, value in _scalars(report):
+        for tag, value in scalars(report):
             self._sums[tag] += value
             self._counts[tag] += 1
         if (report.moment.step + 1) % self._every == 0 or report.moment.ends_phase:
@@ -87,20 +88,20 @@ class TensorBoard:
 
     def _write(self, step: int) -> None:
         now = time.perf_counter()
-        scalars = {tag: total / self._counts[tag] for tag, total in self._sums.items()}
-        scalars["speed/images_per_second"] = self._steps * self._global_batch / (now - self._written)
-        scalars["data/replaced_samples"] = self._replaced
-        scalars["updates/skipped"] = self._skipped
-        scalars["memory/peak_rank0_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        means = {tag: total / self._counts[tag] for tag, total in self._sums.items()}
+        means["speed/images_per_second"] = self._steps * self._global_batch / (now - self._written)
+        means["data/replaced_samples"] = self._replaced
+        means["updates/skipped"] = self._skipped
+        means["memory/peak_rank0_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if self._device.type == "cuda":
-            scalars["memory/peak_gpu0_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
-        scalars["time/slowest_host_ratio"] = self._slowest_host()
-        scalars |= {f"goodput/{kind}": share for kind, share in self._shares().items()}
+            means["memory/peak_gpu0_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        means["time/slowest_host_ratio"] = self._slowest_host()
+        means |= {f"goodput/{kind}": share for kind, share in self._shares().items()}
         self._sums.clear()
         self._counts.clear()
         self._written, self._steps = now, 0
         with self._writing() as writer:
-            for tag, value in scalars.items():
+            for tag, value in means.items():
                 writer.add_scalar(tag, value, step)
 
     def add_picture(self, picture: np.ndarray, step: int) -> None:
@@ -132,37 +133,6 @@ class TensorBoard:
         except OSError:
             self._writer = None
             raise
-
-
-def _scalars(report: Report) -> Iterable[tuple[str, float]]:
-    moment = report.moment
-    for name, value in report.losses.items():
-        if name.endswith("_accuracy"):
-            yield f"accuracy/{name.removesuffix('_accuracy')}", value
-        else:
-            yield f"loss/{name.removesuffix('_loss')}", value
-    for name, value in report.signals.items():
-        yield f"contest/{name}", value
-    if report.pulls is not None:
-        assert report.alpha is not None
-        yield "gradient_at_output/reconstruction", report.pulls[0]
-        yield "gradient_at_output/adversarial", report.alpha * report.pulls[1]
-        yield "phase/alpha", report.alpha
-    if report.completion_norm is not None:
-        yield "gradient_norm/completion", report.completion_norm
-        yield "learning_rate/completion", moment.completion_lr
-    if report.discriminator_norm is not None:
-        yield "gradient_norm/discriminator", report.discriminator_norm
-        yield "learning_rate/discriminator", moment.discriminator_lr
-    slowest = max(report.step_seconds)
-    mean = sum(report.step_seconds) / len(report.step_seconds)
-    data, collectives = report.data_seconds / mean, report.collective_seconds / mean
-    yield "phase/number", moment.phase_number
-    yield "time/step_seconds", mean
-    yield "time/slowest_rank_ratio", slowest / mean
-    yield "time/data_share", data
-    yield "time/communication_share", collectives
-    yield "time/compute_share", max(0.0, 1 - data - collectives)
 
 
 class Progress:

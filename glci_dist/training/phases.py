@@ -22,6 +22,8 @@ class Moment:
     left: float
     """Share of the phase that is left: 1 at its first step."""
     ends_phase: bool
+    is_contest: bool
+    """Whether the phase trains both sides."""
     updates_completion: bool
     updates_discriminator: bool
     completion_lr: float
@@ -61,6 +63,7 @@ class Schedule:
             phase_step=within,
             left=1 - within / phase.steps,
             ends_phase=within == phase.steps - 1,
+            is_contest=bool(phase.completion_every and phase.discriminator_every),
             updates_completion=_is_due(within, phase.completion_every),
             updates_discriminator=_is_due(within, phase.discriminator_every),
             completion_lr=factor * phase.completion_lr,

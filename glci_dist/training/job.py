@@ -192,8 +192,11 @@ class Job:
                 f"({problems[0]}): look at what that host mounts; nothing is changed, the same command tries again"
             )
         self.health.load(facts["health"])
-        self.contest.balance.load(facts["balance"])
-        self.doctor.load(facts["doctor"], keep_factors=going_back)
+        # Checkpoints of before there were these are those of runs that had nothing of the kind.
+        if "balance" in facts:
+            self.contest.balance.load(facts["balance"])
+        if "doctor" in facts:
+            self.doctor.load(facts["doctor"], keep_factors=going_back)
         self._before, self._own = History.from_json(facts["samples"]), History()
         self._saver.committed = checkpoint.step
         self._saver.verified.add(checkpoint.step)

@@ -14,6 +14,7 @@ from glci_dist import __version__, compose
 from glci_dist.checkpoints import commands as checkpoint_commands
 from glci_dist.cluster.environment import environment_rank, tell_cause
 from glci_dist.data import commands as data_commands
+from glci_dist.diagnosis import commands as diagnosis_commands
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError
 from glci_dist.evaluation import commands as evaluation_commands
 from glci_dist.slurm import commands as slurm_commands
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     show.set_defaults(run=_config)
     evaluation_commands.add_parser(subparsers)
+    diagnosis_commands.add_parser(subparsers)
     checkpoint_commands.add_parser(subparsers)
     status.add_parser(subparsers)
     slurm_commands.add_parsers(subparsers, _groups()["clusters"])

@@ -17,11 +17,11 @@ Scalars = Mapping[str, float]
 
 
 class State(StrEnum):
-    """What a contest is in; the first that holds is its state, in this order."""
+    """What a contest is in; the first that holds is its state, in this order: the more particular first."""
 
-    DIVERGING = "diverging"
     COLLAPSE = "collapse"
     CHECKERBOARD = "checkerboard"
+    DIVERGING = "diverging"
     NO_CONTEST = "no contest"
     DOMINATES = "discriminator dominates"
     ASLEEP = "discriminator asleep"
@@ -81,9 +81,9 @@ def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
     """
     now = summary(window)
     found = [
-        *_diverging(now, beginning),
         *_collapse(now, beginning),
         *_checkerboard(now, beginning),
+        *_diverging(now, beginning),
         *_no_contest(window, now),
         *_dominates(now),
         *_asleep(now),
@@ -193,7 +193,13 @@ def _healthy(now: Scalars) -> tuple[str, ...]:
     told = []
     if "accuracy/real" in now and "accuracy/completed" in now:
         told.append(f"the discriminators tell {now['accuracy/real']:.0%} and {now['accuracy/completed']:.0%}")
-    told += [f"{name} {value:.2f}" for name, value in ratios(now).items()]
+    called = {
+        "pull": "the adversarial gradient is {:.2g} of the reconstruction's",
+        "diversity": "completions differ {:.2f} times as much as their photos",
+        "lattice": "their pattern on the enlargements' lattice is {:.2g} times the photos'",
+    }
+    known = ratios(now)
+    told += [words.format(known[name]) for name, words in called.items() if name in known]
     return tuple(told)
 
 

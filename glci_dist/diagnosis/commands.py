@@ -1,0 +1,68 @@
+"""The command line of `glci doctor`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from glci_dist.errors import UserError
+
+_HELP = """\
+Read what the contest of the networks came to, from a run's TensorBoard files, name the state that it is in (healthy,
+discriminator dominates, discriminator asleep, no contest, collapse, checkerboard, diverging) with the figures that say
+so and what to change, and when it was in which. Writes diagnosis.txt and diagnosis.html (with plots) into the run's
+folder. A run says the same of itself while it trains (doctor.* in its configuration).
+
+Of another program's log map the names that you have to ours, at least loss/adversarial (of the generator), loss/real
+and loss/completed (of the discriminator); what is missing tells nothing. All names: docs/recipes.md.
+
+examples:
+  glci doctor runs/faces64
+  glci doctor logs/their-gan --map loss/adversarial=G/loss --map loss/real=D/real --map loss/completed=D/fake
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `doctor`."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="name what a run's contest came to, and what to change",
+        description=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="RUN", type=Path, help="a run's folder, or one with TensorBoard files")
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="OURS=THEIRS", help="a scalar's name in another program's log"
+    )
+    parser.add_argument("--window", type=int, default=50, metavar="N", help="steps that a state is judged by (50)")
+    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/diagnosis)")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from glci_dist.diagnosis.history import diagnose
+    from glci_dist.diagnosis.log import contests, read_log
+    from glci_dist.diagnosis.report import as_text, write_page
+
+    if parsed.window < 1:
+        raise UserError(f"--window={parsed.window} is too small: it must be at least 1")
+    names = {}
+    for word in parsed.map:
+        ours, equals, theirs = word.partition("=")
+        if not equals:
+            raise UserError(f"--map {word}: write OURS=THEIRS, such as loss/real=D/real_loss")
+        names[ours] = theirs
+    found = contests(read_log(parsed.folder, names))
+    if not found:
+        raise UserError(
+            f"{parsed.folder} has no contest yet: no step with loss/adversarial, loss/real and loss/completed "
+            "(of another program's log: --map)"
+        )
+    judged = [(points, diagnose(points, window=parsed.window)) for points in found]
+    target = parsed.out or parsed.folder / "diagnosis"
+    text = as_text(parsed.folder, judged)
+    write_page(target / "diagnosis.html", parsed.folder, judged)
+    (target / "diagnosis.txt").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print(f"written: {target / 'diagnosis.txt'}, {target / 'diagnosis.html'}")
+    return 0

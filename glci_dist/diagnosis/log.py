@@ -1,0 +1,83 @@
+"""Reads a run's scalars from its TensorBoard files, ours or another program's under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from glci_dist.errors import UserError
+
+NAMES = (
+    "loss/reconstruction",
+    "loss/adversarial",
+    "loss/real",
+    "loss/completed",
+    "accuracy/real",
+    "accuracy/completed",
+    "contest/margin",
+    "contest/hole_share",
+    "contest/lattice",
+    "contest/lattice_of_photos",
+    "contest/diversity",
+    "contest/diversity_of_photos",
+    "contest/batch_norm_gap",
+    "gradient_at_output/reconstruction",
+    "gradient_at_output/adversarial",
+    "phase/alpha",
+    "phase/number",
+)
+"""What a diagnosis reads; another log's names are mapped to these."""
+
+_OF_A_CONTEST = ("loss/adversarial", "loss/real", "loss/completed")
+
+
+@dataclass(frozen=True)
+class Point:
+    """The scalars that were written at a step."""
+
+    step: int
+    scalars: dict[str, float]
+
+
+def read_log(folder: Path, names: Mapping[str, str]) -> list[Point]:
+    """The points of a folder of TensorBoard files in the order of steps; ``names``: our name -> the log's.
+
+    A step that was run again after a restart counts as it came out last. Raises UserError for a folder without
+    such files, and for names that are in none.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board_folder = folder / "tensorboard" if (folder / "tensorboard").is_dir() else folder
+    if not board_folder.is_dir() or not any(board_folder.rglob("*tfevents*")):
+        raise UserError(f"{folder} holds no TensorBoard files: name a run's folder, or one that TensorBoard shows")
+    board = EventAccumulator(str(board_folder), size_guidance={"scalars": 0})
+    board.Reload()
+    there = set(board.Tags()["scalars"])
+    for ours, theirs in names.items():
+        if ours not in NAMES:
+            raise UserError(f"--map {ours}={theirs}: {ours} is no scalar of a diagnosis: map one of {', '.join(NAMES)}")
+        if theirs not in there:
+            raise UserError(f"--map {ours}={theirs}: {folder} has no scalar {theirs}, but {', '.join(sorted(there))}")
+    steps: dict[int, dict[str, float]] = {}
+    for name in NAMES:
+        tag = names.get(name, name)
+        if tag in there:
+            for event in board.Scalars(tag):
+                steps.setdefault(event.step, {})[name] = event.value
+    return [Point(step, steps[step]) for step in sorted(steps)]
+
+
+def contests(points: list[Point]) -> list[list[Point]]:
+    """The stretches of a log in which both sides were trained, phase by phase, earliest first."""
+    found: list[list[Point]] = []
+    phase: float | None = None
+    for point in points:
+        both = all(name in point.scalars for name in _OF_A_CONTEST)
+        here = point.scalars.get("phase/number", phase)
+        if both and found and here == phase and found[-1][-1].step < point.step:
+            found[-1].append(point)
+        elif both:
+            found.append([point])
+        phase = here
+    return found

@@ -1,0 +1,124 @@
+"""A diagnosis as text, and as one page with plots."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from glci_dist.diagnosis.history import Stretch, verdict
+from glci_dist.diagnosis.log import Point
+from glci_dist.diagnosis.states import SURE, UNFELT, State
+
+COLOURS = {
+    State.HEALTHY: "#dff0d8",
+    State.DOMINATES: "#f8d7a8",
+    State.ASLEEP: "#d6d6e8",
+    State.NO_CONTEST: "#d0e4f2",
+    State.CHECKERBOARD: "#e8d2ec",
+    State.COLLAPSE: "#f3c6c6",
+    State.DIVERGING: "#ee9f9f",
+}
+
+_PLOTS = (
+    ("losses of the contest", ("loss/adversarial", "loss/real", "loss/completed"), None, False),
+    ("reconstruction error", ("loss/reconstruction",), None, True),
+    ("share of photos that the discriminators tell", ("accuracy/real", "accuracy/completed"), SURE, False),
+    ("adversarial gradient at the output, over the reconstruction's", ("pull",), UNFELT, True),
+    ("logits of real less completed photos", ("contest/margin",), None, False),
+    ("completions over photos: difference between two", ("diversity",), None, False),
+    ("completions over photos: pattern of the enlargements", ("lattice",), None, True),
+    ("share of the adversarial gradient that lies in the hole", ("contest/hole_share",), None, False),
+    ("batch norm: batches' means from the running ones, in deviations", ("contest/batch_norm_gap",), None, False),
+)
+"""Title, scalars, limit, whether the axis is logarithmic."""
+
+
+def as_text(source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]]) -> str:
+    """The diagnosis of each contest of a log in a few lines."""
+    lines = []
+    for points, stretches in contests:
+        lines.append(f"{source}: contest of steps {points[0].step} to {points[-1].step}")
+        if not stretches:
+            lines += ["  too short for a diagnosis: it needs six points; lower monitor.scalars_every", ""]
+            continue
+        first = verdict(stretches)
+        lines += [f"  {first.finding.state}", *(f"    {each}" for each in first.finding.evidence)]
+        lines += [f"    what to change: {first.finding.advice}", ""]
+        lines += [f"  steps {each.first:>6} to {each.last:>6}  {each.finding.state}" for each in stretches]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_page(path: Path, source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]]) -> None:
+    """The same as one HTML page that needs nothing else, with plots over coloured states."""
+    parts = [f"<h1>The contest of {html.escape(str(source))}</h1>"]
+    for points, stretches in contests:
+        parts.append(f"<h2>Steps {points[0].step} to {points[-1].step}</h2>")
+        if not stretches:
+            parts.append("<p>Too short for a diagnosis: it needs six points; lower monitor.scalars_every.</p>")
+            continue
+        first = verdict(stretches)
+        evidence = "".join(f"<li>{html.escape(each)}</li>" for each in first.finding.evidence)
+        parts.append(
+            f'<p class="verdict" style="background:{COLOURS[first.finding.state]}"><b>{first.finding.state}</b></p>'
+            f"<ul>{evidence}</ul><p>What to change: {html.escape(first.finding.advice)}.</p>"
+        )
+        rows = "".join(
+            f'<tr style="background:{COLOURS[each.finding.state]}"><td>{each.first} to {each.last}</td>'
+            f"<td>{each.finding.state}</td><td>{html.escape('; '.join(each.finding.evidence))}</td></tr>"
+            for each in stretches
+        )
+        parts.append(f"<table><tr><th>steps</th><th>state</th><th>at its end</th></tr>{rows}</table>")
+        parts.append(_plots(points, stretches))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_PAGE.format(body="\n".join(parts)), encoding="utf-8")
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Diagnosis</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; max-width: 62em; margin: 2em auto; color: #222 }}
+table {{ border-collapse: collapse }} td, th {{ padding: .2em .8em; text-align: left; border: 1px solid #ccc }}
+.verdict {{ padding: .5em 1em; font-size: 1.2em }} svg {{ max-width: 100%; height: auto }}
+</style>
+{body}
+</html>
+"""
+
+
+def _plots(points: Sequence[Point], stretches: Sequence[Stretch]) -> str:
+    """All plots that the log has scalars for, as one SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    from glci_dist.diagnosis.states import ratios
+
+    rows = [(point.step, {**point.scalars, **ratios(point.scalars)}) for point in points]
+    chosen = [plot for plot in _PLOTS if any(name in scalars for _, scalars in rows for name in plot[1])]
+    figure, axes = pyplot.subplots(len(chosen), 1, figsize=(9, 2.2 * len(chosen)), sharex=True, squeeze=False)
+    for axis, (title, names, limit, is_logarithmic) in zip(axes[:, 0], chosen, strict=True):
+        for stretch in stretches:
+            if stretch.finding.state != State.HEALTHY:
+                axis.axvspan(stretch.first, stretch.last, color=COLOURS[stretch.finding.state], alpha=0.6, lw=0)
+        for name in names:
+            shown = [(step, scalars[name]) for step, scalars in rows if name in scalars]
+            if shown:
+                axis.plot(*zip(*shown, strict=True), label=name, lw=1.2)
+        if limit is not None:
+            axis.axhline(limit, color="#888", lw=0.8, ls="--")
+        if is_logarithmic and all(scalars.get(name, 1) > 0 for _, scalars in rows for name in names):
+            axis.set_yscale("log")
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.tick_params(labelsize=8)
+        if len(names) > 1:
+            axis.legend(fontsize=7, loc="best")
+    axes[-1, 0].set_xlabel("step", fontsize=8)
+    figure.tight_layout()
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg")
+    pyplot.close(figure)
+    return drawn.getvalue()[drawn.getvalue().index("<svg") :]

@@ -1,0 +1,115 @@
+"""`glci doctor` reads a log, ours or another program's, and says what its contest came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from glci_dist.cli import main
+from glci_dist.diagnosis.history import diagnose, verdict
+from glci_dist.diagnosis.log import Point, contests
+from glci_dist.diagnosis.states import State
+from tests.training.test_doctor import CHANGES, HEALTHY
+
+
+def points(*parts: tuple[State, int], every: int = 10, start: int = 0) -> list[Point]:
+    """A contest that is in each state for so many points."""
+    states = [state for state, count in parts for _ in range(count)]
+    return [
+        Point(start + every * number, {**HEALTHY, **CHANGES.get(state, {}), "phase/number": 2.0})
+        for number, state in enumerate(states)
+    ]
+
+
+def write_log(folder: Path, log: list[Point], names: dict[str, str] | None = None) -> Path:
+    with SummaryWriter(str(folder)) as writer:
+        for point in log:
+            for name, value in point.scalars.items():
+                if names is None:
+                    writer.add_scalar(name, value, point.step)
+                elif name in names:
+                    writer.add_scalar(names[name], value, point.step)
+    return folder
+
+
+def test_a_contest_is_told_state_by_state() -> None:
+    log = points((State.HEALTHY, 10), (State.DOMINATES, 10), (State.CHECKERBOARD, 10))
+    stretches = diagnose(log, window=50)
+    assert [each.finding.state for each in stretches] == [State.HEALTHY, State.DOMINATES, State.CHECKERBOARD]
+    # A state is named as soon as it holds for most of the last fifty steps.
+    assert [each.first for each in stretches[1:]] == [120, 220]
+    assert verdict(stretches).finding.state == State.CHECKERBOARD
+
+
+def test_what_was_wrong_for_the_longest_is_told_of_a_contest_that_ended_well() -> None:
+    assert verdict(diagnose(points((State.ASLEEP, 5), (State.HEALTHY, 30)), window=30)).finding.state == State.HEALTHY
+    ill = diagnose(points((State.HEALTHY, 8), (State.NO_CONTEST, 30), (State.HEALTHY, 8)), window=30)
+    assert verdict(ill).finding.state == State.NO_CONTEST
+
+
+def test_only_stretches_in_which_both_sides_train_are_contests_each_phase_by_itself() -> None:
+    alone = [Point(step, {"loss/reconstruction": 1.0, "phase/number": 0.0}) for step in range(0, 50, 10)]
+    first, second = points((State.HEALTHY, 4), start=50), points((State.HEALTHY, 5), start=90)
+    for point in second:
+        point.scalars["phase/number"] = 3.0
+    assert contests([*alone, *first, *second]) == [first, second]
+    assert contests(alone) == []
+    assert diagnose(first, window=50) == []
+
+
+def test_the_command_writes_text_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_log(tmp_path / "run" / "tensorboard", points((State.HEALTHY, 10), (State.DOMINATES, 12)))
+    assert main(["doctor", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "contest of steps 0 to 210\n  discriminator dominates\n" in told
+    assert "the discriminators tell 96% of real and 96% of completed photos (limit 95% of both)" in told
+    assert "what to change: lower phases.joint.discriminator_lr" in told
+    folder = tmp_path / "run" / "diagnosis"
+    assert (folder / "diagnosis.txt").read_text().strip() in told
+    page = (folder / "diagnosis.html").read_text()
+    assert page.count("<svg") == 1
+    for part in ("discriminator dominates", "share of photos that the discriminators tell", "steps</th>"):
+        assert part in page
+    # Nothing is fetched from anywhere.
+    assert "<script" not in page
+    assert "src=" not in page
+
+
+def test_another_programs_log_is_read_by_mapped_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"loss/adversarial": "G/loss", "loss/real": "D/real", "loss/completed": "D/fake"}
+    log = points((State.HEALTHY, 24))
+    for number, point in enumerate(log):
+        for name in names:
+            point.scalars[name] *= 0.9**number
+    write_log(tmp_path / "theirs", log, names)
+    words = [word for ours, theirs in names.items() for word in ("--map", f"{ours}={theirs}")]
+    assert main(["doctor", str(tmp_path / "theirs"), *words, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "  no contest\n    both sides' losses fall together" in told
+    assert (tmp_path / "out" / "diagnosis.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{log}", "--map", "loss/real"], "--map loss/real: write OURS=THEIRS"),
+        (["{log}", "--map", "loss/reel=D"], "loss/reel is no scalar of a diagnosis: map one of"),
+        (["{log}", "--map", "loss/real=nowhere"], "has no scalar nowhere, but"),
+        (["{log}", "--window", "0"], "--window=0 is too small"),
+        (["{empty}"], "holds no TensorBoard files"),
+        (["{alone}"], "has no contest yet"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    write_log(tmp_path / "log", points((State.HEALTHY, 3)))
+    write_log(tmp_path / "alone", [Point(0, {"loss/reconstruction": 1.0})])
+    (tmp_path / "empty").mkdir()
+    named = [word.format(**{name: tmp_path / name for name in ("log", "alone", "empty")}) for word in words]
+    assert main(["doctor", *named]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

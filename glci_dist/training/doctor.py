@@ -55,21 +55,22 @@ class Doctor:
         self._phase = -1
         self.state = State.HEALTHY
         """The contest's, as last judged."""
-        self._alpha = self._discriminator_lr = 1.0
-        """Factors on the schedule's."""
+        self._factors: dict[str, dict[str, float]] = {}
+        """On the schedule's, by the number of the contest's phase: a rollback to before it must not undo them."""
         self._paused: dict[str, int] = {}
         """Until which step a side is not updated."""
 
     def adjusted(self, moment: Moment) -> Moment:
         """What the step does after what balancing has changed so far."""
-        if not moment.is_contest or moment.phase_number != self._phase:
+        if not moment.is_contest:
             return moment
+        factors = self.factors(moment)
         paused = {side for side, until in self._paused.items() if moment.step < until}
         return replace(
             moment,
-            alpha=moment.alpha * self._alpha,
-            balance=moment.balance * self._alpha,
-            discriminator_lr=moment.discriminator_lr * self._discriminator_lr,
+            alpha=moment.alpha * factors["alpha"],
+            balance=moment.balance * factors["alpha"],
+            discriminator_lr=moment.discriminator_lr * factors["discriminator_lr"],
             updates_completion=moment.updates_completion and "completion" not in paused,
             updates_discriminator=moment.updates_discriminator and "discriminator" not in paused,
         )
@@ -81,7 +82,6 @@ class Doctor:
         if moment.phase_number != self._phase:
             self._phase, self._first, self.state = moment.phase_number, [], State.HEALTHY
             self._window.clear()
-            self._alpha = self._discriminator_lr = 1.0
             self._paused = {}
         judged = {name: value for name, value in scalars.items() if name.startswith(_JUDGED)}
         if len(self._first) < _BEGINNING:
@@ -100,7 +100,7 @@ class Doctor:
         if answer == "balance":
             self._balance(finding.state, moment)
         elif answer == "rollback":
-            self._alpha = max(_LEAST, self._alpha * _LIGHTER)
+            self._multiply(moment, "alpha", _LIGHTER)
         if answer != "warn":
             # What was measured before the answer says nothing of what comes after it.
             self._window.clear()
@@ -109,22 +109,26 @@ class Doctor:
     def _balance(self, state: State, moment: Moment) -> None:
         until = moment.step + 1 + self._config.every
         if state == State.DOMINATES:
-            self._discriminator_lr = max(_LEAST, self._discriminator_lr * _SLOWER)
+            self._multiply(moment, "discriminator_lr", _SLOWER)
             self._paused["discriminator"] = until
         elif state == State.ASLEEP:
-            self._discriminator_lr = min(_MOST, self._discriminator_lr * _FASTER)
+            self._multiply(moment, "discriminator_lr", _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:
             pull = ratios(summary(self._window)).get("pull", 0.0)
             if pull:
-                self._alpha = min(_MOST, self._alpha * _PULL / pull)
+                self._multiply(moment, "alpha", _PULL / pull)
         else:
-            self._alpha = max(_LEAST, self._alpha * _LIGHTER)
+            self._multiply(moment, "alpha", _LIGHTER)
 
-    @property
-    def factors(self) -> dict[str, float]:
-        """What the schedule's alpha and discriminator learning rate are multiplied by."""
-        return {"alpha": self._alpha, "discriminator_lr": self._discriminator_lr}
+    def factors(self, moment: Moment) -> dict[str, float]:
+        """What the phase's alpha and discriminator learning rate are multiplied by."""
+        return {"alpha": 1.0, "discriminator_lr": 1.0} | self._factors.get(str(moment.phase_number), {})
+
+    def _multiply(self, moment: Moment, name: str, factor: float) -> None:
+        factors = self.factors(moment)
+        factors[name] = min(_MOST, max(_LEAST, factors[name] * factor))
+        self._factors[str(moment.phase_number)] = factors
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint (JSON)."""
@@ -133,8 +137,7 @@ class Doctor:
             "first": self._first,
             "phase": self._phase,
             "state": str(self.state),
-            "alpha": self._alpha,
-            "discriminator_lr": self._discriminator_lr,
+            "factors": self._factors,
             "paused": self._paused,
         }
 
@@ -144,4 +147,4 @@ class Doctor:
         self._first, self._phase = list(state["first"]), state["phase"]
         self.state, self._paused = State(state["state"]), dict(state["paused"])
         if not keep_factors:
-            self._alpha, self._discriminator_lr = state["alpha"], state["discriminator_lr"]
+            self._factors = {phase: dict(factors) for phase, factors in state["factors"].items()}

@@ -66,7 +66,7 @@ class Guard:
         found = None if report.skipped else job.doctor.see(report.moment, dict(scalars(report)))
         if found is None:
             return False
-        finding, factors = found.finding, job.doctor.factors
+        finding, factors = found.finding, job.doctor.factors(report.moment)
         job.journal(
             "diagnosis",
             step,

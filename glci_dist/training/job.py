@@ -36,6 +36,7 @@ from glci_dist.training.heartbeat import Report
 from glci_dist.training.history import History
 from glci_dist.training.observers import Observer, TensorBoard
 from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.resuming import newest_whole
 from glci_dist.training.startup import Laps
 from glci_dist.training.stragglers import Stragglers
 from glci_dist.training.updates import Contest, DeviceBatch, Measures, to_device
@@ -225,31 +226,7 @@ class Job:
         collectives.begin("verifying checkpoints", patient=True)
 
         def look() -> Checkpoint | None:
-            damaged: list[tuple[Path, str]] = []
-            try:
-                found = reading.newest(self.folder.checkpoints, damaged=lambda *each: damaged.append(each))
-            except (Unreadable, OSError) as error:
-                raise Fault(
-                    f"{error}: the checkpoints stand as they were; mend that, and the same command goes on"
-                ) from error
-            if damaged and found is None:
-                # Perhaps it is the disk that cannot be read just now: nothing is renamed, nothing begins anew.
-                path, problem = damaged[0]
-                raise Fault(
-                    f"none of the {len(damaged)} checkpoint(s) in {path.parent} is whole ({path.name}: {problem}): "
-                    "they stand as they were; mend what keeps them from being read, or remove them to begin at step 0"
-                )
-            for path, problem in damaged:
-                try:
-                    with self.attempt.fenced():
-                        aside = reading.set_aside(path, self.attempt)
-                except OSError as error:
-                    raise Fault(
-                        f"{path} is damaged ({problem}) and cannot be set aside: {error.strerror}: mend that, "
-                        "and the same command goes on from an older one"
-                    ) from error
-                self._tell_damaged(path, problem, aside)
-            return found
+            return newest_whole(self.folder.checkpoints, self.attempt, damaged=self._tell_damaged)
 
         # One rank looks, lest a slow network file system shows the ranks different folders.
         return self.world.once(look)

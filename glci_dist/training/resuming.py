@@ -1,0 +1,42 @@
+"""Which checkpoint a run goes on from, and what becomes of the damaged ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from glci_dist.checkpoints import reading
+from glci_dist.checkpoints.manifest import Checkpoint, Unreadable
+from glci_dist.errors import Fault
+from glci_dist.runs.attempts import Attempt
+
+
+def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, Path], None]) -> Checkpoint | None:
+    """The newest checkpoint in ``root`` that is whole, if there is any; newer, damaged ones are set aside.
+
+    ``damaged`` hears of each: where it was, what is wrong with it, where it lies now. Raises ``Fault`` where one
+    cannot be read or moved, and where none is whole: nothing is renamed then.
+    """
+    broken: list[tuple[Path, str]] = []
+    try:
+        found = reading.newest(root, damaged=lambda *each: broken.append(each))
+    except (Unreadable, OSError) as error:
+        raise Fault(f"{error}: the checkpoints stand as they were; mend that, and the same command goes on") from error
+    if broken and found is None:
+        # Perhaps it is the disk that cannot be read just now: nothing is renamed, nothing begins anew.
+        path, problem = broken[0]
+        raise Fault(
+            f"none of the {len(broken)} checkpoint(s) in {path.parent} is whole ({path.name}: {problem}): "
+            "they stand as they were; mend what keeps them from being read, or remove them to begin at step 0"
+        )
+    for path, problem in broken:
+        try:
+            with attempt.fenced():
+                aside = reading.set_aside(path, attempt)
+        except OSError as error:
+            raise Fault(
+                f"{path} is damaged ({problem}) and cannot be set aside: {error.strerror}: mend that, "
+                "and the same command goes on from an older one"
+            ) from error
+        damaged(path, problem, aside)
+    return found

@@ -1,0 +1,64 @@
+"""Each state of the contest is brought about in a real run, and named; a healthy run raises no alarm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glci_dist import compose
+from glci_dist.runs.journal import read_journal
+from glci_dist.training.loop import train
+from tests.distributed.recordings import tiny
+from tests.worlds import run_world
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+STEPS = (60, 10, 60)
+
+LEARNING = (
+    "name=run",
+    "phases.completion.completion_lr=2e-3",
+    "phases.discriminator.discriminator_lr=1e-4",
+    "phases.joint.completion_lr=2e-4",
+    "phases.joint.discriminator_lr=1e-4",
+    "phases.joint.lr_schedule=constant",
+    "phases.joint.balance=0.5",
+    "data.mean_colour=[0.5,0.5,0.5]",
+)
+"""A contest that goes well, at learning rates of a real run."""
+
+_UNBALANCED = ("phases.joint.balance=0", "phases.joint.alpha=1", "phases.joint.reconstruction=0")
+TROUBLES: dict[str, tuple[str, ...]] = {
+    "discriminator dominates": ("phases.discriminator.discriminator_lr=1e-2", "phases.joint.discriminator_lr=1e-2"),
+    "discriminator asleep": ("phases.discriminator.discriminator_lr=0", "phases.joint.discriminator_lr=0"),
+    "no contest": ("phases.joint.balance=0", "phases.joint.alpha=1e-9"),
+    "diverging": (*_UNBALANCED, "phases.joint.completion_lr=2e-2"),
+    # So fast that the network loses sight of its input.
+    "collapse": ("phases.joint.completion_lr=0.1",),
+    "checkerboard": (*_UNBALANCED, "model.completion.enlarge=deconvolution", "phases.joint.completion_lr=2e-3"),
+}
+
+
+def train_with(overrides: list[str]) -> None:
+    train(compose.load(overrides))
+
+
+def diagnoses(shards: str, folder: Path, extra: tuple[str, ...]) -> list[dict[str, Any]]:
+    overrides = tiny(shards, str(folder), steps=STEPS, extra=(*LEARNING, *extra))
+    run_world(2, train_with, overrides, timeout=250)
+    return [event for event in read_journal(folder / "run") if event["event"] == "diagnosis"]
+
+
+@pytest.mark.parametrize("state", TROUBLES)
+def test_a_trouble_is_brought_about_and_named(faces_shards: str, tmp_path: Path, state: str) -> None:
+    found = diagnoses(faces_shards, tmp_path, TROUBLES[state])
+    for event in found:
+        print(event["step"], event["state"], event["evidence"])
+    assert state in [event["state"] for event in found]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_contest_raises_no_alarm(faces_shards: str, tmp_path: Path, seed: int) -> None:
+    found = diagnoses(faces_shards, tmp_path, (f"seed={seed}",))
+    assert [event["state"] for event in found] == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from tests.distributed.recordings import record, tiny
 from tests.distributed.test_elastic import train_some
+from tests.distributed.test_leaks import observe
 from tests.small_run import final_files
 from tests.worlds import run_world
 
@@ -81,3 +83,29 @@ def test_a_run_stopped_while_the_balance_is_measured_or_after_ends_bitwise_the_s
     assert not ending
     expected = final_files(tmp_path / "whole" / "run", sum(STEPS))
     assert final_files(tmp_path / "stopped" / "run", sum(STEPS)) == expected
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_leaves_the_other_network_bitwise_as_it_was(faces_shards: str, tmp_path: Path, name: str) -> None:
+    # A learning rate that falls to 0 would leave what has no batch norm as it is in the last step.
+    extra = (*SETTINGS[name], "phases.joint.lr_schedule=constant")
+    for rank in run_world(2, observe, tiny(faces_shards, str(tmp_path / "all"), steps=(2, 2, 2), extra=extra)):
+        assert [step["completion changed"] for step in rank] == [True, True, False, False, True, True]
+        assert [step["discriminators changed"] for step in rank] == [False, False, True, True, True, True]
+        assert not any(step["gradient left"] or step["frozen"] for step in rank)
+    alone = (*extra, "phases.joint.discriminator_every=0")
+    seen = run_world(1, observe, tiny(faces_shards, str(tmp_path / "one"), steps=(0, 0, 2), extra=alone))[0]
+    assert [step["discriminators changed"] for step in seen] == [False, False]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("extra", ["engine.precision=bf16", "engine.accumulation=2"])
+def test_a_setting_trains_in_bf16_and_in_micro_batches(
+    faces_shards: str, tmp_path: Path, name: str, extra: str
+) -> None:
+    overrides = tiny(faces_shards, str(tmp_path), steps=(1, 2, 3), extra=(*SETTINGS[name], extra))
+    first, second = run_world(2, record, overrides)
+    assert all(math.isfinite(value) for losses in first.losses for value in losses.values())
+    for key, tensor in first.weights.items():
+        assert tensor.isfinite().all()
+        assert tensor.equal(second.weights[key]), f"{key} differs between ranks"

@@ -45,14 +45,24 @@ class Branch(nn.Module):
                 layers.append(nn.Conv2d(inputs, outputs, 5, 2, 2))
             layers.append(_activation(config.slope))
             inputs, size = outputs, -(-size // 2)
+        # Batch norm would centre the photos and keep the signal's strength; without it both are seen to here.
+        self._centres = config.normalization != "batch"
         self.features = max(1, round(config.width * _FEATURES))
         self.layers = nn.Sequential(*layers)
         self.connected = nn.Sequential(_linear(inputs * size * size, self.features, config), _activation(config.slope))
+        if config.normalization == "none":
+            for layer in self.modules():
+                if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                    nn.init.kaiming_normal_(layer.weight, a=config.slope)
+                    assert layer.bias is not None
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The features, and every activation on the way to them, ``(N, ...)`` each, they themselves the last."""
         activations = []
         x = images
+        if self._centres:
+            x = 2 * x - 1
         for layer in self.layers:
             x = layer(x)
             if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):

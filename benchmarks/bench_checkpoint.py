@@ -34,7 +34,6 @@ from glci_dist.checkpoints.saver import Saved, Saver
 from glci_dist.cluster.world import joined
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.setup import prepare
-from glci_dist.training.updates import to_device
 
 
 def overrides(shards: str, runs: str, batch: int) -> list[str]:
@@ -71,7 +70,7 @@ def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
     saved: list[Saved] = []
     with joined(config.engine) as world:
         job = prepare(config, world)
-        batch, moment = to_device(next(iter(job.batches(0))), world.device), job.schedule.at(0)
+        batch, moment = job.to_device(next(iter(job.batches(0)))), job.schedule.at(0)
         saver = Saver(job.folder.checkpoints, job.attempt, world, Retention(2, 0), on_saved=saved.append)
         number = 0
 

@@ -132,13 +132,15 @@ class LossConfig:
     r1: float = 0.0
     """Weight (gamma) of the R1 penalty: the discriminators' gradient on real photos is small."""
     penalty_every: int = 1
-    """The penalties are reckoned at every n-th step, n times as heavy."""
+    """The penalties are reckoned at every n-th update of the discriminators, n times as heavy."""
     label_smoothing: float = 0.0
     """A real photo's target is 1 less this, one-sided (cross-entropy only)."""
     instance_noise: float = 0.0
-    """Standard deviation of the noise on all that the discriminators see, pixels in [0, 1]; falls to 0 over a phase."""
+    """Standard deviation of the noise on all that the discriminators judge, pixels in [0, 1]; falls to 0 over a
+    phase. The penalties are taken without it."""
     feature_matching: float = 0.0
-    """Weight of the difference between the discriminators' activations of a photo and of its completion."""
+    """Weight of the difference between the discriminators' activations of a photo and of its completion; where
+    ``alpha`` is above 0."""
     perceptual: float = 0.0
     """Weight of the perceptual distance on EfficientNet-Lite0; then that figure of `glci evaluate` is no judge."""
     total_variation: float = 0.0
@@ -167,7 +169,8 @@ class PhaseConfig:
     """In place of ``alpha`` (which still switches the adversarial loss on): that weight with which the adversarial
     gradient at the output is so many times the reconstruction's, by the phase's first steps; 0: ``alpha``."""
     balance_steps: int = 20
-    """Steps at the phase's start whose gradients ``balance`` is measured on; in the first one it is only measured."""
+    """Steps whose gradients ``balance`` is measured on: the phase's first that update the completion network; in the
+    first of them it is only measured."""
     lr_schedule: str = "constant"
     """``constant``, ``linear`` or ``cosine``: from the phase's learning rates down to ``lr_final`` of them."""
     lr_warmup: int = 0
@@ -281,7 +284,7 @@ class MonitorConfig:
 @dataclass
 class DoctorConfig:
     """How a contest that goes wrong is answered (docs/recipes.md): each state by ``warn``, ``balance`` (weaken the
-    stronger side), ``rollback`` (to the last checkpoint, with half the adversarial weight) or ``stop``."""
+    stronger side), ``rollback`` (to the last checkpoint, and then the same) or ``stop``."""
 
     window: int = 20
     """Steps of the contest that a diagnosis is taken over; 0: none is."""

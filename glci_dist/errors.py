@@ -1,5 +1,9 @@
 """The ways a command ends early."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class Ending(Exception):
     """Why a command ends, in one line.
@@ -26,3 +30,13 @@ class Fault(Ending):
 
 class Superseded(Fault):
     """A newer attempt owns the run, so this one ends without a trace: exit code 4, not to be restarted."""
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make the folder that a command writes into; ``UserError`` that names ``option`` where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): name another with {option}") from error

@@ -250,6 +250,7 @@ def test_evaluating_on_no_shards_or_no_photos_is_one_line(refusal: Glci, faces_s
         (["{run}@7"], "has no checkpoint of step 7: glci checkpoints list"),
         (["{run}@last"], "behind @ stands the step of a checkpoint"),
         (["{run}", "{run}@2"], "(step 2) is named twice"),
+        (["{run}", "--out", "{run}/config.yaml"], "config.yaml cannot be written"),
         (["{run}", "--masks", "boxes"], "--masks=boxes is no mask set: choose among box, centre, freeform-thin"),
         (["{run}", "--fid-weights", "/nowhere.pth"], "--fid-weights=/nowhere.pth cannot be read"),
         (["{run}", "--lpips-weights", "/dev/null"], "--lpips-weights=/dev/null is no file of weights"),

@@ -59,6 +59,33 @@ def test_only_stretches_in_which_both_sides_train_are_contests_each_phase_by_its
     assert diagnose(first, window=50) == []
 
 
+def test_two_phases_are_two_contests_where_a_side_is_updated_less_often_than_scalars_are_written() -> None:
+    log = points((State.HEALTHY, 8), every=1) + points((State.HEALTHY, 8), every=1, start=8)
+    for number, point in enumerate(log):
+        point.scalars["phase/number"] = 1.0 + number // 8
+        if number % 2 == 0:
+            del point.scalars["loss/adversarial"], point.scalars["phase/alpha"]
+    assert [[point.step for point in contest] for contest in contests(log)] == [[1, 3, 5, 7], [9, 11, 13, 15]]
+
+
+def test_files_in_subfolders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_log(tmp_path / "logs" / "a", points((State.HEALTHY, 3)))
+    assert main(["doctor", str(tmp_path / "logs")]) == 2
+    assert f"name one of {tmp_path / 'logs' / 'a'}" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_one_line_after_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(tmp_path / "log", points((State.HEALTHY, 12)))
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", str(tmp_path / "log"), "--out", str(tmp_path / "file")]) == 2
+    told = capsys.readouterr()
+    assert "  healthy\n" in told.out
+    assert f"{tmp_path / 'file'} cannot be written" in told.err
+    assert told.err.count("\n") == 1
+
+
 def test_the_command_writes_text_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_log(tmp_path / "run" / "tensorboard", points((State.HEALTHY, 10), (State.DOMINATES, 12)))
     assert main(["doctor", str(tmp_path / "run")]) == 0

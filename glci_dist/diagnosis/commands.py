@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glci_dist.errors import UserError
+from glci_dist.errors import UserError, make_folder
 
 _HELP = """\
 Read what the contest of the networks came to, from a run's TensorBoard files, name the state that it is in (healthy,
@@ -61,8 +61,9 @@ def _doctor(parsed: argparse.Namespace) -> int:
     judged = [(points, diagnose(points, window=parsed.window)) for points in found]
     target = parsed.out or parsed.folder / "diagnosis"
     text = as_text(parsed.folder, judged)
+    print(text)
+    make_folder(target, "--out")
     write_page(target / "diagnosis.html", parsed.folder, judged)
     (target / "diagnosis.txt").write_text(text + "\n", encoding="utf-8")
-    print(text)
     print(f"written: {target / 'diagnosis.txt'}, {target / 'diagnosis.html'}")
     return 0

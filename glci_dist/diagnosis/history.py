@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,12 +32,11 @@ def diagnose(contest: Sequence[Point], *, window: int) -> list[Stretch]:
         return []
     beginning = summary([point.scalars for point in contest[:_FEWEST]])
     found: list[Stretch] = []
+    steps = [point.step for point in contest]
     for place in range(_FEWEST, len(contest)):
         point = contest[place]
-        behind = [each.scalars for each in contest[: place + 1] if each.step > point.step - window]
-        if len(behind) < _FEWEST:
-            behind = [each.scalars for each in contest[place + 1 - _FEWEST : place + 1]]
-        finding = judge(behind, beginning)[0]
+        start = min(bisect_right(steps, point.step - window), place + 1 - _FEWEST)
+        finding = judge([each.scalars for each in contest[start : place + 1]], beginning)[0]
         if found and found[-1].finding.state == finding.state:
             found[-1] = Stretch(found[-1].first, point.step, finding)
         else:

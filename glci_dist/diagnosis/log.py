@@ -29,8 +29,6 @@ NAMES = (
 )
 """What a diagnosis reads; another log's names are mapped to these."""
 
-_OF_A_CONTEST = ("loss/adversarial", "loss/real", "loss/completed")
-
 
 @dataclass(frozen=True)
 class Point:
@@ -49,8 +47,10 @@ def read_log(folder: Path, names: Mapping[str, str]) -> list[Point]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board_folder = folder / "tensorboard" if (folder / "tensorboard").is_dir() else folder
-    if not board_folder.is_dir() or not any(board_folder.rglob("*tfevents*")):
-        raise UserError(f"{folder} holds no TensorBoard files: name a run's folder, or one that TensorBoard shows")
+    if not board_folder.is_dir() or not any(board_folder.glob("*tfevents*")):
+        below = sorted({str(path.parent) for path in board_folder.rglob("*tfevents*")}) if board_folder.is_dir() else []
+        instead = f"one of {', '.join(below[:5])}" if below else "a run's folder, or one that TensorBoard shows"
+        raise UserError(f"{folder} holds no TensorBoard files: name {instead}")
     board = EventAccumulator(str(board_folder), size_guidance={"scalars": 0})
     board.Reload()
     there = set(board.Tags()["scalars"])
@@ -72,12 +72,23 @@ def contests(points: list[Point]) -> list[list[Point]]:
     """The stretches of a log in which both sides were trained, phase by phase, earliest first."""
     found: list[list[Point]] = []
     phase: float | None = None
+    """Of the last contest."""
+    alone = False
+    """Whether one side has been trained alone since."""
     for point in points:
-        both = all(name in point.scalars for name in _OF_A_CONTEST)
-        here = point.scalars.get("phase/number", phase)
-        if both and found and here == phase and found[-1][-1].step < point.step:
+        here = point.scalars.get("phase/number")
+        if not _is_contest(point):
+            # Within a phase a side may be updated less often than scalars are written.
+            alone = alone or here is None or here != phase
+        elif found and here == phase and not alone:
             found[-1].append(point)
-        elif both:
+        else:
             found.append([point])
-        phase = here
+            phase, alone = here, False
     return found
+
+
+def _is_contest(point: Point) -> bool:
+    """Whether both sides were trained; ``phase/alpha`` stands in a contest whose adversarial loss weighs nothing."""
+    names = point.scalars.keys()
+    return {"loss/real", "loss/completed"} <= names and not names.isdisjoint({"loss/adversarial", "phase/alpha"})

@@ -72,7 +72,6 @@ def write_page(path: Path, source: Path, contests: Sequence[tuple[Sequence[Point
         )
         parts.append(f"<table><tr><th>steps</th><th>state</th><th>at its end</th></tr>{rows}</table>")
         parts.append(_plots(points, stretches))
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_PAGE.format(body="\n".join(parts)), encoding="utf-8")
 
 

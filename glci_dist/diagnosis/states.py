@@ -80,6 +80,8 @@ def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
     nothing. ``HEALTHY`` alone where nothing else holds.
     """
     now = summary(window)
+    if broken := [name for name, value in now.items() if not math.isfinite(value)]:
+        return _finding(State.DIVERGING, f"{broken[0]} is not finite")
     found = [
         *_collapse(now, beginning),
         *_checkerboard(now, beginning),
@@ -116,11 +118,8 @@ def _finding(state: State, *evidence: str) -> list[Finding]:
 
 
 def _diverging(now: Scalars, beginning: Scalars) -> list[Finding]:
-    broken = [name for name, value in now.items() if not math.isfinite(value)]
-    if broken:
-        return _finding(State.DIVERGING, f"{broken[0]} is not finite")
     name = "loss/reconstruction"
-    if name in now and now[name] > WORSE * beginning.get(name, math.inf):
+    if name in now and beginning.get(name, 0) > 0 and now[name] > WORSE * beginning[name]:
         times = now[name] / beginning[name]
         return _finding(
             State.DIVERGING, f"the reconstruction error is {times:.2f} times the contest's first (limit {WORSE})"

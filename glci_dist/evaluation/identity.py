@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -19,8 +18,6 @@ from glci_dist.errors import UserError
 from glci_dist.evaluation.metrics import to_uint8
 from glci_dist.evaluation.yardsticks import WHOLE, Seen, Yardstick
 
-SAME = 0.6
-"""dlib takes two photos for the same person where their embeddings are less than this apart."""
 _LOOKED_AT = 256
 """px that photos are enlarged to before a face is looked for: the detector needs faces of 80 px."""
 _CHIP, _MARGIN = 150, 0.25
@@ -29,6 +26,8 @@ _CHIP, _MARGIN = 150, 0.25
 
 class Identity(Yardstick):
     """How far the embeddings (128 numbers) of a photo and of its composite are apart: 0 to about 1.4.
+
+    Below 0.6 dlib takes two photos for the same person's.
 
     The face is found and turned upright on the photo, and the composite is cut at the same place. A photo in
     which dlib finds no face has no value (nan). dlib holds Python's lock, so processes look, one a core.
@@ -71,7 +70,6 @@ def _networks() -> tuple[Any, Any, Any]:
     """The detector, the landmarks' predictor and the embedding of this process."""
     import dlib
 
-    os.environ["OMP_NUM_THREADS"] = "1"
     models = find_models()
     assert models is not None
     return (

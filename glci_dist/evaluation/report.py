@@ -21,12 +21,11 @@ HOLE = (255, 255, 255)
 def write_report(
     result: Result, samples: Sequence[Sample], folder: Path, *, networks: Sequence[str], beside: str
 ) -> Path:
-    """Writes ``evaluation.json``, ``.md`` and ``.png`` into ``folder``; returns the picture's path.
+    """Writes ``evaluation.json``, ``.md`` and ``.png`` into ``folder``, which is there; returns the picture's path.
 
     ``networks`` and ``beside`` name the methods of ``samples`` to draw: each network's composite, of the last one
     the raw output too, and a baseline's composite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(result.to_json() + "\n", encoding="utf-8")
     (folder / "evaluation.md").write_text(result.table(networks), encoding="utf-8")
     several = len(networks) > 1

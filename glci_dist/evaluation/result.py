@@ -109,7 +109,8 @@ class Result:
 
     def ratio(self, method: str, against: str, name: str) -> Summary:
         """A figure of a method over that of another, resampled together: the photos' own difficulty cancels."""
-        value = self.value(method, name) / self.value(against, name)
+        below = self.value(against, name)
+        value = self.value(method, name) / below if below else float("nan")
         if not self.replicates or self.photos < 2 or not np.isfinite(value):
             return Summary(value)
         return Summary(value, *interval(self._resample(method, name) / self._resample(against, name), value))
@@ -170,7 +171,7 @@ class Result:
             rows = [[f"{network}, holes of", *(f"{size} of the photo ({int(held.sum())})" for size, held in sizes)]]
             for name in self.names(network):
                 values = (self.value(network, name, held) for _, held in sizes)
-                rows.append([FIGURES[name].title, *(f"{value:.{FIGURES[name].decimals}f}" for value in values)])
+                rows.append([FIGURES[name].title, *(_cell(Summary(value), name) for value in values)])
             blocks.append(_markdown(rows))
         holes = self.protocol.holes
         sides = f", holes of {holes.min_side} to {holes.max_side} px" if self.protocol.name == "box" else ""
@@ -226,6 +227,8 @@ def _cell(summary: Summary, name: str) -> str:
 
 
 def _ratio(summary: Summary) -> str:
+    if not np.isfinite(summary.value):
+        return ""
     if summary.low is None:
         return f"{summary.value:.3f}"
     return f"{summary.value:.3f} ({summary.low:.3f} to {summary.high:.3f})"

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from glci_dist import compose
 from glci_dist.checkpoints import reading
-from glci_dist.checkpoints.manifest import Checkpoint, Unreadable, folder_name
+from glci_dist.checkpoints.manifest import Unreadable, folder_name
 from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World, joined
 from glci_dist.config import Config, EngineConfig
-from glci_dist.data.index import load_index
+from glci_dist.data.index import Index, load_index
 from glci_dist.data.store import ShardStore
-from glci_dist.errors import UserError
+from glci_dist.errors import UserError, make_folder
 from glci_dist.evaluation.baselines import Complete, mean_colour, telea
 from glci_dist.evaluation.evaluate import evaluate, take_samples
 from glci_dist.evaluation.identity import Identity
@@ -59,10 +59,14 @@ class Asked:
 class Trained:
     """A completion network as a run left it."""
 
-    name: str
     config: Config
+    step: int
     network: nn.Module
     """In evaluation mode; the moving average, if the run has one."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.name} (step {self.step})"
 
 
 def evaluate_runs(asked: Asked) -> None:
@@ -79,16 +83,20 @@ def evaluate_runs(asked: Asked) -> None:
         if number < least:
             raise UserError(f"{option}={number} is too small: it must be at least {least}")
     with joined(EngineConfig()) as world:
-        problem, trained = None, []
+        # A run that still trains may save another one meanwhile: the first rank says which it is.
+        collectives.begin("verifying checkpoints", patient=True)
+        steps = world.once(lambda: [_newest_step(run) for run in asked.runs])
+        problem = None
         try:
-            trained = [load_trained(run, tell=world.is_main) for run in asked.runs]
+            trained = [load_trained(_parted(run)[0], step) for run, step in zip(asked.runs, steps, strict=True)]
+            index = load_index(asked.shards)
         except UserError as error:
             problem = str(error)
         world.agree(problem)
-        _evaluate(asked, trained, world)
+        _evaluate(asked, trained, index, world)
 
 
-def _evaluate(asked: Asked, trained: Sequence[Trained], world: World) -> Result | None:
+def _evaluate(asked: Asked, trained: Sequence[Trained], index: Index, world: World) -> Result | None:
     first = trained[0].config
     for each in trained:
         for key in ("size", "short_edge"):
@@ -99,8 +107,11 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], world: World) -> Result 
                 )
     names = [each.name for each in trained]
     if len(set(names)) < len(names):
+        # Runs of one name in several folders.
+        names = [f"{_parted(run)[0]} (step {each.step})" for run, each in zip(asked.runs, trained, strict=True)]
+    if len(set(names)) < len(names):
         raise UserError(f"{max(names, key=names.count)} is named twice: name each run, or RUN@STEP, once")
-    index = load_index(asked.shards)
+    target = asked.out or _parted(asked.runs[0])[0] / "evaluation"
     store = ShardStore(index, first.data.cache)
     photos = EvaluationPhotos(
         index, store, size=first.data.size, short_edge=first.data.short_edge[0], count=asked.photos
@@ -109,9 +120,11 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], world: World) -> Result 
     methods: dict[str, Complete] = {
         MEAN_COLOUR: mean_colour(fill_colour(trained[0].network).flatten().tolist()),
         TELEA: telea,
-        **{each.name: complete_with(each.network, world.device) for each in trained},
+        **{name: complete_with(each.network, world.device) for name, each in zip(names, trained, strict=True)},
     }
     with _yardsticks(asked, world) as yardsticks:
+        # Before the long part: it would be a pity afterwards.
+        world.once(lambda: make_folder(target, "--out"))
         result = evaluate(
             methods,
             photos,
@@ -128,40 +141,48 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], world: World) -> Result 
     if result is not None:
         result.resample(progress=True)
         samples = take_samples(methods, photos, protocol, count=_SAMPLES)
-        target = asked.out or Path(str(asked.runs[0]).split("@")[0]) / "evaluation"
         picture = write_report(result, samples, target, networks=names, beside=TELEA)
         print(result.table(names), end="")
         print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
     return result
 
 
-def load_trained(run: str, *, tell: bool = True) -> Trained:
-    """The network of a run's newest checkpoint, or of the step behind ``@``; says what is damaged, if ``tell``."""
+def _newest_step(run: str) -> int:
+    """The step behind ``@``, or that of the run's newest checkpoint; says which newer ones are damaged."""
     folder, step = _parted(run)
     found = RunFolder(folder)
-    config = compose.read(found.config_file)
+    compose.read(found.config_file)
+    if step is not None:
+        return step
 
     def say(path: Path, problem: str) -> None:
-        if tell:
-            print(f"{path} is damaged ({problem}): an older one is taken")
+        print(f"{path} is damaged ({problem}): an older one is taken")
 
-    checkpoint: Checkpoint | None
     try:
-        if step is None:
-            checkpoint = reading.newest(found.checkpoints, damaged=say)
-        elif (found.checkpoints / folder_name(step)).is_dir():
-            checkpoint, problems = reading.examine(found.checkpoints / folder_name(step))
-            if checkpoint is None:
-                raise UserError(f"{found.checkpoints / folder_name(step)} is damaged ({'; '.join(problems)})")
-        else:
-            raise UserError(f"{folder} has no checkpoint of step {step}: glci checkpoints list {folder}")
+        checkpoint = reading.newest(found.checkpoints, damaged=say)
     except Unreadable as error:
         raise UserError(f"{error}: mend that, and try again") from error
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: one is written at the end of each phase")
+    return checkpoint.step
+
+
+def load_trained(folder: Path, step: int) -> Trained:
+    """The network of a run's checkpoint; raises ``UserError`` for one that is not there or damaged."""
+    found = RunFolder(folder)
+    config = compose.read(found.config_file)
+    path = found.checkpoints / folder_name(step)
+    if not path.is_dir():
+        raise UserError(f"{folder} has no checkpoint of step {step}: glci checkpoints list {folder}")
+    try:
+        checkpoint, problems = reading.examine(path)
+    except Unreadable as error:
+        raise UserError(f"{error}: mend that, and try again") from error
+    if checkpoint is None:
+        raise UserError(f"{path} is damaged ({'; '.join(problems)}): name another step")
     network = build_completion(config)
     reading.load_networks(checkpoint, {"average" if config.engine.ema else "completion": network})
-    return Trained(f"{config.name} (step {checkpoint.step})", config, network.eval())
+    return Trained(config, step, network.eval())
 
 
 def complete_with(network: nn.Module, device: torch.device) -> Complete:

@@ -35,7 +35,8 @@ class Balance:
 
     def see(self, moment: Moment, reconstruction: float, adversarial: float) -> None:
         """Take down the norms of a step's gradients at the output, before their weights."""
-        if not moment.balance or moment.phase_step >= moment.balance_steps:
+        measured = self._steps if self._phase == moment.phase_number else 0
+        if not moment.balance or measured >= moment.balance_steps:
             return
         if self._phase != moment.phase_number:
             self._phase, self._steps, self._reconstruction, self._adversarial = moment.phase_number, 0, 0.0, 0.0

@@ -41,8 +41,6 @@ class Diagnosis:
     finding: Finding
     answer: str
     """``warn``, ``balance``, ``rollback``, ``stop``; empty for a contest that is healthy again."""
-    is_news: bool
-    """Whether the state is another one than before."""
 
 
 class Doctor:
@@ -84,7 +82,10 @@ class Doctor:
             self._window.clear()
             self._paused = {}
         judged = {name: value for name, value in scalars.items() if name.startswith(_JUDGED)}
-        if len(self._first) < _BEGINNING:
+        if not judged or any(moment.step < until for until in self._paused.values()):
+            # A step that was passed over, or in which one side was held back, says nothing of the contest.
+            return None
+        if len(self._first) < _BEGINNING and "loss/reconstruction" in judged:
             self._first.append(judged)
         self._window.append(judged)
         if len(self._window) < self._config.window or (moment.phase_step + 1) % self._config.every:
@@ -95,16 +96,18 @@ class Doctor:
         finding = judge(list(self._window), summary(self._first))[0]
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:
-            return Diagnosis(finding, "", is_news) if is_news else None
+            return Diagnosis(finding, "") if is_news else None
         answer = str(getattr(self._config, ANSWERS[finding.state]))
         if answer == "balance":
             self._balance(finding.state, moment)
         elif answer == "rollback":
-            self._multiply(moment, "alpha", _LIGHTER)
+            self._balance(finding.state, moment)
+            # What is gone back to has a contest of its own, and nobody to pause.
+            self._paused = {}
         if answer != "warn":
             # What was measured before the answer says nothing of what comes after it.
             self._window.clear()
-        return Diagnosis(finding, answer, is_news) if is_news or answer != "warn" else None
+        return Diagnosis(finding, answer) if is_news or answer != "warn" else None
 
     def _balance(self, state: State, moment: Moment) -> None:
         until = moment.step + 1 + self._config.every
@@ -134,11 +137,11 @@ class Doctor:
         """For a checkpoint (JSON)."""
         return {
             "window": list(self._window),
-            "first": self._first,
+            "first": list(self._first),
             "phase": self._phase,
             "state": str(self.state),
-            "factors": self._factors,
-            "paused": self._paused,
+            "factors": {phase: dict(factors) for phase, factors in self._factors.items()},
+            "paused": dict(self._paused),
         }
 
     def load(self, state: dict[str, Any], *, keep_factors: bool = False) -> None:

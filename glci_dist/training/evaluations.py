@@ -38,14 +38,19 @@ class Evaluations:
         return (moment.step + 1) % self._every == 0 or moment.ends_phase
 
     def take(self, network: nn.Module) -> dict[str, float]:
-        """The figures of ``network`` by their names in evaluation.json, on rank 0; every rank calls it."""
+        """The figures of ``network`` by their names in evaluation.json, on rank 0; every rank calls it.
+
+        Raises ``UserError``, on every rank, for photos that cannot be read.
+        """
         was_training = network.training
         network.eval()
         methods = {"network": complete_with(network, self._world.device)}
-        result = evaluate(
-            methods, self._photos, self._protocol, yardsticks=self._yardsticks, replicates=0, world=self._world
-        )
-        network.train(was_training)
+        try:
+            result = evaluate(
+                methods, self._photos, self._protocol, yardsticks=self._yardsticks, replicates=0, world=self._world
+            )
+        finally:
+            network.train(was_training)
         if result is None:
             return {}
         return {name: result.value("network", name) for name in result.names("network")}

@@ -63,7 +63,10 @@ class Guard:
     def treat(self, report: Report) -> bool:
         """Let the doctor look at the contest; whether the run has to go back to its last checkpoint."""
         job, step = self._job, report.moment.step
-        found = None if report.skipped else job.doctor.see(report.moment, dict(scalars(report)))
+        if self.ending is not None or report.skipped:
+            # A run that ends here is judged when it goes on: what is done about it must be done at once.
+            return False
+        found = job.doctor.see(report.moment, dict(scalars(report)))
         if found is None:
             return False
         finding, factors = found.finding, job.doctor.factors(report.moment)
@@ -81,7 +84,7 @@ class Guard:
         job.tell(f"step {step}: contest {finding.line}{told}")
         if found.answer == "stop":
             self._end(Fault(f"step {step}: contest {finding.line} (doctor answered stop)"))
-        elif found.answer == "rollback" and self.ending is None:
+        elif found.answer == "rollback":
             if job.may_go_back():
                 return True
             self._end(

@@ -72,8 +72,8 @@ class Report:
     signals: dict[str, float]
     """Means over all slots, of what the contest does to the completions."""
     pulls: tuple[float, float] | None
-    """Norms of the gradients at the completion network's output over the whole batch: of all but the adversarial
-    term, and of that without its weight; None where there was no contest."""
+    """Norms of the gradients at the completion network's output over the whole batch: of all that is no contest, and
+    of the adversarial term without its weight; None where there was none."""
     alpha: float | None
     """The adversarial term's weight."""
     completion_norm: float | None

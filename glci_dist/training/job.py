@@ -21,7 +21,7 @@ from glci_dist.cluster.signals import StopRequest
 from glci_dist.cluster.world import World, has_bf16
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Fault, Interrupted, Superseded
+from glci_dist.errors import Fault, Interrupted, Superseded, UserError
 from glci_dist.evaluation.result import brief
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import RunFolder, is_accepted, refuse, result_changes
@@ -120,7 +120,13 @@ class Job:
         if self.evaluations is None or not self.evaluations.is_due(moment):
             return
         network = self.average.network if self.average is not None else self.contest.completion.network
-        figures = self.evaluations.take(network)
+        try:
+            figures = self.evaluations.take(network)
+        except UserError as error:
+            # Every rank has it: a held-out photo that is broken, say, is no reason to end the run.
+            self.journal("not-evaluated", moment.step, error=str(error))
+            self.tell(f"no evaluation after step {moment.step}: {error}; training goes on")
+            return
         if not figures:
             return
         self.journal("evaluation", moment.step, **{name: round(value, 6) for name, value in figures.items()})

@@ -94,9 +94,9 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             continue
         if isinstance(guard.ending, Superseded):
             return guard.ending
-        if guard.ending is None:
-            job.evaluate_if_due(moment)
         job.save_if_due(moment, must=guard.ending is not None)
+        if guard.ending is None or moment.step + 1 == job.schedule.steps:
+            job.evaluate_if_due(moment)
         step += 1
         if guard.ending is not None:
             break

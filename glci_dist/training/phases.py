@@ -26,6 +26,8 @@ class Moment:
     """Whether the phase trains both sides."""
     updates_completion: bool
     updates_discriminator: bool
+    discriminator_update: int
+    """How many updates of the discriminators the phase has had before."""
     completion_lr: float
     discriminator_lr: float
     reconstruction: float
@@ -66,6 +68,7 @@ class Schedule:
             is_contest=bool(phase.completion_every and phase.discriminator_every),
             updates_completion=_is_due(within, phase.completion_every),
             updates_discriminator=_is_due(within, phase.discriminator_every),
+            discriminator_update=within // max(1, phase.discriminator_every),
             completion_lr=factor * phase.completion_lr,
             discriminator_lr=factor * phase.discriminator_lr,
             reconstruction=phase.reconstruction,

@@ -29,7 +29,7 @@ class PictureGrid:
             index, config.data, config.holes, seed=_SEED, global_batch=count, slots=range(count), lanes=1
         )
         batch = faces[0]
-        self._batch = to_device(batch, device)
+        self._batch = to_device(batch, device, range(count))
 
     @torch.no_grad()
     def draw(self, network: nn.Module, path: Path) -> np.ndarray:

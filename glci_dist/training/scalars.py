@@ -17,11 +17,11 @@ def scalars(report: Report) -> Iterable[tuple[str, float]]:
             yield f"loss/{name.removesuffix('_loss')}", value
     for name, value in report.signals.items():
         yield f"contest/{name}", value
-    if report.pulls is not None:
-        assert report.alpha is not None
+    if report.alpha is not None and moment.is_contest:
+        yield "phase/alpha", report.alpha
+    if report.pulls is not None and report.alpha is not None:
         yield "gradient_at_output/reconstruction", report.pulls[0]
         yield "gradient_at_output/adversarial", report.alpha * report.pulls[1]
-        yield "phase/alpha", report.alpha
     if report.completion_norm is not None:
         yield "gradient_norm/completion", report.completion_norm
         yield "learning_rate/completion", moment.completion_lr

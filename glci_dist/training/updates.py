@@ -55,8 +55,8 @@ class DeviceBatch:
             yield DeviceBatch(*tensors)
 
 
-def to_device(batch: Batch, device: torch.device, slots: range | None = None) -> DeviceBatch:
-    """uint8 photos and boxes to float photos and masks on ``device``; ``slots``: theirs (default: from 0 on)."""
+def to_device(batch: Batch, device: torch.device, slots: range) -> DeviceBatch:
+    """uint8 photos and boxes to float photos and masks on ``device``; ``slots``: theirs in the global batch."""
     # A channels-last view of the bytes: no copy before the conversion to float.
     photos = batch.photos.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
     boxes = batch.boxes.to(device, non_blocking=True)
@@ -66,7 +66,7 @@ def to_device(batch: Batch, device: torch.device, slots: range | None = None) ->
         masks=render_masks(boxes, strokes, photos.shape[-1]),
         fake_patches=batch.fake_patches.to(device, non_blocking=True),
         real_patches=batch.real_patches.to(device, non_blocking=True),
-        slots=torch.arange(slots.start if slots else 0, (slots.start if slots else 0) + len(photos)),
+        slots=torch.arange(slots.start, slots.stop),
     )
 
 
@@ -88,7 +88,7 @@ class Measures:
     completed_accuracy: Tensor | None = None
     """Share of completed photos that the discriminators call completed."""
     reconstruction_pull: Tensor | None = None
-    """Squared norm of the gradient at the completion network's output, but for the adversarial one; weighted."""
+    """Squared norm of the gradient of all that is no contest at the completion network's output; weighted."""
     adversarial_pull: Tensor | None = None
     """The same of the adversarial term, without its weight."""
     alpha: float | None = None
@@ -202,7 +202,7 @@ class Contest:
             "completed_accuracy": (completed_logits <= threshold(losses)).float().mean(),
             "margin": (real_logits.mean() - completed_logits.mean()).detach(),
         }
-        if (losses.r1 or losses.gradient_penalty) and moment.step % losses.penalty_every == 0:
+        if (losses.r1 or losses.gradient_penalty) and moment.discriminator_update % losses.penalty_every == 0:
             penalty = losses.penalty_every * self._penalty(part, completed, moment)
             found["penalty"] = penalty.detach()
             loss = loss + penalty

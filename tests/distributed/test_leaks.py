@@ -11,7 +11,6 @@ from torch import Tensor
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.training.setup import prepare
-from glci_dist.training.updates import to_device
 from tests.distributed.recordings import tiny, weights
 from tests.worlds import run_world
 
@@ -27,7 +26,7 @@ def observe(overrides: list[str]) -> list[dict[str, bool]]:
         completion, discriminators = job.contest.completion, job.contest.discriminators
         for step, batch in enumerate(job.batches(0)):
             before = weights(completion), weights(discriminators)
-            job.contest.update(to_device(batch, world.device), job.schedule.at(step))
+            job.contest.update(job.to_device(batch), job.schedule.at(step))
             after = weights(completion), weights(discriminators)
             seen.append(
                 {
@@ -62,7 +61,7 @@ def completion_gradient(overrides: list[str]) -> tuple[dict[str, Tensor], list[s
             return real_step(lr, limit)
 
         engine.step = step  # type: ignore[method-assign, assignment]
-        job.contest.update(to_device(next(iter(job.batches(0))), world.device), job.schedule.at(0))
+        job.contest.update(job.to_device(next(iter(job.batches(0)))), job.schedule.at(0))
         job.close()
     return found, leaked
 

@@ -67,6 +67,7 @@ def test_a_report_is_a_table_json_and_a_picture(tmp_path: Path) -> None:
     methods = {"Telea": telea, "network": mean_colour((0.2, 0.4, 0.6))}
     result = evaluated(methods, photos, protocol)
     samples = take_samples(methods, photos, protocol, count=2)
+    (tmp_path / "new").mkdir()
     picture = write_report(result, samples, tmp_path / "new", networks=["network"], beside="Telea")
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text())["photos"] == 3
     assert (tmp_path / "new" / "evaluation.md").read_text() == result.table(["network"])

@@ -153,3 +153,23 @@ def test_the_balance_is_measured_at_the_phases_start_and_kept() -> None:
     assert found[:6] == [0.0, 1.0, *[pytest.approx(0.5 * 9 / 4)] * 4]
     assert found[6:12] == [0.0, 0.5 * 10 / 2, *[pytest.approx(0.5 * 21 / 4)] * 4]
     assert found[12] == 7.0
+
+
+def test_the_balance_is_measured_on_updates_of_the_completion_network_however_late_they_come() -> None:
+    phase = PhaseConfig(steps=100, completion_every=25, alpha=1e-3, balance=0.5, balance_steps=2)
+    schedule, balance = Schedule({"joint": phase}), Balance()
+    due = [step for step in range(100) if schedule.at(step).updates_completion]
+    for step in due:
+        balance.see(schedule.at(step), reconstruction=3.0 if step < 60 else 100.0, adversarial=2.0)
+    assert balance.alpha(schedule.at(99)) == pytest.approx(0.5 * 3 / 2)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_discriminators_updates_are_counted_not_the_steps(every: int) -> None:
+    """A penalty at every n-th of them must not fall between them."""
+    phases = {"first": PhaseConfig(steps=7, completion_every=1)}
+    phases["joint"] = PhaseConfig(steps=12, completion_every=1, discriminator_every=every)
+    moments = [Schedule(phases).at(step) for step in range(19)]
+    assert [moment.discriminator_update for moment in moments if moment.updates_discriminator] == list(
+        range(12 // every)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -85,8 +86,22 @@ def test_several_states_are_told_in_their_order() -> None:
     assert [finding.state for finding in judge([both] * 20, HEALTHY)] == [State.DIVERGING, State.DOMINATES]
 
 
-def test_what_is_not_finite_is_diverging() -> None:
-    assert judge([{**HEALTHY, "loss/adversarial": float("nan")}], HEALTHY)[0].state == State.DIVERGING
+@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_diverging(name: str, value: float) -> None:
+    (finding,) = judge([{**HEALTHY, name: value}], HEALTHY)
+    assert finding.state == State.DIVERGING
+    assert name in finding.evidence[0]
+
+
+def test_a_beginning_of_zero_ends_no_diagnosis() -> None:
+    (finding,) = judge([HEALTHY], {**HEALTHY, "loss/reconstruction": 0.0, "contest/diversity_of_photos": 0.0})
+    assert finding.state == State.HEALTHY
+
+
+def test_an_adversarial_loss_of_no_weight_is_no_contest() -> None:
+    without = {name: value for name, value in HEALTHY.items() if not name.startswith("gradient_at_output")}
+    assert judge([{**without, "phase/alpha": 0.0}], HEALTHY)[0].state == State.NO_CONTEST
 
 
 def test_a_single_odd_step_moves_no_median() -> None:
@@ -108,7 +123,7 @@ def test_a_state_is_told_once_and_so_is_health() -> None:
     ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
     assert told(doctor, HEALTHY, range(60)) == []
     ((step, first),) = told(doctor, ill, range(60, 100))
-    assert (first.finding.state, first.answer, first.is_news) == (State.DOMINATES, "warn", True)
+    assert (first.finding.state, first.answer) == (State.DOMINATES, "warn")
     # As soon as it holds for most of the window, at the next diagnosis.
     assert step == 74
     ((step, well),) = told(doctor, HEALTHY, range(100, 140))
@@ -130,9 +145,54 @@ def test_balancing_a_discriminator_that_dominates_pauses_and_slows_it() -> None:
     assert paused == [False] * 10 + [True] * 2
     assert doctor.adjusted(SCHEDULE.at(40)).discriminator_lr == 0.5 / 4
     assert doctor.adjusted(SCHEDULE.at(40)).updates_completion
-    # The window begins anew: nothing of what was measured before the answer counts.
-    assert [step for step, _ in told(doctor, ill, range(25, 46))] == [44]
-    assert doctor.adjusted(SCHEDULE.at(60)).discriminator_lr == 0.5 / 16
+    # The window begins anew: nothing of what was measured before the answer, or in the pause, counts.
+    assert [step for step, _ in told(doctor, ill, range(25, 56))] == [54]
+    assert doctor.adjusted(SCHEDULE.at(70)).discriminator_lr == 0.5 / 16
+
+
+def test_a_side_that_is_paused_is_not_called_healthy() -> None:
+    doctor = Doctor(DoctorConfig(window=10, every=10, dominates="balance"))
+    ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
+    found = []
+    for step in range(5, 100):
+        moment = doctor.adjusted(SCHEDULE.at(step))
+        scalars = ill if moment.updates_discriminator else {"loss/reconstruction": 0.01}
+        diagnosis = doctor.see(moment, scalars)
+        found += [diagnosis.finding.state] if diagnosis is not None else []
+    assert set(found) == {State.DOMINATES}
+
+
+def test_steps_that_measured_nothing_or_not_the_completions_are_no_beginning() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=10))
+    only_judged = {"loss/real": 0.4, "loss/completed": 0.4, "accuracy/real": 0.8, "accuracy/completed": 0.85}
+    told(doctor, only_judged, range(5, 30))
+    told(doctor, {}, range(30, 40))
+    told(doctor, HEALTHY, range(40, 60))
+    ((_, found),) = told(doctor, {**HEALTHY, **CHANGES[State.DIVERGING]}, range(60, 90))
+    assert found.finding.state == State.DIVERGING
+
+
+def test_what_was_handed_to_a_checkpoint_stays_as_it_was() -> None:
+    """It is written while the run goes on."""
+    doctor = Doctor(DoctorConfig(window=20, every=10, dominates="balance"))
+    ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
+    told(doctor, ill, range(5, 12))
+    states = [doctor.state_dict()]
+    told(doctor, ill, range(12, 31))
+    states.append(doctor.state_dict())
+    before = json.dumps(states)
+    told(doctor, ill, range(31, 100))
+    assert json.dumps(states) == before
+
+
+def test_a_rollback_changes_what_balancing_would_and_pauses_nobody() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=10, dominates="rollback"))
+    ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
+    ((step, found),) = told(doctor, ill, range(5, 26))
+    assert (step, found.answer) == (24, "rollback")
+    after = doctor.adjusted(SCHEDULE.at(25))
+    assert after.discriminator_lr == 0.5 / 4
+    assert after.updates_discriminator
 
 
 @pytest.mark.parametrize(

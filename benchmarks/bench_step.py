@@ -41,7 +41,7 @@ from glci_dist.training.updates import Contest, DeviceBatch
 
 
 def configuration(batch: int, *extra: str) -> Config:
-    """Faces 160, recipe modern, in phase 3 from the first step on."""
+    """Faces 160, recipe modern with two terms alone, in phase 3 from the first step on."""
     return compose.load(
         [
             "experiment=faces160",
@@ -50,6 +50,8 @@ def configuration(batch: int, *extra: str) -> Config:
             "phases.completion.steps=0",
             "phases.discriminator.steps=0",
             "phases.joint.steps=1000000",
+            "losses.feature_matching=0",
+            "phases.joint.balance=0",
             *extra,
         ]
     )

@@ -28,8 +28,10 @@ TINY = (
     "phases.discriminator.discriminator_lr=2.5e-6",
     "phases.joint.completion_lr=5e-6",
     "phases.joint.discriminator_lr=2.5e-6",
+    "losses.feature_matching=0",
+    "phases.joint.balance=0",
 )
-"""A run that a test can afford: 8 photos a step, small networks, full precision.
+"""A run that a test can afford: 8 photos a step, small networks, full precision, the contest of two terms alone.
 
 The learning rates are a fortieth of the recipe's. Two worlds differ by rounding, rounding flips a
 ReLU here and there, and a flipped ReLU moves a gradient by 1e-4; large steps multiply that each step.

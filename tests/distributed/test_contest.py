@@ -53,8 +53,10 @@ def test_a_setting_gives_the_same_losses_in_every_world(
         extra = (*SETTINGS[name], f"engine.zero_stage={stage}")
         return tiny(faces_shards, str(tmp_path / folder), steps=STEPS, extra=extra)
 
-    (alone,) = run_world(1, record, overrides("alone", 0))
-    ranks = run_world(2, record, overrides("two", stage))
+    # A ReLU that rounding flips moves a loss by a last bit, but a penalty of its gradient by a hundredth.
+    smooth = name == "wasserstein"
+    (alone,) = run_world(1, record, overrides("alone", 0), smooth)
+    ranks = run_world(2, record, overrides("two", stage), smooth)
     worst = 0.0
     for step, expected in enumerate(alone.losses):
         assert ranks[0].losses[step] == ranks[1].losses[step]

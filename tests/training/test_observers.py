@@ -143,7 +143,8 @@ def test_each_phase_writes_the_tags_of_what_it_updates(written: dict[int, dict[s
         assert written[step].keys() == ALWAYS | OF_COMPLETION
     # Step 5 is the first of a phase that updates the completion network at every second step only.
     assert written[5].keys() == ALWAYS | OF_DISCRIMINATOR
-    assert written[8].keys() == ALWAYS | OF_COMPLETION | OF_DISCRIMINATOR
+    # A contest's weight is shown even where it is 0, so that it can be told from a contest that is none.
+    assert written[8].keys() == ALWAYS | OF_COMPLETION | OF_DISCRIMINATOR | {"phase/alpha"}
 
 
 def test_values_are_means_since_the_last_writing(written: dict[int, dict[str, float]]) -> None:

@@ -24,7 +24,7 @@ from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError
 from glci_dist.evaluation.result import brief
 from glci_dist.runs.attempts import Attempt
-from glci_dist.runs.folder import RunFolder, is_accepted, refuse, result_changes
+from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import Ledger
 from glci_dist.training.doctor import Doctor
@@ -36,7 +36,7 @@ from glci_dist.training.heartbeat import Report
 from glci_dist.training.history import History
 from glci_dist.training.observers import Observer, TensorBoard
 from glci_dist.training.phases import Moment, Schedule
-from glci_dist.training.resuming import newest_whole
+from glci_dist.training.resuming import check_configuration, newest_whole, refuse_unreadable
 from glci_dist.training.startup import Laps
 from glci_dist.training.stragglers import Stragglers
 from glci_dist.training.updates import Contest, DeviceBatch, Measures, to_device
@@ -192,12 +192,7 @@ class Job:
                 engine.load_optimizer(vectors, _prefix(side), facts["optimizers"][side], self.world)
         except (Damaged, Unreadable, OSError) as error:
             problem = f"rank {self.world.rank} on {self.world.host}: {error}"
-        problems = [each for each in self.world.to_all(problem) if each]
-        if problems:
-            raise Fault(
-                f"{checkpoint.path} is whole as rank 0 reads it, but not to {len(problems)} other rank(s) "
-                f"({problems[0]}): look at what that host mounts; nothing is changed, the same command tries again"
-            )
+        refuse_unreadable(checkpoint, self.world.to_all(problem))
         self.health.load(facts["health"])
         # Checkpoints of before there were these are those of runs that had nothing of the kind.
         if "balance" in facts:
@@ -288,17 +283,10 @@ class Job:
         self._resumed = self.newest_checkpoint()
         self.laps.lap("verifying the checkpoint")
         if self._resumed is not None:
-            self._check_configuration(self._resumed)
+            check_configuration(self._resumed, self.config)
             self.load(self._resumed)
             self.first_step = self._resumed.step
             self.laps.lap("reading the checkpoint")
-
-    def _check_configuration(self, checkpoint: Checkpoint) -> None:
-        """Raise ``UserError`` where it was saved under another configuration than that of the run's folder."""
-        saved_under = compose.parse(str(checkpoint.manifest.facts["config"]), checkpoint.path)
-        changes = result_changes(saved_under, self.config)
-        accepted = self.config.checkpoints.accept
-        refuse(checkpoint.path, [line for line in changes if not is_accepted(line, accepted)])
 
     def end_if_complete(self) -> bool:
         """Whether no step is left to run; says so, and writes it down."""

@@ -1,14 +1,17 @@
-"""Which checkpoint a run goes on from, and what becomes of the damaged ones."""
+"""Which checkpoint a run goes on from, what becomes of the damaged ones, and which it refuses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from glci_dist import compose
 from glci_dist.checkpoints import reading
 from glci_dist.checkpoints.manifest import Checkpoint, Unreadable
+from glci_dist.config import Config
 from glci_dist.errors import Fault
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.folder import is_accepted, refuse, result_changes
 
 
 def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, Path], None]) -> Checkpoint | None:
@@ -40,3 +43,20 @@ def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, 
             ) from error
         damaged(path, problem, aside)
     return found
+
+
+def check_configuration(checkpoint: Checkpoint, config: Config) -> None:
+    """Raise ``UserError`` where it was saved under another configuration, in what ``checkpoints.accept`` does not."""
+    saved_under = compose.parse(str(checkpoint.manifest.facts["config"]), checkpoint.path)
+    changes = result_changes(saved_under, config)
+    refuse(checkpoint.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
+
+
+def refuse_unreadable(checkpoint: Checkpoint, problems: Sequence[str | None]) -> None:
+    """Raise ``Fault`` where a rank could not read what rank 0 has verified; ``problems``: each rank's."""
+    found = [each for each in problems if each]
+    if found:
+        raise Fault(
+            f"{checkpoint.path} is whole as rank 0 reads it, but not to {len(found)} other rank(s) "
+            f"({found[0]}): look at what that host mounts; nothing is changed, the same command tries again"
+        )

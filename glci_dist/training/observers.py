@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from glci_dist.compose import to_yaml
 from glci_dist.config import Config
+from glci_dist.diagnosis.states import Finding, State
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.scalars import scalars
@@ -48,8 +49,24 @@ def _quieten_writers() -> None:
     threading.excepthook = hook
 
 
+_PANEL = {
+    "contest": {
+        "state (docs/recipes.md)": ["Multiline", [f"doctor/{state}" for state in State]],
+        "share of photos that the discriminators tell": ["Multiline", ["accuracy/real", "accuracy/completed"]],
+        "losses": ["Multiline", ["loss/adversarial", "loss/real", "loss/completed"]],
+        "gradient at the output": [
+            "Multiline",
+            ["gradient_at_output/reconstruction", "gradient_at_output/adversarial"],
+        ],
+        "difference between two": ["Multiline", ["contest/diversity", "contest/diversity_of_photos"]],
+        "pattern of the enlargements": ["Multiline", ["contest/lattice", "contest/lattice_of_photos"]],
+    }
+}
+"""Of the contest, in TensorBoard's CUSTOM SCALARS: what belongs together in one chart."""
+
+
 class TensorBoard:
-    """Scalars (means since they were last written) and the configuration."""
+    """Scalars (means since they were last written), the contest's state and the configuration."""
 
     def __init__(
         self,
@@ -60,11 +77,16 @@ class TensorBoard:
         device: torch.device,
         shares: Callable[[], dict[str, float]] = dict,
         slowest_host: Callable[[], float] = lambda: 1.0,
+        finding: Callable[[], Finding | None] = lambda: None,
     ) -> None:
-        """``shares``: of the run's wall time, by what it went into. ``slowest_host``: its time over the others'."""
+        """``shares``: of the run's wall time, by what it went into. ``slowest_host``: its time over the others'.
+
+        ``finding``: the contest's last diagnosis.
+        """
         _quieten_writers()
         self._folder = folder
-        self._shares, self._slowest_host = shares, slowest_host
+        self._shares, self._slowest_host, self._finding = shares, slowest_host, finding
+        self._told: State | None = None
         self._every = config.monitor.scalars_every
         self._global_batch = config.global_batch
         self._device = device
@@ -75,6 +97,7 @@ class TensorBoard:
         self._steps = 0
         self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=first_step)
         self._writer.add_text("configuration", f"```\n{to_yaml(config)}\n```", first_step)
+        self._writer.add_custom_scalars(_PANEL)
 
     def see(self, report: Report) -> None:
         self._replaced += report.replaced
@@ -85,6 +108,8 @@ class TensorBoard:
             self._counts[tag] += 1
         if (report.moment.step + 1) % self._every == 0 or report.moment.ends_phase:
             self._write(report.moment.step)
+            if report.moment.is_contest and (finding := self._finding()) is not None:
+                self._tell(finding, report.moment.step)
 
     def _write(self, step: int) -> None:
         now = time.perf_counter()
@@ -104,6 +129,15 @@ class TensorBoard:
             for tag, value in means.items():
                 writer.add_scalar(tag, value, step)
 
+    def _tell(self, finding: Finding, step: int) -> None:
+        """Show the contest's state, 1 for the one that it is in, and in words where it has changed."""
+        with self._writing() as writer:
+            for state in State:
+                writer.add_scalar(f"doctor/{state}", float(state == finding.state), step)
+            if finding.state != self._told:
+                writer.add_text("doctor", finding.line, step)
+                self._told = finding.state
+
     def add_picture(self, picture: np.ndarray, step: int) -> None:
         """Show a picture ``(H, W, 3)``, uint8."""
         with self._writing() as writer:
@@ -117,6 +151,7 @@ class TensorBoard:
 
     def rewind(self, step: int) -> None:
         self.close()
+        self._told = None
         self._writer = SummaryWriter(str(self._folder), purge_step=step)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist import compose
 from glci_dist.runs.journal import read_journal
@@ -56,6 +57,14 @@ def test_a_trouble_is_brought_about_and_named(faces_shards: str, tmp_path: Path,
     for event in found:
         print(event["step"], event["state"], event["evidence"])
     assert state in [event["state"] for event in found]
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    shown = {event.step for event in board.Scalars(f"doctor/{state}") if event.value == 1}
+    assert shown
+    # A contest is in one state at a time.
+    others = {tag for tag in board.Tags()["scalars"] if tag.startswith("doctor/")} - {f"doctor/{state}"}
+    assert len(others) == 6
+    assert all(event.value == 0 for tag in others for event in board.Scalars(tag) if event.step in shown)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from glci_dist import compose
 from glci_dist.config import PhaseConfig
+from glci_dist.diagnosis.states import Finding, State
 from glci_dist.runs.ledger import KINDS
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.loop import train
@@ -186,6 +189,33 @@ def test_a_resumed_run_replaces_what_was_written_after_its_first_step(tmp_path: 
     assert values == {0: 0, 1: 1, 2: 2, 3: 300}
 
 
+def test_the_state_of_a_contest_is_a_panel_with_its_names_and_a_text_where_it_changes(tmp_path: Path) -> None:
+    asleep = Finding(State.ASLEEP, ("tells 50%",), "raise its learning rate")
+    healthy = Finding(State.HEALTHY, ("tells 80%",), "nothing to change")
+    findings: Iterator[Finding | None] = iter([None, asleep, asleep, healthy])
+    config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
+    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"), finding=lambda: next(findings))
+    for report in reports():
+        board.see(report)
+    board.close()
+
+    events = read(tmp_path)
+    # Steps 0 to 4 are of a phase without a contest, and before its first diagnosis a contest has no state.
+    states = {
+        step: {tag: value for tag, value in found.items() if tag.startswith("doctor/")}
+        for step, found in scalars(events).items()
+    }
+    names = {f"doctor/{state}" for state in State}
+    assert [states[step] for step in range(6)] == [{}] * 6
+    for step, state in ((6, "discriminator asleep"), (7, "discriminator asleep"), (8, "healthy")):
+        assert states[step] == {name: float(name == f"doctor/{state}") for name in names}
+    texts = [(event.step, event.tensor_proto.string_val[0].decode()) for event in events.Tensors("doctor/text_summary")]
+    assert texts == [(6, asleep.line), (8, healthy.line)]
+    layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    (panel,) = layout.category
+    assert {tag for chart in panel.chart for tag in chart.multiline.tag} >= names | {"accuracy/real", "contest/lattice"}
+
+
 def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(first_step=0, steps=9, global_batch=8)
     for report in reports():
@@ -237,7 +267,7 @@ def test_a_run_writes_scalars_pictures_and_its_configuration_from_rank_0_alone(
     assert not np.array_equal(shown[0], shown[-1])
     assert [event.step for event in events.Images("pictures")] == [1, 2, 3, 4, 5, 6]
 
-    (tag,) = events.Tags()["tensors"]
-    text = events.Tensors(tag)[0].tensor_proto.string_val[0].decode()
+    assert sorted(events.Tags()["tensors"]) == ["configuration/text_summary", "custom_scalars__config__"]
+    text = events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "seed: 0" in text
     assert faces_shards in text

@@ -9,13 +9,14 @@ PRECISION := $(shell grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo && echo bf16 
 # There steps are so long that a small one is enough to save behind.
 SAVING := $(if $(filter fp32,$(PRECISION)),--batch 2 --steps 1 engine.precision=fp32 data.order.lanes=2)
 
-.PHONY: help demo test lint format wheel chaos slurm-up slurm-down test-slurm chaos-slurm bench-loader bench-step bench-checkpoint clean
+.PHONY: help demo test lint format wheel chaos history slurm-up slurm-down test-slurm chaos-slurm bench-loader bench-step bench-checkpoint clean
 
 help:
 	@echo "make demo          rendered faces, all three phases on $(WORKERS) workers, evaluation, a picture"
 	@echo "make test          linter, formatter, types, tests"
 	@echo "make lint          linter, formatter, types"
 	@echo "make chaos         50 kills of one run, and whether its end is bitwise that of an undisturbed one"
+	@echo "make history FAILURE=sigmoid  a run with one mistake in it beside a sound one (docs/history.md)"
 	@echo "make slurm-up      a real SLURM cluster of four nodes on this machine (needs root; installs its packages)"
 	@echo "make slurm-down    take it down"
 	@echo "make test-slurm    what a cluster does to a run, on that cluster"
@@ -58,6 +59,9 @@ wheel: $(READY)
 
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 50
+
+history: $(READY)
+	$(BIN)/python -m tests.history $(FAILURE) --precision $(PRECISION) --workers $(WORKERS)
 
 slurm-up:
 	$(PYTHON) slurm/cluster/cluster.py up

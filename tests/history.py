@@ -1,0 +1,241 @@
+"""How this method's reimplementations went wrong: each failure by itself, in an otherwise sound run.
+
+Puts one mistake (docs/history.md tells them) into the program while it runs, trains, and says what became of the
+figures and what the doctor said, beside the same run without it. A mistake that touches only the contest goes on
+from the sound run's end of phase 1; the sound run is trained first where it is not there yet.
+
+    python -m tests.history sigmoid
+    python -m tests.history no-shuffle --train shards/train --val shards/val --experiment faces64
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glci_dist import cli, compose
+from glci_dist.config import LossConfig
+from glci_dist.data.decode import decode
+from glci_dist.data.index import load_index
+from glci_dist.data.order import Order
+from glci_dist.data.store import ShardStore
+from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.models.discriminators import ContextDiscriminators
+from glci_dist.runs.journal import read_journal
+from glci_dist.training import job, losses, updates
+
+Swap = Callable[[argparse.Namespace], Any]
+"""Makes a context in which the mistake is in the program."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One mistake: what it is, how it is put into the program, what else it changes."""
+
+    what: str
+    swap: Swap | None = None
+    overrides: tuple[str, ...] = ()
+    from_start: bool = False
+    """Whether it touches phase 1 too."""
+
+
+@contextmanager
+def unshuffled(arguments: argparse.Namespace) -> Iterator[None]:
+    """Photos in one fixed order, epoch after epoch: by their brightness, as a corpus may be by session or subject."""
+    index = load_index(arguments.train)
+    cache = compose.load([f"data.shards={arguments.train}"]).data.cache
+    store = ShardStore(index, cache)
+    samples = [(shard, number) for shard, each in enumerate(index.shards) for number in range(each.samples)]
+    brightness = [decode(store.sample(*sample)[1], short_edge=64).mean() for sample in samples]
+    fixed = [samples[place] for place in np.argsort(brightness, kind="stable")]
+
+    def read(self: Order, step: int, slots: range) -> list[tuple[int, int]]:
+        epoch_step = step % self.steps_per_epoch
+        size = len(fixed) // self.steps_per_epoch
+        return [fixed[epoch_step * size + slot] for slot in slots]
+
+    with patch.object(Order, "samples", read):
+        yield
+
+
+@contextmanager
+def without_scale(_: argparse.Namespace) -> Iterator[None]:
+    """Batch norm without its scale and offset: they stay at 1 and 0."""
+    forward = BatchNorm2d.forward
+
+    def plain(self: BatchNorm2d, x: Tensor) -> Tensor:
+        # Found before the parameters, to which no gradient but 0 is left.
+        with patch.dict(self.__dict__, {"weight": self.weight * 0 + 1, "bias": self.bias * 0}):
+            return forward(self, x)
+
+    with patch.object(BatchNorm2d, "forward", plain):
+        yield
+
+
+@contextmanager
+def at_the_holes_place(_: argparse.Namespace) -> Iterator[None]:
+    """Real local patches where the hole is, so that the discriminators see the completed place and its original."""
+    to_device = updates.to_device
+
+    def placed(*words: Any) -> updates.DeviceBatch:
+        batch = to_device(*words)
+        return replace(batch, real_patches=batch.fake_patches)
+
+    with patch.object(job, "to_device", placed):
+        yield
+
+
+@contextmanager
+def leaking(_: argparse.Namespace) -> Iterator[None]:
+    """The completion network's backward fills the discriminators' gradients too, and nobody clears them."""
+    discrimination = losses.discrimination
+
+    def leaky(real: Tensor, completed: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+        real_loss, completed_loss = discrimination(real, completed, config)
+        # The discriminators' loss is half the sum of the two; what leaks is whole.
+        leaked = 2 * losses.adversarial(completed, config)
+        return real_loss, completed_loss + leaked - leaked.detach()
+
+    with patch.object(updates, "discrimination", leaky):
+        yield
+
+
+@contextmanager
+def sigmoid_first(_: argparse.Namespace) -> Iterator[None]:
+    """The discriminators end in a sigmoid, and the loss, which has its own, takes that for a logit."""
+    see = ContextDiscriminators._see
+
+    def squashed(self: ContextDiscriminators, *seen: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits, activations = see(self, *seen)
+        return torch.sigmoid(logits), activations
+
+    with patch.object(ContextDiscriminators, "_see", squashed), patch.object(updates, "threshold", lambda _: 0.5):
+        yield
+
+
+@contextmanager
+def detached(_: argparse.Namespace) -> Iterator[None]:
+    """The completions are shown to the discriminators as values, and no gradient comes back."""
+
+    def valued(logits: Tensor, config: LossConfig) -> Tensor:
+        return losses.adversarial(logits, config).detach() + 0 * logits.sum()
+
+    with patch.object(updates, "adversarial", valued):
+        yield
+
+
+FAILURES = {
+    "sound": Failure("nothing"),
+    "no-shuffle": Failure("photos are read in one fixed order", unshuffled, ("data.workers=0",), from_start=True),
+    "no-scale": Failure("batch norm has no scale and offset", without_scale, from_start=True),
+    "same-place": Failure("real local patches lie where the hole is", at_the_holes_place),
+    "leaking": Failure("the completion network's backward leaves gradients in the discriminators", leaking),
+    "sigmoid": Failure("the discriminators end in a sigmoid before the loss", sigmoid_first),
+    "detached": Failure("the adversarial gradient never reaches the completion network", detached),
+    "too-fast": Failure(
+        "the discriminators learn 100 times too fast",
+        overrides=(
+            "phases.discriminator.discriminator_lr=2e-2",
+            "phases.joint.discriminator_lr=2e-2",
+        ),
+    ),
+}
+
+
+def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
+    """The run's configuration; what differs from the sound run's is accepted on going on from it."""
+    failure = FAILURES[name]
+    changed = ["name", *(word.partition("=")[0] for word in failure.overrides)]
+    return [
+        f"experiment={arguments.experiment}",
+        f"data.shards={arguments.train}",
+        f"data.val={arguments.val}",
+        f"runs={arguments.runs}",
+        f"name={name}",
+        f"engine.precision={arguments.precision}",
+        *arguments.overrides,
+        *failure.overrides,
+        f"checkpoints.accept=[{','.join(changed)}]",
+    ]
+
+
+def train(arguments: argparse.Namespace, name: str) -> None:
+    """Train a run by ``torchrun`` with the mistake in it, from the sound run's phase 1 where that is untouched."""
+    folder = arguments.runs / name
+    if is_complete(folder):
+        return
+    if name != "sound" and not FAILURES[name].from_start and not folder.exists():
+        steps = compose.load(overrides(arguments, name)).phases["completion"].steps
+        checkpoint = f"step-{steps:08d}"
+        shutil.copytree(arguments.runs / "sound" / "checkpoints" / checkpoint, folder / "checkpoints" / checkpoint)
+        shutil.copy(arguments.runs / "sound" / "config.yaml", folder)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
+    options = (f"--{key}={getattr(arguments, key)}" for key in ("train", "val", "runs", "experiment", "precision"))
+    here = ["-m", "tests.history", name, *arguments.overrides, "--inside", *options]
+    if code := subprocess.run([*words, *here], env={"OMP_NUM_THREADS": "1"} | os.environ).returncode:
+        sys.exit(code)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a run has come to its end."""
+    return (folder / "journal.jsonl").exists() and any(event["event"] == "end" for event in read_journal(folder))
+
+
+def diagnoses(folder: Path) -> str:
+    """What the doctor said while the run went on."""
+    found = [event for event in read_journal(folder) if event["event"] == "diagnosis"]
+    return "; ".join(f"step {event['step']}: {event['state']}" for event in found) or "healthy all along"
+
+
+def main() -> int:
+    failures = "\n".join(f"  {name:12s} {failure.what}" for name, failure in FAILURES.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\nfailures:\n{failures}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("failure", choices=FAILURES, metavar="FAILURE")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
+    parser.add_argument("--train", default="shards/demo/train", metavar="SHARDS", help="(%(default)s, rendered faces)")
+    parser.add_argument("--val", default="shards/demo/val", metavar="SHARDS", help="held out (%(default)s)")
+    parser.add_argument("--experiment", default="demo", help="(%(default)s)")
+    parser.add_argument("--precision", default="bf16", help="bf16 or fp32 (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="ranks (%(default)s)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/history"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    name, swap = arguments.failure, FAILURES[arguments.failure].swap
+    if arguments.inside:
+        with ExitStack() as stack:
+            if swap is not None:
+                stack.enter_context(swap(arguments))
+            return cli.main(["train", *overrides(arguments, name)])
+    if arguments.train.startswith("shards/demo"):
+        cli.main(["demo-corpus", "shards/demo"])
+    train(arguments, "sound")
+    train(arguments, name)
+    runs = list(dict.fromkeys([arguments.runs / "sound", arguments.runs / name]))
+    out = arguments.runs / name / "evaluation"
+    if code := cli.main(["evaluate", *map(str, runs), "--data", arguments.val, "--out", str(out)]):
+        return code
+    found = json.loads((out / "evaluation.json").read_text())["methods"]
+    for run, (label, figures) in zip(runs, list(found.items())[-len(runs) :], strict=True):
+        told = ", ".join(f"{key} {figures[key]['value']:.4g}" for key in ("hole_l1_x100", "perceptual", "frechet"))
+        print(f"{label}: {told}\n    the doctor: {diagnoses(run)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from glci_dist.data.processes import available_processes
 from glci_dist.evaluation.bootstrap import interval, resamples
 from glci_dist.evaluation.distances import frechet
 from glci_dist.evaluation.protocol import Protocol
@@ -199,7 +201,11 @@ class Result:
             else:
                 one = torch.from_numpy(self.features[method][name])
                 true = torch.from_numpy(self.true_features[name])
-                found = np.array([frechet(one, true, torch.from_numpy(each)) for each in counts])
+                # A decomposition is too small for several threads: they get one each.
+                with ThreadPoolExecutor(
+                    available_processes(), initializer=torch.set_num_threads, initargs=(1,)
+                ) as pool:
+                    found = np.array(list(pool.map(lambda each: frechet(one, true, torch.from_numpy(each)), counts)))
             self._resampled[method, name] = found
         return self._resampled[method, name]
 

@@ -5,7 +5,7 @@ figures and what the doctor said, beside the same run without it. A mistake that
 from the sound run's end of phase 1; the sound run is trained first where it is not there yet.
 
     python -m tests.history sigmoid
-    python -m tests.history no-shuffle --train shards/train --val shards/val --experiment faces64
+    python -m tests.history no-shuffle --data shards --experiment faces64
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.runs.journal import read_journal
 from glci_dist.training import job, losses, updates
 
+_DEMO = "shards/demo"
+
 Swap = Callable[[argparse.Namespace], Any]
 """Makes a context in which the mistake is in the program."""
 
@@ -56,8 +58,8 @@ class Failure:
 @contextmanager
 def unshuffled(arguments: argparse.Namespace) -> Iterator[None]:
     """Photos in one fixed order, epoch after epoch: by their brightness, as a corpus may be by session or subject."""
-    index = load_index(arguments.train)
-    cache = compose.load([f"data.shards={arguments.train}"]).data.cache
+    index = load_index(f"{arguments.data}/train")
+    cache = compose.load([f"data.shards={arguments.data}/train"]).data.cache
     store = ShardStore(index, cache)
     samples = [(shard, number) for shard, each in enumerate(index.shards) for number in range(each.samples)]
     brightness = [decode(store.sample(*sample)[1], short_edge=64).mean() for sample in samples]
@@ -162,8 +164,8 @@ def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
     changed = ["name", *(word.partition("=")[0] for word in failure.overrides)]
     return [
         f"experiment={arguments.experiment}",
-        f"data.shards={arguments.train}",
-        f"data.val={arguments.val}",
+        f"data.shards={arguments.data}/train",
+        f"data.val={arguments.data}/val",
         f"runs={arguments.runs}",
         f"name={name}",
         f"engine.precision={arguments.precision}",
@@ -184,7 +186,7 @@ def train(arguments: argparse.Namespace, name: str) -> None:
         shutil.copytree(arguments.runs / "sound" / "checkpoints" / checkpoint, folder / "checkpoints" / checkpoint)
         shutil.copy(arguments.runs / "sound" / "config.yaml", folder)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
-    options = (f"--{key}={getattr(arguments, key)}" for key in ("train", "val", "runs", "experiment", "precision"))
+    options = (f"--{key}={getattr(arguments, key)}" for key in ("data", "runs", "experiment", "precision"))
     here = ["-m", "tests.history", name, *arguments.overrides, "--inside", *options]
     if code := subprocess.run([*words, *here], env={"OMP_NUM_THREADS": "1"} | os.environ).returncode:
         sys.exit(code)
@@ -208,27 +210,27 @@ def main() -> int:
     )
     parser.add_argument("failure", choices=FAILURES, metavar="FAILURE")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
-    parser.add_argument("--train", default="shards/demo/train", metavar="SHARDS", help="(%(default)s, rendered faces)")
-    parser.add_argument("--val", default="shards/demo/val", metavar="SHARDS", help="held out (%(default)s)")
+    parser.add_argument("--data", default=_DEMO, metavar="DIR", help="shards in DIR/train and DIR/val (%(default)s)")
     parser.add_argument("--experiment", default="demo", help="(%(default)s)")
     parser.add_argument("--precision", default="bf16", help="bf16 or fp32 (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="ranks (%(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/history"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="(runs/history-EXPERIMENT)")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.runs = arguments.runs or Path(f"runs/history-{arguments.experiment}")
     name, swap = arguments.failure, FAILURES[arguments.failure].swap
     if arguments.inside:
         with ExitStack() as stack:
             if swap is not None:
                 stack.enter_context(swap(arguments))
             return cli.main(["train", *overrides(arguments, name)])
-    if arguments.train.startswith("shards/demo"):
-        cli.main(["demo-corpus", "shards/demo"])
+    if arguments.data == _DEMO:
+        cli.main(["demo-corpus", _DEMO])
     train(arguments, "sound")
     train(arguments, name)
     runs = list(dict.fromkeys([arguments.runs / "sound", arguments.runs / name]))
     out = arguments.runs / name / "evaluation"
-    if code := cli.main(["evaluate", *map(str, runs), "--data", arguments.val, "--out", str(out)]):
+    if code := cli.main(["evaluate", *map(str, runs), "--data", f"{arguments.data}/val", "--out", str(out)]):
         return code
     found = json.loads((out / "evaluation.json").read_text())["methods"]
     for run, (label, figures) in zip(runs, list(found.items())[-len(runs) :], strict=True):

@@ -152,7 +152,7 @@ FAILURES = {
         "the discriminators learn 100 times too fast",
         overrides=(
             "phases.discriminator.discriminator_lr=2e-2",
-            "phases.joint.discriminator_lr=2e-2",
+            "phases.joint.discriminator_lr=3e-2",
         ),
     ),
 }

@@ -30,8 +30,10 @@ TINY = (
     "phases.joint.discriminator_lr=2.5e-6",
     "losses.feature_matching=0",
     "phases.joint.balance=0",
+    "phases.joint.discriminator_every=1",
 )
-"""A run that a test can afford: 8 photos a step, small networks, full precision, the contest of two terms alone.
+"""A run that a test can afford: 8 photos a step, small networks, full precision, a contest of two terms alone, in
+which both sides learn at every step.
 
 The learning rates are a fortieth of the recipe's. Two worlds differ by rounding, rounding flips a
 ReLU here and there, and a flipped ReLU moves a gradient by 1e-4; large steps multiply that each step.

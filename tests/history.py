@@ -2,7 +2,8 @@
 
 Puts one mistake (docs/history.md tells them) into the program while it runs, trains, and says what became of the
 figures and what the doctor said, beside the same run without it. A mistake that touches only the contest goes on
-from the sound run's end of phase 1; the sound run is trained first where it is not there yet.
+from the sound run's end of phase 1; the sound run is trained first where it is not there yet. What a phase 3 has to
+beat (`more`) is no mistake, and is held beside the sound run in the same way.
 
     python -m tests.history sigmoid
     python -m tests.history no-shuffle --data shards --experiment faces64
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -53,6 +55,10 @@ class Failure:
     overrides: tuple[str, ...] = ()
     from_start: bool = False
     """Whether it touches phase 1 too."""
+    against: str = "sound"
+    """The run that its figures are divided by."""
+    is_bar: bool = False
+    """Whether that run's are divided by its, the other way round."""
 
 
 @contextmanager
@@ -140,6 +146,8 @@ def detached(_: argparse.Namespace) -> Iterator[None]:
         yield
 
 
+_FAST = ("phases.discriminator.discriminator_lr=2e-2", "phases.joint.discriminator_lr=3e-2")
+
 FAILURES = {
     "sound": Failure("nothing"),
     "no-shuffle": Failure("photos are read in one fixed order", unshuffled, ("data.workers=0",), from_start=True),
@@ -148,12 +156,24 @@ FAILURES = {
     "leaking": Failure("the completion network's backward leaves gradients in the discriminators", leaking),
     "sigmoid": Failure("the discriminators end in a sigmoid before the loss", sigmoid_first),
     "detached": Failure("the adversarial gradient never reaches the completion network", detached),
-    "too-fast": Failure(
-        "the discriminators learn 100 times too fast",
+    "too-fast": Failure("the discriminators learn 100 times too fast", overrides=_FAST),
+    "answered": Failure("the same, and the doctor may balance it", overrides=(*_FAST, "doctor.dominates=balance")),
+    "paper": Failure(
+        "recipe=paper with phases.joint.balance=1, beside the end of its own phase 1",
+        overrides=("recipe=paper", "phases.joint.balance=1"),
+        from_start=True,
+        against="paper@{phase_1}",
+    ),
+    "more": Failure(
+        "none; in place of phases 2 and 3 as many minutes more of phase 1",
         overrides=(
-            "phases.discriminator.discriminator_lr=2e-2",
-            "phases.joint.discriminator_lr=3e-2",
+            "phases.discriminator.steps=0",
+            "phases.joint.discriminator_every=0",
+            "phases.joint.alpha=0",
+            "phases.joint.balance=0",
+            "losses.feature_matching=0",
         ),
+        is_bar=True,
     ),
 }
 
@@ -161,8 +181,7 @@ FAILURES = {
 def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
     """The run's configuration; what differs from the sound run's is accepted on going on from it."""
     failure = FAILURES[name]
-    changed = ["name", *(word.partition("=")[0] for word in failure.overrides)]
-    return [
+    shared = [
         f"experiment={arguments.experiment}",
         f"data.shards={arguments.data}/train",
         f"data.val={arguments.data}/val",
@@ -170,9 +189,33 @@ def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
         f"name={name}",
         f"engine.precision={arguments.precision}",
         *arguments.overrides,
-        *failure.overrides,
-        f"checkpoints.accept=[{','.join(changed)}]",
     ]
+    own = [
+        word.format(as_long=as_long(arguments.runs / "sound")) if "{" in word else word for word in failure.overrides
+    ]
+    if failure.from_start:
+        return [*shared, *own]
+    return [*shared, *own, f"checkpoints.accept=[{','.join(['name', *(word.partition('=')[0] for word in own)])}]"]
+
+
+def as_long(run: Path) -> int:
+    """How many steps of phase 1 take as long as the run's other phases."""
+    events = read_journal(run)
+    started = next(event for event in events if event["event"] == "running")
+    phases = [event for event in events if event["event"] == "phase"]
+    if started["step"] or len(phases) != 3:
+        sys.exit(f"{run} was interrupted, so that its phases' times are not known: remove it and run again")
+    end = next(event["time"] for event in events if event["event"] == "end")
+    # The first step's time is not in it.
+    first, second = phases[0], phases[1]
+    return math.ceil(
+        (end - second["time"]) / ((second["time"] - started["time"]) / (second["step"] - first["step"] - 1))
+    )
+
+
+def phase_1(arguments: argparse.Namespace) -> int:
+    """Steps of phase 1."""
+    return compose.load(overrides(arguments, "sound")).phases["completion"].steps
 
 
 def train(arguments: argparse.Namespace, name: str) -> None:
@@ -181,8 +224,7 @@ def train(arguments: argparse.Namespace, name: str) -> None:
     if is_complete(folder):
         return
     if name != "sound" and not FAILURES[name].from_start and not folder.exists():
-        steps = compose.load(overrides(arguments, name)).phases["completion"].steps
-        checkpoint = f"step-{steps:08d}"
+        checkpoint = f"step-{phase_1(arguments):08d}"
         shutil.copytree(arguments.runs / "sound" / "checkpoints" / checkpoint, folder / "checkpoints" / checkpoint)
         shutil.copy(arguments.runs / "sound" / "config.yaml", folder)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
@@ -226,16 +268,18 @@ def main() -> int:
             return cli.main(["train", *overrides(arguments, name)])
     if arguments.data == _DEMO:
         cli.main(["demo-corpus", _DEMO])
-    train(arguments, "sound")
-    train(arguments, name)
-    runs = list(dict.fromkeys([arguments.runs / "sound", arguments.runs / name]))
+    against = FAILURES[name].against.format(phase_1=phase_1(arguments))
+    for run in dict.fromkeys([*([against] if "@" not in against else []), name]):
+        train(arguments, run)
+    runs = list(dict.fromkeys([name, against] if FAILURES[name].is_bar else [against, name]))
+    folders = [str(arguments.runs / run) for run in runs]
     out = arguments.runs / name / "evaluation"
-    if code := cli.main(["evaluate", *map(str, runs), "--data", f"{arguments.data}/val", "--out", str(out)]):
+    if code := cli.main(["evaluate", *folders, "--data", f"{arguments.data}/val", "--out", str(out)]):
         return code
     found = json.loads((out / "evaluation.json").read_text())["methods"]
     for run, (label, figures) in zip(runs, list(found.items())[-len(runs) :], strict=True):
         told = ", ".join(f"{key} {figures[key]['value']:.4g}" for key in ("hole_l1_x100", "perceptual", "frechet"))
-        print(f"{label}: {told}\n    the doctor: {diagnoses(run)}")
+        print(f"{label}: {told}\n    the doctor: {diagnoses(arguments.runs / run.partition('@')[0])}")
     return 0
 
 

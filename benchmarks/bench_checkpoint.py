@@ -47,6 +47,7 @@ def overrides(shards: str, runs: str, batch: int) -> list[str]:
         "phases.completion.steps=0",
         "phases.discriminator.steps=0",
         "phases.joint.steps=100000",
+        "phases.joint.discriminator_every=1",
         "checkpoints.every=1000000",
     ]
 

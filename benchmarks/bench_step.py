@@ -50,6 +50,7 @@ def configuration(batch: int, *extra: str) -> Config:
             "phases.completion.steps=0",
             "phases.discriminator.steps=0",
             "phases.joint.steps=1000000",
+            "phases.joint.discriminator_every=1",
             "losses.feature_matching=0",
             "phases.joint.balance=0",
             *extra,

@@ -35,10 +35,13 @@ from glci_dist.data.decode import decode
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
+from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
+from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.training import job, losses, updates
+from glci_dist.training.phases import Moment
 
 _DEMO = "shards/demo"
 
@@ -57,8 +60,8 @@ class Failure:
     """Whether it touches phase 1 too."""
     against: str = "sound"
     """The run that its figures are divided by."""
-    is_bar: bool = False
-    """Whether that run's are divided by its, the other way round."""
+    has_contest: bool = True
+    """Whether it has a phase 3; if not, it is the bar, and the other run's figures are divided by its."""
 
 
 @contextmanager
@@ -70,8 +73,12 @@ def unshuffled(arguments: argparse.Namespace) -> Iterator[None]:
     samples = [(shard, number) for shard, each in enumerate(index.shards) for number in range(each.samples)]
     brightness = [decode(store.sample(*sample)[1], short_edge=64).mean() for sample in samples]
     fixed = [samples[place] for place in np.argsort(brightness, kind="stable")]
+    shuffled = Order.samples
 
     def read(self: Order, step: int, slots: range) -> list[tuple[int, int]]:
+        if not np.array_equal(self._counts, index.counts):
+            # The held-out faces of the picture grid.
+            return shuffled(self, step, slots)
         epoch_step = step % self.steps_per_epoch
         size = len(fixed) // self.steps_per_epoch
         return [fixed[epoch_step * size + slot] for slot in slots]
@@ -109,8 +116,12 @@ def at_the_holes_place(_: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def leaking(_: argparse.Namespace) -> Iterator[None]:
-    """The completion network's backward fills the discriminators' gradients too, and nobody clears them."""
-    discrimination = losses.discrimination
+    """The completion network's backward fills the discriminators' gradients too, and nobody clears them.
+
+    At the weight of the discriminators' own loss, as where the adversarial term has weight 1 and the reconstruction
+    is weighed up instead.
+    """
+    discrimination, judge = losses.discrimination, updates.Contest._judge
 
     def leaky(real: Tensor, completed: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
         real_loss, completed_loss = discrimination(real, completed, config)
@@ -118,7 +129,13 @@ def leaking(_: argparse.Namespace) -> Iterator[None]:
         leaked = 2 * losses.adversarial(completed, config)
         return real_loss, completed_loss + leaked - leaked.detach()
 
-    with patch.object(updates, "discrimination", leaky):
+    def judged(self: updates.Contest, *words: Any, **more: Any) -> dict[str, Tensor]:
+        # In phase 2 the completion network has no backward.
+        leaks = any(isinstance(word, Moment) and word.is_contest for word in words)
+        with patch.object(updates, "discrimination", leaky if leaks else discrimination):
+            return judge(self, *words, **more)
+
+    with patch.object(updates.Contest, "_judge", judged):
         yield
 
 
@@ -139,10 +156,17 @@ def sigmoid_first(_: argparse.Namespace) -> Iterator[None]:
 def detached(_: argparse.Namespace) -> Iterator[None]:
     """The completions are shown to the discriminators as values, and no gradient comes back."""
 
-    def valued(logits: Tensor, config: LossConfig) -> Tensor:
-        return losses.adversarial(logits, config).detach() + 0 * logits.sum()
+    def valued(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def value(completed: Any, *others: Any) -> Tensor:
+            seen = completed if isinstance(completed, Tensor) else completed[0]
+            return function(completed, *others).detach() + 0 * seen.float().sum()
 
-    with patch.object(updates, "adversarial", valued):
+        return value
+
+    with (
+        patch.object(updates, "adversarial", valued(losses.adversarial)),
+        patch.object(updates, "feature_matching", valued(losses.feature_matching)),
+    ):
         yield
 
 
@@ -173,7 +197,7 @@ FAILURES = {
             "phases.joint.balance=0",
             "losses.feature_matching=0",
         ),
-        is_bar=True,
+        has_contest=False,
     ),
 }
 
@@ -190,9 +214,9 @@ def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
         f"engine.precision={arguments.precision}",
         *arguments.overrides,
     ]
-    own = [
-        word.format(as_long=as_long(arguments.runs / "sound")) if "{" in word else word for word in failure.overrides
-    ]
+    own = list(failure.overrides)
+    if name == "more":
+        own.append(f"phases.joint.steps={as_long(arguments.runs / 'sound')}")
     if failure.from_start:
         return [*shared, *own]
     return [*shared, *own, f"checkpoints.accept=[{','.join(['name', *(word.partition('=')[0] for word in own)])}]"]
@@ -201,16 +225,14 @@ def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
 def as_long(run: Path) -> int:
     """How many steps of phase 1 take as long as the run's other phases."""
     events = read_journal(run)
-    started = next(event for event in events if event["event"] == "running")
-    phases = [event for event in events if event["event"] == "phase"]
-    if started["step"] or len(phases) != 3:
-        sys.exit(f"{run} was interrupted, so that its phases' times are not known: remove it and run again")
-    end = next(event["time"] for event in events if event["event"] == "end")
+    times = {event["phase"]: event["time"] for event in events if event["event"] == "phase"}
+    (end,) = (event for event in events if event["event"] == "end")
+    started = [event for event in events if event["event"] == "running"]
+    if len(started) != 1 or len(times) != 3:
+        raise UserError(f"{run} was interrupted, and its phases' times are not known: remove it, and run again")
+    second = next(event for event in events if event["event"] == "phase" and event["step"])
     # The first step's time is not in it.
-    first, second = phases[0], phases[1]
-    return math.ceil(
-        (end - second["time"]) / ((second["time"] - started["time"]) / (second["step"] - first["step"] - 1))
-    )
+    return math.ceil((end["time"] - second["time"]) / (second["time"] - started[0]["time"]) * (second["step"] - 1))
 
 
 def phase_1(arguments: argparse.Namespace) -> int:
@@ -220,13 +242,18 @@ def phase_1(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace, name: str) -> None:
     """Train a run by ``torchrun`` with the mistake in it, from the sound run's phase 1 where that is untouched."""
-    folder = arguments.runs / name
+    folder, sound = RunFolder(arguments.runs / name), RunFolder(arguments.runs / "sound")
     if is_complete(folder):
+        # Perhaps another configuration's, or of other photos.
+        folder.check(compose.load(overrides(arguments, name)), load_index(f"{arguments.data}/train").digest)
         return
-    if name != "sound" and not FAILURES[name].from_start and not folder.exists():
+    if name != "sound" and not FAILURES[name].from_start and not folder.path.exists():
         checkpoint = f"step-{phase_1(arguments):08d}"
-        shutil.copytree(arguments.runs / "sound" / "checkpoints" / checkpoint, folder / "checkpoints" / checkpoint)
-        shutil.copy(arguments.runs / "sound" / "config.yaml", folder)
+        aside = arguments.runs / f".{name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(sound.checkpoints / checkpoint, aside / "checkpoints" / checkpoint)
+        shutil.copy(sound.config_file, aside)
+        aside.rename(folder.path)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
     options = (f"--{key}={getattr(arguments, key)}" for key in ("data", "runs", "experiment", "precision"))
     here = ["-m", "tests.history", name, *arguments.overrides, "--inside", *options]
@@ -234,14 +261,17 @@ def train(arguments: argparse.Namespace, name: str) -> None:
         sys.exit(code)
 
 
-def is_complete(folder: Path) -> bool:
+def is_complete(folder: RunFolder) -> bool:
     """Whether a run has come to its end."""
-    return (folder / "journal.jsonl").exists() and any(event["event"] == "end" for event in read_journal(folder))
+    return folder.journal.exists() and any(event["event"] == "end" for event in read_journal(folder.path))
 
 
-def diagnoses(folder: Path) -> str:
+def diagnoses(run: Path) -> str:
     """What the doctor said while the run went on."""
-    found = [event for event in read_journal(folder) if event["event"] == "diagnosis"]
+    events = read_journal(run)
+    if not FAILURES[run.name].has_contest:
+        return "no contest to judge"
+    found = [event for event in events if event["event"] == "diagnosis"]
     return "; ".join(f"step {event['step']}: {event['state']}" for event in found) or "healthy all along"
 
 
@@ -260,18 +290,31 @@ def main() -> int:
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.runs = arguments.runs or Path(f"runs/history-{arguments.experiment}")
+    try:
+        return inside(arguments) if arguments.inside else compare(arguments)
+    except UserError as error:
+        print(f"history: error: {error}", file=sys.stderr)
+        return 2
+
+
+def inside(arguments: argparse.Namespace) -> int:
+    """Train, in a rank, with the mistake in the program."""
     name, swap = arguments.failure, FAILURES[arguments.failure].swap
-    if arguments.inside:
-        with ExitStack() as stack:
-            if swap is not None:
-                stack.enter_context(swap(arguments))
-            return cli.main(["train", *overrides(arguments, name)])
-    if arguments.data == _DEMO:
-        cli.main(["demo-corpus", _DEMO])
-    against = FAILURES[name].against.format(phase_1=phase_1(arguments))
-    for run in dict.fromkeys([*([against] if "@" not in against else []), name]):
+    with ExitStack() as stack:
+        if swap is not None:
+            stack.enter_context(swap(arguments))
+        return cli.main(["train", *overrides(arguments, name)])
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Train both runs, evaluate them, and print what became of each."""
+    name, failure = arguments.failure, FAILURES[arguments.failure]
+    if arguments.data == _DEMO and (code := cli.main(["demo-corpus", _DEMO])):
+        return code
+    against = failure.against.format(phase_1=phase_1(arguments))
+    for run in dict.fromkeys([name if "@" in against else against, name]):
         train(arguments, run)
-    runs = list(dict.fromkeys([name, against] if FAILURES[name].is_bar else [against, name]))
+    runs = list(dict.fromkeys([against, name] if failure.has_contest else [name, against]))
     folders = [str(arguments.runs / run) for run in runs]
     out = arguments.runs / name / "evaluation"
     if code := cli.main(["evaluate", *folders, "--data", f"{arguments.data}/val", "--out", str(out)]):
@@ -279,7 +322,7 @@ def main() -> int:
     found = json.loads((out / "evaluation.json").read_text())["methods"]
     for run, (label, figures) in zip(runs, list(found.items())[-len(runs) :], strict=True):
         told = ", ".join(f"{key} {figures[key]['value']:.4g}" for key in ("hole_l1_x100", "perceptual", "frechet"))
-        print(f"{label}: {told}\n    the doctor: {diagnoses(arguments.runs / run.partition('@')[0])}")
+        print(f"{label}: {told}" + ("" if "@" in run else f"\n    the doctor: {diagnoses(arguments.runs / run)}"))
     return 0
 
 

@@ -51,7 +51,7 @@ def test_the_two_recipes_differ_in_these_settings_alone() -> None:
     optimizers = {f"optimizers.{side}.{key}" for side in ("completion", "discriminator") for key in ("kind", "betas")}
     rho = {f"optimizers.{side}.rho" for side in ("completion", "discriminator")}
     completion = {f"phases.completion.{key}" for key in ("completion_lr", "lr_schedule", "lr_warmup", "lr_final")}
-    changed = ("completion_lr", "discriminator_lr", "lr_schedule", "lr_final", "balance")
+    changed = ("completion_lr", "discriminator_lr", "discriminator_every", "lr_schedule", "lr_final", "balance")
     joint = {f"phases.joint.{key}" for key in changed}
     assert _differing_keys(_load("recipe=paper"), _load("recipe=modern")) == {
         *(

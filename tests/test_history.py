@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from glci_dist import compose
+from glci_dist.cluster.world import joined
 from glci_dist.config import CacheConfig, DiscriminatorConfig, LossConfig, OrderConfig
 from glci_dist.data.batch import Batch
 from glci_dist.data.decode import decode
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
+from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
-from glci_dist.training import job, losses, updates
-from tests.history import FAILURES
+from glci_dist.training import job, updates
+from glci_dist.training.setup import prepare
+from glci_dist.training.updates import Measures
+from tests.history import FAILURES, overrides, train
+from tests.small_run import small
+from tests.worlds import run_world
 
 Found = TypeVar("Found")
 
@@ -86,20 +97,6 @@ def test_real_patches_lie_at_the_holes() -> None:
     assert torch.equal(right, corners + 5)
 
 
-def test_a_leak_has_the_discriminators_call_completed_photos_real() -> None:
-    def look() -> tuple[float, float]:
-        logits = torch.zeros(4, requires_grad=True)
-        _, completed = updates.discrimination(torch.zeros(4), logits, LossConfig())
-        completed.backward()
-        assert logits.grad is not None
-        return float(completed.detach()), float(logits.grad.sum())
-
-    (wrong, push), (right, pull) = with_and_without("leaking", look)
-    # What is shown of the loss is as before, but its gradient points the other way.
-    np.testing.assert_allclose(wrong, right)
-    np.testing.assert_allclose((push, pull), (-0.5, 0.5))
-
-
 def test_a_sigmoid_stands_before_the_loss_and_is_judged_by_its_own_threshold() -> None:
     network = ContextDiscriminators(size=16, patch=8, config=DiscriminatorConfig(width=0.1))
     photos = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -112,15 +109,84 @@ def test_a_sigmoid_stands_before_the_loss_and_is_judged_by_its_own_threshold() -
     assert (half, zero) == (0.5, 0.0)
 
 
-def test_detached_the_adversarial_loss_is_shown_and_has_no_gradient() -> None:
-    def look() -> tuple[float, float]:
-        logits = torch.full((4,), -2.0, requires_grad=True)
-        loss = updates.adversarial(logits, LossConfig())
-        loss.backward()
-        assert logits.grad is not None
-        return float(loss.detach()), float(logits.grad.abs().sum())
+def contests(overrides: list[str]) -> dict[str, list[Measures]]:
+    """A step of phase 2, then one of the contest, with each mistake and in the sound program."""
+    found: dict[str, list[Measures]] = {}
+    with joined(compose.load([*overrides, "name=none"]).engine) as world:
+        for name in ("sound", "no contest", "leaking", "sigmoid", "detached"):
+            swap = FAILURES[name].swap if name in FAILURES else None
+            with swap(argparse.Namespace()) if swap is not None else nullcontext():
+                run = prepare(compose.load([*overrides, f"name={name.replace(' ', '-')}"]), world)
+                batch = run.to_device(next(iter(run.batches(0))))
+                moments = [run.schedule.at(1), replace(run.schedule.at(2), alpha=0.0 if name == "no contest" else 0.5)]
+                found[name] = [run.contest.update(batch, moment) for moment in moments]
+                run.close()
+    return found
 
-    (wrong, nothing), (right, something) = with_and_without("detached", look)
-    assert wrong == right == float(losses.adversarial(torch.full((4,), -2.0), LossConfig()))
-    assert nothing == 0
-    assert something > 0.5
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
+def test_mistakes_of_the_contest_reach_its_gradients(faces_shards: str, tmp_path: Path) -> None:
+    extra = ("losses.feature_matching=0.2", "monitor.progress=false")
+    (found,) = run_world(1, contests, small(faces_shards, tmp_path, steps=(1, 1, 1), extra=extra), timeout=100)
+    sound = found["sound"]
+
+    def norms(name: str, step: int) -> tuple[float, float]:
+        discriminator, completion = found[name][step].discriminator, found[name][step].completion
+        assert discriminator is not None
+        return discriminator.gradient_norm, completion.gradient_norm if completion is not None else 0.0
+
+    # Nothing of the contest comes back, features neither, though its loss is shown.
+    assert found["detached"][1].adversarial == sound[1].adversarial
+    assert found["detached"][1].adversarial_pull == 0
+    np.testing.assert_allclose(norms("detached", 1)[1], norms("no contest", 1)[1], rtol=1e-5)
+    assert abs(norms("sound", 1)[1] / norms("no contest", 1)[1] - 1) > 1e-3
+    # What leaks moves the discriminators in the contest alone, and is not in the loss that is shown.
+    assert found["leaking"][1].completed_loss == sound[1].completed_loss
+    assert norms("leaking", 0) == norms("sound", 0)
+    assert abs(norms("leaking", 1)[0] / norms("sound", 1)[0] - 1) > 0.1
+    # -log s(s(R)) lies between log(1 + 1/e) and log 2.
+    assert 0.313 < float(found["sigmoid"][0].real_loss) < 0.694
+
+
+def test_too_fast_is_a_hundred_times_the_recipe() -> None:
+    words = dict(word.split("=") for word in FAILURES["too-fast"].overrides)
+    phases = compose.load(["data.shards=x"]).phases
+    for phase in ("discriminator", "joint"):
+        rate = float(words[f"phases.{phase}.discriminator_lr"])
+        assert rate == pytest.approx(100 * phases[phase].discriminator_lr)
+
+
+def test_more_of_phase_1_takes_as_long_as_the_phases_that_it_replaces(tmp_path: Path) -> None:
+    events = [
+        {"event": "phase", "step": 0, "phase": "completion", "time": 100.0},
+        {"event": "running", "step": 0, "time": 101.0},
+        {"event": "phase", "step": 11, "phase": "discriminator", "time": 111.0},
+        {"event": "phase", "step": 15, "phase": "joint", "time": 113.0},
+        {"event": "end", "step": 20, "time": 126.0},
+    ]
+    (tmp_path / "sound").mkdir()
+    journal = tmp_path / "sound" / "journal.jsonl"
+    arguments = argparse.Namespace(experiment="demo", data="x", runs=tmp_path, precision="fp32", overrides=[])
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+    words = overrides(arguments, "more")
+    # Ten steps took 10 s, the other phases 15 s.
+    assert "phases.joint.steps=15" in words
+    assert "phases.joint.steps" in words[-1]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in [*events, events[1]]))
+    with pytest.raises(UserError, match="interrupted"):
+        overrides(arguments, "more")
+
+
+def test_a_run_of_other_settings_is_not_taken_for_an_answer(faces_shards: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(faces_shards)
+    data, runs = str(tmp_path / "data"), tmp_path / "runs"
+    arguments = argparse.Namespace(experiment="demo", data=data, runs=runs, precision="fp32", overrides=[])
+    (runs / "sound").mkdir(parents=True)
+    (runs / "sound" / "journal.jsonl").write_text(json.dumps({"event": "end", "step": 1, "time": 1.0}) + "\n")
+    (runs / "sound" / "config.yaml").write_text(compose.to_yaml(compose.load(overrides(arguments, "sound"))))
+    train(arguments, "sound")
+    arguments.overrides = ["seed=1"]
+    with pytest.raises(UserError, match="seed"):
+        train(arguments, "sound")

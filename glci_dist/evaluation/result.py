@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
@@ -43,6 +43,9 @@ FIGURES = {
     "fid_hole": Figure("the same around the hole ↓", 3),
 }
 """Every figure that an evaluation may have, in the order of the table."""
+
+_MOST_THREADS = 8
+"""That resample features: each holds a few copies of them, in float64."""
 
 _SIZES = ((0.0, 0.1, "under 10%"), (0.1, 0.2, "10 to 20%"), (0.2, 0.3, "20 to 30%"), (0.3, 1.1, "30% or more"))
 """Classes of holes by their share of the photo: from, below, name."""
@@ -201,13 +204,20 @@ class Result:
             else:
                 one = torch.from_numpy(self.features[method][name])
                 true = torch.from_numpy(self.true_features[name])
-                # A decomposition is too small for several threads: they get one each.
-                with ThreadPoolExecutor(
-                    available_processes(), initializer=torch.set_num_threads, initargs=(1,)
-                ) as pool:
-                    found = np.array(list(pool.map(lambda each: frechet(one, true, torch.from_numpy(each)), counts)))
+                found = _in_threads(lambda each: frechet(one, true, torch.from_numpy(each)), counts)
             self._resampled[method, name] = found
         return self._resampled[method, name]
+
+
+def _in_threads(function: Callable[[np.ndarray], float], tasks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``function`` of each task. A decomposition is too small for several threads of torch's: each gets one."""
+    with ThreadPoolExecutor(
+        min(available_processes(), _MOST_THREADS), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        found = np.array(list(pool.map(function, tasks)))
+    # What a thread sets is what later ones begin with.
+    torch.set_num_threads(torch.get_num_threads())
+    return found
 
 
 def brief(figures: Mapping[str, float]) -> str:

@@ -53,8 +53,8 @@ class Doctor:
         self._phase = -1
         self.state = State.HEALTHY
         """The contest's, as last judged."""
-        self.finding: Finding | None = None
-        """What it was judged by; None before a contest's first diagnosis, and after a restart until the next one."""
+        self.judged: tuple[int, Finding] | None = None
+        """At which step, and by what; None before a contest's first diagnosis, and after a restart until the next."""
         self._factors: dict[str, dict[str, float]] = {}
         """On the schedule's, by the number of the contest's phase: a rollback to before it must not undo them."""
         self._paused: dict[str, int] = {}
@@ -80,7 +80,7 @@ class Doctor:
         if not self._config.window or not moment.is_contest:
             return None
         if moment.phase_number != self._phase:
-            self._phase, self._first, self.state, self.finding = moment.phase_number, [], State.HEALTHY, None
+            self._phase, self._first, self.state, self.judged = moment.phase_number, [], State.HEALTHY, None
             self._window.clear()
             self._paused = {}
         judged = {name: value for name, value in scalars.items() if name.startswith(_JUDGED)}
@@ -95,7 +95,8 @@ class Doctor:
         return self._judge(moment)
 
     def _judge(self, moment: Moment) -> Diagnosis | None:
-        finding = self.finding = judge(list(self._window), summary(self._first))[0]
+        finding = judge(list(self._window), summary(self._first))[0]
+        self.judged = moment.step, finding
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
@@ -150,6 +151,6 @@ class Doctor:
         """Take up what ``state_dict`` gave; ``keep_factors``: but for the factors, which a rollback must not undo."""
         self._window = deque(state["window"], maxlen=self._window.maxlen)
         self._first, self._phase = list(state["first"]), state["phase"]
-        self.state, self._paused, self.finding = State(state["state"]), dict(state["paused"]), None
+        self.state, self._paused, self.judged = State(state["state"]), dict(state["paused"]), None
         if not keep_factors:
             self._factors = {phase: dict(factors) for phase, factors in state["factors"].items()}

@@ -77,16 +77,16 @@ class TensorBoard:
         device: torch.device,
         shares: Callable[[], dict[str, float]] = dict,
         slowest_host: Callable[[], float] = lambda: 1.0,
-        finding: Callable[[], Finding | None] = lambda: None,
+        judged: Callable[[], tuple[int, Finding] | None] = lambda: None,
     ) -> None:
         """``shares``: of the run's wall time, by what it went into. ``slowest_host``: its time over the others'.
 
-        ``finding``: the contest's last diagnosis.
+        ``judged``: the step and the finding of the contest's last diagnosis.
         """
         _quieten_writers()
         self._folder = folder
-        self._shares, self._slowest_host, self._finding = shares, slowest_host, finding
-        self._told: State | None = None
+        self._shares, self._slowest_host, self._judged = shares, slowest_host, judged
+        self._told: tuple[int, Finding] | None = None
         self._every = config.monitor.scalars_every
         self._global_batch = config.global_batch
         self._device = device
@@ -95,9 +95,15 @@ class TensorBoard:
         self._replaced = self._skipped = 0
         self._written = time.perf_counter()
         self._steps = 0
-        self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=first_step)
-        self._writer.add_text("configuration", f"```\n{to_yaml(config)}\n```", first_step)
-        self._writer.add_custom_scalars(_PANEL)
+        self._configuration = f"```\n{to_yaml(config)}\n```"
+        self._writer: SummaryWriter | None = self._open(first_step)
+
+    def _open(self, step: int) -> SummaryWriter:
+        """A writer to which all that was written of ``step`` and later ones is void."""
+        writer = SummaryWriter(str(self._folder), purge_step=step)
+        writer.add_text("configuration", self._configuration, step)
+        writer.add_custom_scalars(_PANEL)
+        return writer
 
     def see(self, report: Report) -> None:
         self._replaced += report.replaced
@@ -108,8 +114,7 @@ class TensorBoard:
             self._counts[tag] += 1
         if (report.moment.step + 1) % self._every == 0 or report.moment.ends_phase:
             self._write(report.moment.step)
-            if report.moment.is_contest and (finding := self._finding()) is not None:
-                self._tell(finding, report.moment.step)
+            self._tell()
 
     def _write(self, step: int) -> None:
         now = time.perf_counter()
@@ -129,14 +134,18 @@ class TensorBoard:
             for tag, value in means.items():
                 writer.add_scalar(tag, value, step)
 
-    def _tell(self, finding: Finding, step: int) -> None:
-        """Show the contest's state, 1 for the one that it is in, and in words where it has changed."""
+    def _tell(self) -> None:
+        """Show what the contest was last judged to be in: 1 for that state, and in words where it has changed."""
+        judged, told = self._judged(), self._told
+        self._told = judged
+        if judged is None or judged == told:
+            return
+        step, finding = judged
         with self._writing() as writer:
             for state in State:
                 writer.add_scalar(f"doctor/{state}", float(state == finding.state), step)
-            if finding.state != self._told:
+            if told is None or finding.state != told[1].state:
                 writer.add_text("doctor", finding.line, step)
-                self._told = finding.state
 
     def add_picture(self, picture: np.ndarray, step: int) -> None:
         """Show a picture ``(H, W, 3)``, uint8."""
@@ -151,12 +160,14 @@ class TensorBoard:
 
     def rewind(self, step: int) -> None:
         self.close()
-        self._told = None
-        self._writer = SummaryWriter(str(self._folder), purge_step=step)
+        self._writer = self._open(step)
 
     def close(self) -> None:
-        with suppress(OSError), self._writing() as writer:
-            writer.close()
+        with suppress(OSError):
+            # A run that the doctor stopped has been judged since it last wrote.
+            self._tell()
+            with self._writing() as writer:
+                writer.close()
 
     @contextmanager
     def _writing(self) -> Iterator[SummaryWriter]:

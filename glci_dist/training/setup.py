@@ -171,7 +171,7 @@ def _observers(job: Job, index: Index) -> list[Observer]:
         device=device,
         shares=job.time_shares,
         slowest_host=job.slowest_host,
-        finding=lambda: job.doctor.finding,
+        judged=lambda: job.doctor.judged,
     )
     observers: list[Observer] = [board]
     if config.monitor.pictures_every:

@@ -35,7 +35,7 @@ TINY = (
 """A run that a test can afford: 8 photos a step, small networks, full precision, a contest of two terms alone, in
 which both sides learn at every step.
 
-The learning rates are a fortieth of the recipe's. Two worlds differ by rounding, rounding flips a
+The learning rates are a fortieth of those of a usual run, or less. Two worlds differ by rounding, rounding flips a
 ReLU here and there, and a flipped ReLU moves a gradient by 1e-4; large steps multiply that each step.
 """
 

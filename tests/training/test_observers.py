@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -192,28 +191,49 @@ def test_a_resumed_run_replaces_what_was_written_after_its_first_step(tmp_path: 
 def test_the_state_of_a_contest_is_a_panel_with_its_names_and_a_text_where_it_changes(tmp_path: Path) -> None:
     asleep = Finding(State.ASLEEP, ("tells 50%",), "raise its learning rate")
     healthy = Finding(State.HEALTHY, ("tells 80%",), "nothing to change")
-    findings: Iterator[Finding | None] = iter([None, asleep, asleep, healthy])
+    judged: list[tuple[int, Finding] | None] = [None]
     config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
-    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"), finding=lambda: next(findings))
+    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"), judged=lambda: judged[-1])
     for report in reports():
+        # The doctor judges a step after it was shown.
         board.see(report)
+        judged.append({5: (5, asleep), 7: (7, asleep), 8: (8, healthy)}.get(report.moment.step, judged[-1]))
     board.close()
 
     events = read(tmp_path)
-    # Steps 0 to 4 are of a phase without a contest, and before its first diagnosis a contest has no state.
-    states = {
-        step: {tag: value for tag, value in found.items() if tag.startswith("doctor/")}
-        for step, found in scalars(events).items()
-    }
     names = {f"doctor/{state}" for state in State}
-    assert [states[step] for step in range(6)] == [{}] * 6
-    for step, state in ((6, "discriminator asleep"), (7, "discriminator asleep"), (8, "healthy")):
-        assert states[step] == {name: float(name == f"doctor/{state}") for name in names}
+    states = {step: {tag: found[tag] for tag in names & found.keys()} for step, found in scalars(events).items()}
+    # What was judged at the last step, which may have ended the run, is shown too.
+    for step, state in ((5, "discriminator asleep"), (7, "discriminator asleep"), (8, "healthy")):
+        assert states.pop(step) == {name: float(name == f"doctor/{state}") for name in names}
+    assert set(map(len, states.values())) == {0}
     texts = [(event.step, event.tensor_proto.string_val[0].decode()) for event in events.Tensors("doctor/text_summary")]
-    assert texts == [(6, asleep.line), (8, healthy.line)]
+    assert texts == [(5, asleep.line), (8, healthy.line)]
+
+
+@pytest.mark.distributed
+def test_every_chart_of_the_panel_shows_what_a_run_writes(faces_shards: str, tmp_path: Path) -> None:
+    extra = ("phases.joint.alpha=1e-3", "phases.joint.completion_lr=1e-4", "doctor.window=2", "doctor.every=2")
+    run_world(1, run_all, small(faces_shards, tmp_path, steps=(1, 1, 4), extra=("monitor.scalars_every=1", *extra)))
+
+    events = read(tmp_path / "run" / "tensorboard")
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     (panel,) = layout.category
-    assert {tag for chart in panel.chart for tag in chart.multiline.tag} >= names | {"accuracy/real", "contest/lattice"}
+    shown = {tag for chart in panel.chart for tag in chart.multiline.tag}
+    assert len(shown) > 15
+    assert shown <= set(events.Tags()["scalars"])
+
+
+def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_path: Path) -> None:
+    config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
+    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"))
+    board.see(reports()[0])
+    board.rewind(0)
+    board.close()
+
+    events = read(tmp_path)
+    assert sorted(events.Tags()["tensors"]) == ["configuration/text_summary", "custom_scalars__config__"]
+    assert not scalars(events)
 
 
 def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:

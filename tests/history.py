@@ -170,6 +170,7 @@ def detached(_: argparse.Namespace) -> Iterator[None]:
         yield
 
 
+_ANSWERS = ("doctor.dominates=balance", "doctor.asleep=balance")
 _FAST = ("phases.discriminator.discriminator_lr=2e-2", "phases.joint.discriminator_lr=3e-2")
 
 FAILURES = {
@@ -181,7 +182,7 @@ FAILURES = {
     "sigmoid": Failure("the discriminators end in a sigmoid before the loss", sigmoid_first),
     "detached": Failure("the adversarial gradient never reaches the completion network", detached),
     "too-fast": Failure("the discriminators learn 100 times too fast", overrides=_FAST),
-    "answered": Failure("the same, and the doctor may balance it", overrides=(*_FAST, "doctor.dominates=balance")),
+    "answered": Failure("the same, and the doctor may balance it", overrides=(*_FAST, *_ANSWERS)),
     "paper": Failure(
         "recipe=paper with phases.joint.balance=1, beside the end of its own phase 1",
         overrides=("recipe=paper", "phases.joint.balance=1"),

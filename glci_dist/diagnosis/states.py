@@ -41,6 +41,9 @@ SURE = 0.95
 """``discriminator dominates``: it tells both real and completed photos in more than this share of cases."""
 BLIND, EVEN = 0.55, 0.1
 """``discriminator asleep``: it tells fewer than this share, and its logits of both kinds are less than this apart."""
+SWINGS = 0.3
+"""``discriminator asleep``, too: the share of real photos that it tells, less that of completed ones, has so great a
+standard deviation from one update to the next: it overshoots, and calls now nearly all real, now nearly none."""
 FALLS = 0.2
 """``no contest``, where no gradients are known: both sides' losses fall together, each by more than this share."""
 
@@ -72,6 +75,9 @@ ADVICE = {
     State.HEALTHY: "nothing to change",
 }
 
+_OVERSHOOTS = "lower phases.*.discriminator_lr: so fast, they learn nothing that lasts"
+_FEWEST_UPDATES = 8
+
 
 def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
     """The states that hold over ``window``, the steps of one contest in order, the first of them its state.
@@ -88,7 +94,7 @@ def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
         *_diverging(now, beginning),
         *_no_contest(window, now),
         *_dominates(now),
-        *_asleep(now),
+        *_asleep(window, now),
     ]
     return found or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
 
@@ -179,7 +185,20 @@ def _dominates(now: Scalars) -> list[Finding]:
     )
 
 
-def _asleep(now: Scalars) -> list[Finding]:
+def swing(window: Sequence[Scalars]) -> float:
+    """How far the discriminators' leaning towards one verdict varies over a window; 0 for too few updates."""
+    pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
+    leanings = [real - completed for real, completed in pairs if real is not None and completed is not None]
+    return statistics.stdev(leanings) if len(leanings) >= _FEWEST_UPDATES else 0.0
+
+
+def _asleep(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
+    if (varies := swing(window)) > SWINGS:
+        evidence = (
+            "the discriminators overshoot: the share that they tell of real photos less that of completed ones "
+            f"varies by {varies:.2f} from one update to the next (limit {SWINGS})"
+        )
+        return [Finding(State.ASLEEP, (evidence,), _OVERSHOOTS)]
     told = [now[name] for name in ("accuracy/real", "accuracy/completed") if name in now]
     margin = now.get("contest/margin")
     if len(told) < 2 or sum(told) / 2 >= BLIND or (margin is not None and abs(margin) >= EVEN):

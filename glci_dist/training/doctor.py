@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glci_dist.config import DoctorConfig
-from glci_dist.diagnosis.states import Finding, State, judge, ratios, summary
+from glci_dist.diagnosis.states import SWINGS, Finding, State, judge, ratios, summary, swing
 from glci_dist.training.phases import Moment
 
 _BEGINNING = 10
@@ -19,7 +19,7 @@ _LEAST, _MOST = 2.0**-12, 2.0**12
 """Bounds of the factors that balancing comes to."""
 _JUDGED = ("loss/", "accuracy/", "contest/", "gradient_at_output/", "phase/alpha")
 """What scalars a diagnosis is made of: none that differs from one execution to the next, such as times."""
-_SLOWER, _FASTER, _LIGHTER = 0.25, 2.0, 0.5
+_SLOWER, _MUCH_SLOWER, _FASTER, _LIGHTER = 0.25, 0.1, 2.0, 0.5
 _PULL = 0.1
 """Of the reconstruction's: what an adversarial gradient that was not felt is raised to."""
 
@@ -118,7 +118,8 @@ class Doctor:
             self._multiply(moment, "discriminator_lr", _SLOWER)
             self._paused["discriminator"] = until
         elif state == State.ASLEEP:
-            self._multiply(moment, "discriminator_lr", _FASTER)
+            overshoots = swing(self._window) > SWINGS
+            self._multiply(moment, "discriminator_lr", _MUCH_SLOWER if overshoots else _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:
             pull = ratios(summary(self._window)).get("pull", 0.0)

@@ -81,6 +81,33 @@ def test_without_gradients_no_contest_is_told_by_losses_that_fall_together() -> 
     assert [finding.state for finding in judge(fighting, known)] == [State.HEALTHY]
 
 
+def _swinging(width: float) -> list[dict[str, float]]:
+    """Discriminators that tell 60% of all photos, and lean to one verdict after the other."""
+    ends = ((0.6 + width / 2, 0.6 - width / 2), (0.6 - width / 2, 0.6 + width / 2))
+    return [
+        {**HEALTHY, "accuracy/real": ends[step % 2][0], "accuracy/completed": ends[step % 2][1]} for step in range(20)
+    ]
+
+
+def test_discriminators_that_overshoot_are_asleep_and_are_slowed_down() -> None:
+    (finding,) = judge(_swinging(0.31), HEALTHY)
+    assert finding.state == State.ASLEEP
+    assert "overshoot" in finding.line
+    assert "lower phases.*.discriminator_lr" in finding.line
+    assert judge(_swinging(0.28), HEALTHY)[0].state == State.HEALTHY
+    # One that always leans to the same side does not swing, nor do the few updates of a window that is too short.
+    assert judge([_swinging(0.31)[0]] * 20, HEALTHY)[0].state == State.HEALTHY
+    assert judge(_swinging(0.31)[:7], HEALTHY)[0].state == State.HEALTHY
+
+    doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
+    for step, scalars in enumerate(_swinging(0.31), 5):
+        doctor.see(SCHEDULE.at(step), scalars)
+    moment = doctor.adjusted(SCHEDULE.at(25))
+    assert moment.discriminator_lr == pytest.approx(0.05)
+    assert moment.updates_discriminator
+    assert not moment.updates_completion
+
+
 def test_several_states_are_told_in_their_order() -> None:
     both = {**HEALTHY, **CHANGES[State.DOMINATES], **CHANGES[State.DIVERGING]}
     assert [finding.state for finding in judge([both] * 20, HEALTHY)] == [State.DIVERGING, State.DOMINATES]

@@ -90,17 +90,17 @@ def _swinging(width: float) -> list[dict[str, float]]:
 
 
 def test_discriminators_that_overshoot_are_asleep_and_are_slowed_down() -> None:
-    (finding,) = judge(_swinging(0.31), HEALTHY)
+    (finding,) = judge(_swinging(0.41), HEALTHY)
     assert finding.state == State.ASLEEP
     assert "overshoot" in finding.line
     assert "lower phases.*.discriminator_lr" in finding.line
-    assert judge(_swinging(0.28), HEALTHY)[0].state == State.HEALTHY
+    assert judge(_swinging(0.38), HEALTHY)[0].state == State.HEALTHY
     # One that always leans to the same side does not swing, nor do the few updates of a window that is too short.
-    assert judge([_swinging(0.31)[0]] * 20, HEALTHY)[0].state == State.HEALTHY
-    assert judge(_swinging(0.31)[:7], HEALTHY)[0].state == State.HEALTHY
+    assert judge([_swinging(0.41)[0]] * 20, HEALTHY)[0].state == State.HEALTHY
+    assert judge(_swinging(0.41)[:7], HEALTHY)[0].state == State.HEALTHY
 
     doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
-    for step, scalars in enumerate(_swinging(0.31), 5):
+    for step, scalars in enumerate(_swinging(0.41), 5):
         doctor.see(SCHEDULE.at(step), scalars)
     moment = doctor.adjusted(SCHEDULE.at(25))
     assert moment.discriminator_lr == pytest.approx(0.05)

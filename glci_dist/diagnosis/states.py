@@ -43,7 +43,8 @@ BLIND, EVEN = 0.55, 0.1
 """``discriminator asleep``: it tells fewer than this share, and its logits of both kinds are less than this apart."""
 SWINGS = 0.4
 """``discriminator asleep``, too: the share of real photos that it tells, less that of completed ones, has so great a
-standard deviation from one update to the next: it overshoots, and calls now nearly all real, now nearly none. Chance alone makes 0.25 with 8 photos a step."""
+standard deviation from one update to the next: it overshoots, and calls now nearly all real, now nearly none.
+Chance alone comes to 0.25 where a step has 8 photos."""
 FALLS = 0.2
 """``no contest``, where no gradients are known: both sides' losses fall together, each by more than this share."""
 

@@ -184,8 +184,8 @@ FAILURES = {
     "too-fast": Failure("the discriminators learn 100 times too fast", overrides=_FAST),
     "answered": Failure("the same, and the doctor may balance it", overrides=(*_FAST, *_ANSWERS)),
     "paper": Failure(
-        "recipe=paper with phases.joint.balance=1, beside the end of its own phase 1",
-        overrides=("recipe=paper", "phases.joint.balance=1"),
+        "recipe=paper with phases.joint.balance=0.3, beside the end of its own phase 1",
+        overrides=("recipe=paper", "phases.joint.balance=0.3"),
         from_start=True,
         against="paper@{phase_1}",
     ),

@@ -41,10 +41,10 @@ SURE = 0.95
 """``discriminator dominates``: it tells both real and completed photos in more than this share of cases."""
 BLIND, EVEN = 0.55, 0.1
 """``discriminator asleep``: it tells fewer than this share, and its logits of both kinds are less than this apart."""
-SWINGS = 0.4
+SWINGS, NEAR = 0.4, 0.5
 """``discriminator asleep``, too: the share of real photos that it tells, less that of completed ones, has so great a
-standard deviation from one update to the next: it overshoots, and calls now nearly all real, now nearly none.
-Chance alone comes to 0.25 where a step has 8 photos."""
+standard deviation from one update to the next, while its logits of both kinds are less than this apart: it overshoots,
+and calls now nearly all real, now nearly none. (Where they are far apart its verdict may swing as much: it sees.)"""
 FALLS = 0.2
 """``no contest``, where no gradients are known: both sides' losses fall together, each by more than this share."""
 
@@ -186,18 +186,23 @@ def _dominates(now: Scalars) -> list[Finding]:
     )
 
 
-def swing(window: Sequence[Scalars]) -> float:
-    """How far the discriminators' leaning towards one verdict varies over a window; 0 for too few updates."""
+def overshoot(window: Sequence[Scalars], now: Scalars) -> float | None:
+    """How far the verdict of discriminators that overshoot swings; None where they do not, or it is not known."""
+    margin = now.get("contest/margin")
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
     leanings = [real - completed for real, completed in pairs if real is not None and completed is not None]
-    return statistics.stdev(leanings) if len(leanings) >= _FEWEST_UPDATES else 0.0
+    if margin is None or abs(margin) >= NEAR or len(leanings) < _FEWEST_UPDATES:
+        return None
+    swings = statistics.stdev(leanings)
+    return swings if swings > SWINGS else None
 
 
 def _asleep(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
-    if (varies := swing(window)) > SWINGS:
+    if (swings := overshoot(window, now)) is not None:
         evidence = (
             "the discriminators overshoot: the share that they tell of real photos less that of completed ones "
-            f"varies by {varies:.2f} from one update to the next (limit {SWINGS})"
+            f"varies by {swings:.2f} from one update to the next (limit {SWINGS}), and their logits of both are "
+            f"{abs(now['contest/margin']):.2g} apart (limit {NEAR})"
         )
         return [Finding(State.ASLEEP, (evidence,), _OVERSHOOTS)]
     told = [now[name] for name in ("accuracy/real", "accuracy/completed") if name in now]

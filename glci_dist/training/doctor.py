@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glci_dist.config import DoctorConfig
-from glci_dist.diagnosis.states import SWINGS, Finding, State, judge, ratios, summary, swing
+from glci_dist.diagnosis.states import Finding, State, judge, overshoot, ratios, summary
 from glci_dist.training.phases import Moment
 
 _BEGINNING = 10
@@ -118,7 +118,7 @@ class Doctor:
             self._multiply(moment, "discriminator_lr", _SLOWER)
             self._paused["discriminator"] = until
         elif state == State.ASLEEP:
-            overshoots = swing(self._window) > SWINGS
+            overshoots = overshoot(self._window, summary(self._window)) is not None
             self._multiply(moment, "discriminator_lr", _MUCH_SLOWER if overshoots else _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:

@@ -81,11 +81,12 @@ def test_without_gradients_no_contest_is_told_by_losses_that_fall_together() -> 
     assert [finding.state for finding in judge(fighting, known)] == [State.HEALTHY]
 
 
-def _swinging(width: float) -> list[dict[str, float]]:
+def _swinging(width: float, margin: float = 0.49) -> list[dict[str, float]]:
     """Discriminators that tell 60% of all photos, and lean to one verdict after the other."""
     ends = ((0.6 + width / 2, 0.6 - width / 2), (0.6 - width / 2, 0.6 + width / 2))
+    known = {**HEALTHY, "contest/margin": margin}
     return [
-        {**HEALTHY, "accuracy/real": ends[step % 2][0], "accuracy/completed": ends[step % 2][1]} for step in range(20)
+        {**known, "accuracy/real": ends[step % 2][0], "accuracy/completed": ends[step % 2][1]} for step in range(20)
     ]
 
 
@@ -94,10 +95,17 @@ def test_discriminators_that_overshoot_are_asleep_and_are_slowed_down() -> None:
     assert finding.state == State.ASLEEP
     assert "overshoot" in finding.line
     assert "lower phases.*.discriminator_lr" in finding.line
-    assert judge(_swinging(0.38), HEALTHY)[0].state == State.HEALTHY
-    # One that always leans to the same side does not swing, nor do the few updates of a window that is too short.
-    assert judge([_swinging(0.41)[0]] * 20, HEALTHY)[0].state == State.HEALTHY
-    assert judge(_swinging(0.41)[:7], HEALTHY)[0].state == State.HEALTHY
+    unmeasured = [{name: value for name, value in each.items() if name != "contest/margin"} for each in _swinging(0.41)]
+    healthy = {
+        "swings little": _swinging(0.38),
+        "sees, wherever its threshold is": _swinging(0.8, margin=0.51),
+        "no known margin": unmeasured,
+        "leans to one side": [_swinging(0.41)[0]] * 20,
+        "too few updates": _swinging(0.41)[:7],
+    }
+    assert {name: judge(window, HEALTHY)[0].state for name, window in healthy.items()} == dict.fromkeys(
+        healthy, State.HEALTHY
+    )
 
     doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     for step, scalars in enumerate(_swinging(0.41), 5):

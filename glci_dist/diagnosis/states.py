@@ -17,7 +17,11 @@ Scalars = Mapping[str, float]
 
 
 class State(StrEnum):
-    """What a contest is in; the first that holds is its state, in this order: the more particular first."""
+    """What a contest is in; the first that holds is its state, in this order: the more particular first.
+
+    But for discriminators that are asleep because they overshoot: that is looked for before "no contest", since the
+    gradient of such discriminators may vanish.
+    """
 
     COLLAPSE = "collapse"
     CHECKERBOARD = "checkerboard"
@@ -76,7 +80,7 @@ ADVICE = {
     State.HEALTHY: "nothing to change",
 }
 
-_OVERSHOOTS = "lower phases.*.discriminator_lr: so fast, they learn nothing that lasts"
+_SLOWER = "lower phases.*.discriminator_lr: so fast, they learn nothing that lasts"
 _FEWEST_UPDATES = 8
 
 
@@ -93,11 +97,20 @@ def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
         *_collapse(now, beginning),
         *_checkerboard(now, beginning),
         *_diverging(now, beginning),
+        *_overshooting(window, now),
         *_no_contest(window, now),
         *_dominates(now),
-        *_asleep(window, now),
+        *_asleep(now),
     ]
     return found or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
+
+
+def judge_alone(window: Sequence[Scalars]) -> list[Finding]:
+    """The state of discriminators that are trained alone, which only not learning can go wrong with."""
+    now = summary(window)
+    if broken := [name for name, value in now.items() if not math.isfinite(value)]:
+        return _finding(State.DIVERGING, f"{broken[0]} is not finite")
+    return _overshooting(window, now) or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
 
 
 def summary(steps: Sequence[Scalars]) -> dict[str, float]:
@@ -197,14 +210,19 @@ def overshoot(window: Sequence[Scalars], now: Scalars) -> float | None:
     return swings if swings > SWINGS else None
 
 
-def _asleep(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
-    if (swings := overshoot(window, now)) is not None:
-        evidence = (
-            "the discriminators overshoot: the share that they tell of real photos less that of completed ones "
-            f"varies by {swings:.2f} from one update to the next (limit {SWINGS}), and their logits of both are "
-            f"{abs(now['contest/margin']):.2g} apart (limit {NEAR})"
-        )
-        return [Finding(State.ASLEEP, (evidence,), _OVERSHOOTS)]
+def _overshooting(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
+    swings = overshoot(window, now)
+    if swings is None:
+        return []
+    evidence = (
+        "the discriminators overshoot: the share that they tell of real photos less that of completed ones "
+        f"varies by {swings:.2f} from one update to the next (limit {SWINGS}), and their logits of both are "
+        f"{abs(now['contest/margin']):.2g} apart (limit {NEAR})"
+    )
+    return [Finding(State.ASLEEP, (evidence,), _SLOWER)]
+
+
+def _asleep(now: Scalars) -> list[Finding]:
     told = [now[name] for name in ("accuracy/real", "accuracy/completed") if name in now]
     margin = now.get("contest/margin")
     if len(told) < 2 or sum(told) / 2 >= BLIND or (margin is not None and abs(margin) >= EVEN):

@@ -44,6 +44,10 @@ class Balance:
         self._reconstruction += reconstruction
         self._adversarial += adversarial
 
+    def forget(self) -> None:
+        """Measure again from the next step on: the discriminators are others now."""
+        self._phase = -1
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint (JSON)."""
         return {

@@ -5,12 +5,14 @@ What it knows is state: it travels in checkpoints, and is the same on every rank
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from glci_dist.config import DoctorConfig
-from glci_dist.diagnosis.states import Finding, State, judge, overshoot, ratios, summary
+from glci_dist.diagnosis.states import Finding, State, judge, judge_alone, overshoot, ratios, summary
 from glci_dist.training.phases import Moment
 
 _BEGINNING = 10
@@ -41,6 +43,8 @@ class Diagnosis:
     finding: Finding
     answer: str
     """``warn``, ``balance``, ``rollback``, ``stop``; empty for a contest that is healthy again."""
+    renews: bool = False
+    """Whether the discriminators have to begin anew: what they are cannot be learned out of."""
 
 
 class Doctor:
@@ -59,25 +63,30 @@ class Doctor:
         """On the schedule's, by the number of the contest's phase: a rollback to before it must not undo them."""
         self._paused: dict[str, int] = {}
         """Until which step a side is not updated."""
+        self._alone = 0
+        """Until which step the discriminators, having begun anew, learn at every step, and alone."""
+        self._ceiling = math.inf
+        """The highest learning rate (before a phase's schedule) that the discriminators may begin a phase with."""
 
     def adjusted(self, moment: Moment) -> Moment:
         """What the step does after what balancing has changed so far."""
-        if not moment.is_contest:
+        if not (moment.is_contest or moment.is_discrimination):
             return moment
         factors = self.factors(moment)
         paused = {side for side, until in self._paused.items() if moment.step < until}
+        is_alone = moment.step < self._alone
         return replace(
             moment,
             alpha=moment.alpha * factors["alpha"],
             balance=moment.balance * factors["alpha"],
             discriminator_lr=moment.discriminator_lr * factors["discriminator_lr"],
-            updates_completion=moment.updates_completion and "completion" not in paused,
-            updates_discriminator=moment.updates_discriminator and "discriminator" not in paused,
+            updates_completion=moment.updates_completion and "completion" not in paused and not is_alone,
+            updates_discriminator=(moment.updates_discriminator or is_alone) and "discriminator" not in paused,
         )
 
     def see(self, moment: Moment, scalars: dict[str, float]) -> Diagnosis | None:
         """Take a step down; what it came to, where a diagnosis is due and there is something to say or to do."""
-        if not self._config.window or not moment.is_contest:
+        if not self._config.window or not (moment.is_contest or moment.is_discrimination):
             return None
         if moment.phase_number != self._phase:
             self._phase, self._first, self.state, self.judged = moment.phase_number, [], State.HEALTHY, None
@@ -90,47 +99,68 @@ class Doctor:
         if len(self._first) < _BEGINNING and "loss/reconstruction" in judged:
             self._first.append(judged)
         self._window.append(judged)
+        if moment.is_contest and moment.step < self._alone:
+            return self._judge(moment) if moment.step + 1 == self._alone else None
         if len(self._window) < self._config.window or (moment.phase_step + 1) % self._config.every:
             return None
         return self._judge(moment)
 
     def _judge(self, moment: Moment) -> Diagnosis | None:
-        finding = judge(list(self._window), summary(self._first))[0]
+        is_alone = moment.is_discrimination or moment.step < self._alone
+        window = list(self._window)
+        finding = (judge_alone(window) if is_alone else judge(window, summary(self._first)))[0]
+        if moment.is_contest and is_alone:
+            # What they do alone is no sign of what they do in the contest.
+            self._window.clear()
+            if finding.state == State.HEALTHY:
+                return None
         self.judged = moment.step, finding
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
         answer = str(getattr(self._config, ANSWERS[finding.state]))
+        renews = False
         if answer == "balance":
-            self._balance(finding.state, moment)
+            renews = self._balance(finding.state, moment, window)
         elif answer == "rollback":
-            self._balance(finding.state, moment)
+            renews = self._balance(finding.state, moment, window)
             # What is gone back to has a contest of its own, and nobody to pause.
             self._paused = {}
         if answer != "warn":
             # What was measured before the answer says nothing of what comes after it.
             self._window.clear()
-        return Diagnosis(finding, answer) if is_news or answer != "warn" else None
+        return Diagnosis(finding, answer, renews) if is_news or answer != "warn" else None
 
-    def _balance(self, state: State, moment: Moment) -> None:
+    def let_learn_alone(self, step: int) -> None:
+        """The discriminators begin anew with ``step``, and the completion network waits until they see."""
+        self._alone = step + self._config.window
+
+    def _balance(self, state: State, moment: Moment, window: Sequence[dict[str, float]]) -> bool:
+        """Weaken the stronger side; whether the discriminators have to begin anew."""
         until = moment.step + 1 + self._config.every
         if state == State.DOMINATES:
             self._multiply(moment, "discriminator_lr", _SLOWER)
             self._paused["discriminator"] = until
         elif state == State.ASLEEP:
-            overshoots = overshoot(self._window, summary(self._window)) is not None
-            self._multiply(moment, "discriminator_lr", _MUCH_SLOWER if overshoots else _FASTER)
+            if overshoot(window, summary(window)) is not None:
+                self._multiply(moment, "discriminator_lr", _MUCH_SLOWER)
+                self._ceiling = self.factors(moment)["discriminator_lr"] * moment.discriminator_peak_lr
+                return True
+            self._multiply(moment, "discriminator_lr", _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:
-            pull = ratios(summary(self._window)).get("pull", 0.0)
+            pull = ratios(summary(window)).get("pull", 0.0)
             if pull:
                 self._multiply(moment, "alpha", _PULL / pull)
         else:
             self._multiply(moment, "alpha", _LIGHTER)
+        return False
 
     def factors(self, moment: Moment) -> dict[str, float]:
         """What the phase's alpha and discriminator learning rate are multiplied by."""
-        return {"alpha": 1.0, "discriminator_lr": 1.0} | self._factors.get(str(moment.phase_number), {})
+        peak = moment.discriminator_peak_lr
+        slowed = min(1.0, self._ceiling / peak) if peak else 1.0
+        return {"alpha": 1.0, "discriminator_lr": slowed} | self._factors.get(str(moment.phase_number), {})
 
     def _multiply(self, moment: Moment, name: str, factor: float) -> None:
         factors = self.factors(moment)
@@ -146,6 +176,8 @@ class Doctor:
             "state": str(self.state),
             "factors": {phase: dict(factors) for phase, factors in self._factors.items()},
             "paused": dict(self._paused),
+            "alone": self._alone,
+            "ceiling": self._ceiling if math.isfinite(self._ceiling) else None,
         }
 
     def load(self, state: dict[str, Any], *, keep_factors: bool = False) -> None:
@@ -153,5 +185,9 @@ class Doctor:
         self._window = deque(state["window"], maxlen=self._window.maxlen)
         self._first, self._phase = list(state["first"]), state["phase"]
         self.state, self._paused, self.judged = State(state["state"]), dict(state["paused"]), None
+        # Checkpoints of before there were these are of runs that had nothing of the kind.
+        self._alone = state.get("alone", 0)
         if not keep_factors:
+            ceiling = state.get("ceiling")
+            self._ceiling = math.inf if ceiling is None else ceiling
             self._factors = {phase: dict(factors) for phase, factors in state["factors"].items()}

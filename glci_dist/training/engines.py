@@ -118,6 +118,13 @@ class Engine:
             spectral_norm.advance(self.network)
         return update
 
+    def begin_anew(self, weights: Mapping[str, Tensor]) -> None:
+        """Put the network to ``weights``, its whole state, and forget what the optimiser has gathered."""
+        self.network.load_state_dict(weights)
+        self.optimizer.state.clear()
+        if self._config.zero_stage:
+            self._engine.optimizer.refresh_fp32_params()
+
     def optimizer_parts(self, world: World) -> tuple[dict[str, Part], dict[str, Any]]:
         """This rank's share of the optimiser's state, and what is one number for all of it.
 

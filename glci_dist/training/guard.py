@@ -7,6 +7,7 @@ from typing import Any
 from glci_dist.cluster.signals import StopRequest
 from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, UserError
+from glci_dist.models.build import build_discriminators
 from glci_dist.training.health import Trouble
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.job import Job
@@ -60,15 +61,15 @@ class Guard:
             said = ", ".join(sorted({name for name in names if name is not None}))
             self._end(Interrupted(f"stopped by {said} after step {step}"))
 
-    def treat(self, report: Report) -> bool:
-        """Let the doctor look at the contest; whether the run has to go back to its last checkpoint."""
+    def treat(self, report: Report) -> int | None:
+        """Let the doctor look at the contest, and answer it; the next step, where the run went back to a checkpoint."""
         job, step = self._job, report.moment.step
-        if self.ending is not None or report.skipped:
-            # A run that ends here is judged when it goes on: what is done about it must be done at once.
-            return False
+        if report.superseded or report.skipped:
+            return None
+        # A run that a signal ends is judged too: what goes on later must know all that this one saw.
         found = job.doctor.see(report.moment, dict(scalars(report)))
         if found is None:
-            return False
+            return None
         finding, factors = found.finding, job.doctor.factors(report.moment)
         job.journal(
             "diagnosis",
@@ -78,22 +79,37 @@ class Guard:
             advice=finding.advice,
             answer=found.answer,
             **(factors if found.answer in ("balance", "rollback") else {}),
+            **({"renewed": "discriminators"} if found.renews else {}),
         )
         done = ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
-        told = f"; balanced: {done}" if found.answer == "balance" else ""
+        anew = ", and the discriminators begin anew" if found.renews else ""
+        told = f"; balanced: {done}{anew}" if found.answer == "balance" else ""
         job.tell(f"step {step}: contest {finding.line}{told}")
         if found.answer == "stop":
             self._end(Fault(f"step {step}: contest {finding.line} (doctor answered stop)"))
         elif found.answer == "rollback":
             if job.may_go_back():
-                return True
+                back = job.go_back(step, pass_over=False)
+                if found.renews:
+                    self._begin_anew(back)
+                return back
             self._end(
                 Fault(
                     f"step {step}: contest {finding.line}; {job.config.engine.rollbacks} rollbacks to the last "
                     "checkpoint (engine.rollbacks) did not help"
                 )
             )
-        return False
+        elif found.renews:
+            self._begin_anew(step + 1)
+        return None
+
+    def _begin_anew(self, step: int) -> None:
+        """Put the discriminators back to the run's start before ``step``, as every rank does."""
+        job = self._job
+        job.contest.discriminators.begin_anew(build_discriminators(job.config).state_dict())
+        job.contest.balance.forget()
+        job.health.forget("discriminator")
+        job.doctor.let_learn_alone(step)
 
     def answer(self, trouble: Trouble | None, batch: Batch | None, step: int) -> bool:
         """Answer updates that were not applied; whether the run has to go back to its last checkpoint."""

@@ -78,6 +78,10 @@ class Health:
             limits=tuple(getattr(limits, side) for side in bad),
         )
 
+    def forget(self, side: str) -> None:
+        """Judge a network that began anew by its own gradients alone."""
+        self._norms[side].clear()
+
     def pass_over(self, step: int, *, since: int) -> range:
         """Leave ``step`` out of the run, and up to ``engine.pass_over`` - 1 before it, not before ``since``."""
         steps = range(max(since, step + 1 - self._config.pass_over), step + 1)

@@ -88,9 +88,9 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             step = job.go_back(step)
             batches = iter(job.batches(step))
             continue
-        if guard.treat(report):
-            step = job.go_back(step, pass_over=False)
-            batches = iter(job.batches(step))
+        back = guard.treat(report)
+        if back is not None:
+            step, batches = back, iter(job.batches(back))
             continue
         if isinstance(guard.ending, Superseded):
             return guard.ending

@@ -24,12 +24,16 @@ class Moment:
     ends_phase: bool
     is_contest: bool
     """Whether the phase trains both sides."""
+    is_discrimination: bool
+    """Whether the phase trains the discriminators alone."""
     updates_completion: bool
     updates_discriminator: bool
     discriminator_update: int
     """How many updates of the discriminators the phase has had before."""
     completion_lr: float
     discriminator_lr: float
+    discriminator_peak_lr: float
+    """The phase's, before its warm-up and schedule."""
     reconstruction: float
     """Weight of the reconstruction loss."""
     alpha: float
@@ -66,11 +70,13 @@ class Schedule:
             left=1 - within / phase.steps,
             ends_phase=within == phase.steps - 1,
             is_contest=bool(phase.completion_every and phase.discriminator_every),
+            is_discrimination=bool(phase.discriminator_every and not phase.completion_every),
             updates_completion=_is_due(within, phase.completion_every),
             updates_discriminator=_is_due(within, phase.discriminator_every),
             discriminator_update=within // max(1, phase.discriminator_every),
             completion_lr=factor * phase.completion_lr,
             discriminator_lr=factor * phase.discriminator_lr,
+            discriminator_peak_lr=phase.discriminator_lr,
             reconstruction=phase.reconstruction,
             alpha=phase.alpha,
             balance=phase.balance,

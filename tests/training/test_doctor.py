@@ -90,7 +90,7 @@ def _swinging(width: float, margin: float = 0.49) -> list[dict[str, float]]:
     ]
 
 
-def test_discriminators_that_overshoot_are_asleep_and_are_slowed_down() -> None:
+def test_discriminators_that_overshoot_are_asleep() -> None:
     (finding,) = judge(_swinging(0.41), HEALTHY)
     assert finding.state == State.ASLEEP
     assert "overshoot" in finding.line
@@ -107,13 +107,81 @@ def test_discriminators_that_overshoot_are_asleep_and_are_slowed_down() -> None:
         healthy, State.HEALTHY
     )
 
+
+def follow(doctor: Doctor, schedule: Schedule, window: list[dict[str, float]], steps: range) -> list[Diagnosis]:
+    """What is said while ``window`` is seen again and again, each diagnosis that renews carried out as a run does."""
+    found = []
+    for step in steps:
+        diagnosis = doctor.see(doctor.adjusted(schedule.at(step)), window[step % len(window)])
+        if diagnosis is not None:
+            found.append(diagnosis)
+            if diagnosis.renews:
+                doctor.let_learn_alone(step + 1)
+    return found
+
+
+EVERY_SECOND = Schedule(
+    {
+        "discriminator": PhaseConfig(steps=40, discriminator_every=1, discriminator_lr=0.25),
+        "joint": PhaseConfig(steps=200, completion_every=1, discriminator_every=2, discriminator_lr=0.5, alpha=0.25),
+    }
+)
+
+
+def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
-    for step, scalars in enumerate(_swinging(0.41), 5):
-        doctor.see(SCHEDULE.at(step), scalars)
-    moment = doctor.adjusted(SCHEDULE.at(25))
-    assert moment.discriminator_lr == pytest.approx(0.05)
-    assert moment.updates_discriminator
-    assert not moment.updates_completion
+    assert follow(doctor, EVERY_SECOND, [HEALTHY], range(40)) == []
+    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41), range(40, 60))
+    assert (found.finding.state, found.answer, found.renews) == (State.ASLEEP, "balance", True)
+    for step in range(60, 80):
+        moment = doctor.adjusted(EVERY_SECOND.at(step))
+        assert moment.updates_discriminator
+        assert not moment.updates_completion
+        assert moment.discriminator_lr == pytest.approx(0.05)
+    # Those that still overshoot, alone, begin anew once more.
+    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41), range(60, 80))
+    assert found.renews
+    # Those that learn go back into the contest, which is judged anew.
+    assert follow(doctor, EVERY_SECOND, [HEALTHY], range(80, 100)) == []
+    after = [doctor.adjusted(EVERY_SECOND.at(step)) for step in (100, 101)]
+    assert [moment.updates_completion for moment in after] == [True, True]
+    assert [moment.updates_discriminator for moment in after] == [False, True]
+    assert after[0].discriminator_lr == pytest.approx(0.005)
+    (found,) = follow(doctor, EVERY_SECOND, [HEALTHY], range(100, 140))
+    assert (found.finding.state, found.answer) == (State.HEALTHY, "")
+
+
+def test_discriminators_that_overshoot_alone_are_slowed_in_the_contest_too() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=10, asleep="balance"))
+    found = follow(doctor, EVERY_SECOND, _swinging(0.41), range(20))
+    assert [each.renews for each in found] == [True]
+    assert doctor.adjusted(EVERY_SECOND.at(20)).discriminator_lr == pytest.approx(0.025)
+    assert follow(doctor, EVERY_SECOND, [HEALTHY], range(20, 40)) == [Diagnosis(doctor.judged[1], "")]  # type: ignore[index]
+    # The contest's own learning rate is twice that of before, and no reason to begin with more than what held.
+    assert doctor.factors(EVERY_SECOND.at(40))["discriminator_lr"] == pytest.approx(0.05)
+    assert doctor.adjusted(EVERY_SECOND.at(40)).updates_completion
+
+
+def test_discriminators_alone_may_tell_all_and_may_tell_nothing() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=10))
+    blind = {**HEALTHY, **CHANGES[State.ASLEEP]}
+    assert follow(doctor, EVERY_SECOND, [{**HEALTHY, **CHANGES[State.DOMINATES]}], range(20)) == []
+    assert follow(doctor, EVERY_SECOND, [blind], range(20, 40)) == []
+    assert [each.finding.state for each in follow(doctor, EVERY_SECOND, [blind], range(40, 60))] == [State.ASLEEP]
+
+
+def test_a_rollback_for_discriminators_that_overshoot_renews_them_where_it_goes_back_to() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=20, asleep="rollback"))
+    before: Any = json.loads(json.dumps(doctor.state_dict()))
+    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41), range(40, 60))
+    assert (found.answer, found.renews) == ("rollback", True)
+    doctor.load(before, keep_factors=True)
+    doctor.let_learn_alone(40)
+    for step in (40, 59):
+        moment = doctor.adjusted(EVERY_SECOND.at(step))
+        assert (moment.updates_completion, moment.updates_discriminator) == (False, True)
+        assert moment.discriminator_lr == pytest.approx(0.05)
+    assert doctor.adjusted(EVERY_SECOND.at(60)).updates_completion
 
 
 def test_several_states_are_told_in_their_order() -> None:
@@ -166,7 +234,7 @@ def test_a_state_is_told_once_and_so_is_health() -> None:
     assert doctor.factors(SCHEDULE.at(60)) == {"alpha": 1.0, "discriminator_lr": 1.0}
 
 
-def test_a_phase_of_one_side_is_no_contest_that_could_be_judged() -> None:
+def test_a_phase_of_completion_alone_is_not_judged() -> None:
     doctor = Doctor(DoctorConfig(window=2, every=1))
     assert told(doctor, {**HEALTHY, **CHANGES[State.DOMINATES]}, range(5)) == []
 
@@ -263,6 +331,13 @@ def test_what_the_doctor_knows_survives_a_checkpoint() -> None:
     second.load(state)
     assert told(second, ill, range(31, 80)) == told(whole, ill, range(31, 80))
     assert second.factors(SCHEDULE.at(60)) == whole.factors(SCHEDULE.at(60))
+    # So does what was agreed for discriminators that began anew.
+    anew = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
+    follow(anew, EVERY_SECOND, _swinging(0.41), range(20))
+    again = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
+    again.load(json.loads(json.dumps(anew.state_dict())))
+    for step in (20, 39, 40, 60):
+        assert again.adjusted(EVERY_SECOND.at(step)) == anew.adjusted(EVERY_SECOND.at(step))
     # A rollback brings back what was measured, and not the weights that it was to be rid of.
     second.load(state, keep_factors=True)
     moment = SCHEDULE.at(60)

@@ -1,0 +1,99 @@
+"""Discriminators that overshoot begin anew: as at the run's start, on every rank, and over a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from glci_dist import compose
+from glci_dist.cluster.signals import stop_request
+from glci_dist.cluster.world import joined
+from glci_dist.models.build import build_discriminators
+from glci_dist.runs.journal import read_journal
+from glci_dist.training.engines import Engine
+from glci_dist.training.loop import train
+from glci_dist.training.setup import prepare
+from tests.distributed.recordings import weights
+from tests.distributed.test_elastic import train_some
+from tests.small_run import build_faces, final_files, small
+from tests.worlds import run_world
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+TOO_FAST = {
+    "discriminator": ("phases.discriminator.discriminator_lr=0.3", "phases.joint.discriminator_lr=0.3"),
+    "joint": ("phases.joint.discriminator_lr=0.3", "phases.joint.balance=0.5"),
+}
+"""By the phase that it shows in."""
+BALANCED = ("doctor.asleep=balance", "doctor.window=16", "doctor.every=4", "phases.joint.discriminator_every=2")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_faces(tmp_path_factory.mktemp("faces"), photos=64, samples=16)
+
+
+def renewed(overrides: list[str]) -> tuple[dict[str, Tensor], bool, dict[str, Tensor], dict[str, Tensor]]:
+    """Discriminators after eight updates and a new beginning, whether they were far from it before, and after one
+    update more; and those of a run that has only had that update."""
+    config = compose.load(overrides)
+    fresh = {f"0/{name}": tensor for name, tensor in build_discriminators(config).state_dict().items()}
+    moved, begun, after = False, {}, []
+    with joined(config.engine) as world:
+        for updates in (8, 0):
+            job = prepare(config, world)
+            engine: Engine = job.contest.discriminators
+            moment = job.schedule.at(0)
+            batches = iter(job.batches(0))
+            for _ in range(updates):
+                job.contest.update(job.to_device(next(batches)), moment)
+            if updates:
+                moved = any(not torch.equal(weights(engine)[name], fresh[name]) for name in fresh)
+                engine.begin_anew(build_discriminators(config).state_dict())
+                begun = weights(engine)
+            (batch,) = job.stream([9])
+            job.contest.update(job.to_device(batch), moment)
+            after.append(weights(engine))
+            job.close()
+    return begun, moved, after[0], after[1]
+
+
+@pytest.mark.parametrize("extra", [(), ("optimizers.discriminator.kind=adadelta",)], ids=["adam", "adadelta"])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_they_are_what_they_were_at_the_runs_start(
+    shards: Path, tmp_path: Path, stage: int, extra: tuple[str, ...]
+) -> None:
+    overrides = small(
+        shards, tmp_path, steps=(0, 20, 1), extra=(f"engine.zero_stage={stage}", *TOO_FAST["discriminator"], *extra)
+    )
+    fresh = build_discriminators(compose.load(overrides)).state_dict()
+    for begun, moved, after, first in run_world(2, renewed, overrides):
+        assert moved
+        assert all(torch.equal(begun[f"0/{name}"], tensor) for name, tensor in fresh.items())
+        assert all(torch.equal(after[name], tensor) for name, tensor in first.items())
+
+
+def train_with(overrides: list[str]) -> None:
+    train(compose.load(overrides))
+
+
+@pytest.mark.parametrize("phase", TOO_FAST)
+def test_a_run_in_which_they_do_is_bitwise_the_same_over_a_resume(shards: Path, tmp_path: Path, phase: str) -> None:
+    steps = (6, 24, 50)
+    whole, parts = (
+        small(shards, tmp_path / name, steps=steps, extra=(*TOO_FAST[phase], *BALANCED)) for name in ("whole", "parts")
+    )
+    run_world(2, train_with, whole)
+    events = read_journal(tmp_path / "whole" / "run")
+    begun = [event["step"] for event in events if event.get("renewed")]
+    assert begun
+    assert (begun[0] >= 30) == (phase == "joint")
+    for stop_in in (begun[0] + 3, None):
+        run_world(2, train_some, parts, stop_in)
+    resumed = read_journal(tmp_path / "parts" / "run")
+    assert [event["step"] for event in resumed if event["event"] == "resume"] == [begun[0] + 4]
+    assert [event["step"] for event in resumed if event.get("renewed")] == begun
+    ends = [final_files(tmp_path / name / "run", sum(steps)) for name in ("whole", "parts")]
+    assert ends[0] == ends[1]

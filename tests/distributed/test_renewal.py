@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from glci_dist import compose
-from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.models.build import build_discriminators
 from glci_dist.runs.journal import read_journal

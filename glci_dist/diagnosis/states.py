@@ -62,6 +62,8 @@ class Finding:
     """Figures against their limits, a clause each."""
     advice: str
     """What to change."""
+    overshoots: bool = False
+    """Whether discriminators that are asleep are so because they learn too fast."""
 
     @property
     def line(self) -> str:
@@ -106,11 +108,14 @@ def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
 
 
 def judge_alone(window: Sequence[Scalars]) -> list[Finding]:
-    """The state of discriminators that are trained alone, which only not learning can go wrong with."""
-    now = summary(window)
+    """The state of discriminators that are trained alone, which only not learning can go wrong with.
+
+    Young ones swing too, but what they learn sets their logits apart within the window: its last third is what counts.
+    """
+    now = {**summary(window), **_last_third(window, "contest/margin")}
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
         return _finding(State.DIVERGING, f"{broken[0]} is not finite")
-    return _overshooting(window, now) or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
+    return _overshooting(window, now, near=EVEN) or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
 
 
 def summary(steps: Sequence[Scalars]) -> dict[str, float]:
@@ -199,27 +204,27 @@ def _dominates(now: Scalars) -> list[Finding]:
     )
 
 
-def overshoot(window: Sequence[Scalars], now: Scalars) -> float | None:
-    """How far the verdict of discriminators that overshoot swings; None where they do not, or it is not known."""
+def _last_third(window: Sequence[Scalars], name: str) -> dict[str, float]:
+    values = [each[name] for each in window[-(len(window) // 3) :] if name in each]
+    return {name: statistics.median(values)} if values else {}
+
+
+def _overshooting(window: Sequence[Scalars], now: Scalars, near: float = NEAR) -> list[Finding]:
+    """Discriminators whose verdict swings, while their logits of both kinds are less than ``near`` apart."""
     margin = now.get("contest/margin")
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
     leanings = [real - completed for real, completed in pairs if real is not None and completed is not None]
-    if margin is None or abs(margin) >= NEAR or len(leanings) < _FEWEST_UPDATES:
-        return None
+    if margin is None or abs(margin) >= near or len(leanings) < _FEWEST_UPDATES:
+        return []
     swings = statistics.stdev(leanings)
-    return swings if swings > SWINGS else None
-
-
-def _overshooting(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
-    swings = overshoot(window, now)
-    if swings is None:
+    if swings <= SWINGS:
         return []
     evidence = (
         "the discriminators overshoot: the share that they tell of real photos less that of completed ones "
         f"varies by {swings:.2f} from one update to the next (limit {SWINGS}), and their logits of both are "
-        f"{abs(now['contest/margin']):.2g} apart (limit {NEAR})"
+        f"{abs(margin):.2g} apart (limit {near})"
     )
-    return [Finding(State.ASLEEP, (evidence,), _SLOWER)]
+    return [Finding(State.ASLEEP, (evidence,), _SLOWER, overshoots=True)]
 
 
 def _asleep(now: Scalars) -> list[Finding]:

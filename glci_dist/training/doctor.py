@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glci_dist.config import DoctorConfig
-from glci_dist.diagnosis.states import Finding, State, judge, judge_alone, overshoot, ratios, summary
+from glci_dist.diagnosis.states import Finding, State, judge, judge_alone, ratios, summary
 from glci_dist.training.phases import Moment
 
 _BEGINNING = 10
@@ -43,8 +43,11 @@ class Diagnosis:
     finding: Finding
     answer: str
     """``warn``, ``balance``, ``rollback``, ``stop``; empty for a contest that is healthy again."""
-    renews: bool = False
-    """Whether the discriminators have to begin anew: what they are cannot be learned out of."""
+
+    @property
+    def renews(self) -> bool:
+        """Whether the discriminators have to begin anew: what overshooting made of them is not learned out of."""
+        return self.finding.overshoots and self.answer in ("balance", "rollback")
 
 
 class Doctor:
@@ -119,33 +122,31 @@ class Doctor:
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
         answer = str(getattr(self._config, ANSWERS[finding.state]))
-        renews = False
         if answer == "balance":
-            renews = self._balance(finding.state, moment, window)
+            self._balance(finding, moment, window)
         elif answer == "rollback":
-            renews = self._balance(finding.state, moment, window)
+            self._balance(finding, moment, window)
             # What is gone back to has a contest of its own, and nobody to pause.
             self._paused = {}
         if answer != "warn":
             # What was measured before the answer says nothing of what comes after it.
             self._window.clear()
-        return Diagnosis(finding, answer, renews) if is_news or answer != "warn" else None
+        return Diagnosis(finding, answer) if is_news or answer != "warn" else None
 
     def let_learn_alone(self, step: int) -> None:
         """The discriminators begin anew with ``step``, and the completion network waits until they see."""
         self._alone = step + self._config.window
 
-    def _balance(self, state: State, moment: Moment, window: Sequence[dict[str, float]]) -> bool:
-        """Weaken the stronger side; whether the discriminators have to begin anew."""
-        until = moment.step + 1 + self._config.every
+    def _balance(self, finding: Finding, moment: Moment, window: Sequence[dict[str, float]]) -> None:
+        state, until = finding.state, moment.step + 1 + self._config.every
         if state == State.DOMINATES:
             self._multiply(moment, "discriminator_lr", _SLOWER)
             self._paused["discriminator"] = until
+        elif finding.overshoots:
+            # The discriminators begin anew, too.
+            self._multiply(moment, "discriminator_lr", _MUCH_SLOWER)
+            self._ceiling = self.factors(moment)["discriminator_lr"] * moment.discriminator_peak_lr
         elif state == State.ASLEEP:
-            if overshoot(window, summary(window)) is not None:
-                self._multiply(moment, "discriminator_lr", _MUCH_SLOWER)
-                self._ceiling = self.factors(moment)["discriminator_lr"] * moment.discriminator_peak_lr
-                return True
             self._multiply(moment, "discriminator_lr", _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:
@@ -154,7 +155,6 @@ class Doctor:
                 self._multiply(moment, "alpha", _PULL / pull)
         else:
             self._multiply(moment, "alpha", _LIGHTER)
-        return False
 
     def factors(self, moment: Moment) -> dict[str, float]:
         """What the phase's alpha and discriminator learning rate are multiplied by."""

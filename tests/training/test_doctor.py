@@ -139,7 +139,7 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
         assert not moment.updates_completion
         assert moment.discriminator_lr == pytest.approx(0.05)
     # Those that still overshoot, alone, begin anew once more.
-    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41), range(60, 80))
+    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41, margin=0.09), range(60, 80))
     assert found.renews
     # Those that learn go back into the contest, which is judged anew.
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(80, 100)) == []
@@ -151,15 +151,23 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     assert (found.finding.state, found.answer) == (State.HEALTHY, "")
 
 
+def rising(margin: float) -> list[dict[str, float]]:
+    """Discriminators whose logits are far apart in the last third of ten steps alone, and swing all along."""
+    return [{**each, "contest/margin": margin if step % 10 > 5 else 0.0} for step, each in enumerate(_swinging(0.41))]
+
+
 def test_discriminators_that_overshoot_alone_are_slowed_in_the_contest_too() -> None:
     doctor = Doctor(DoctorConfig(window=20, every=10, asleep="balance"))
-    found = follow(doctor, EVERY_SECOND, _swinging(0.41), range(20))
+    # Young ones may swing, as long as they get somewhere.
+    assert follow(doctor, EVERY_SECOND, rising(0.11), range(20)) == []
+    found = follow(doctor, EVERY_SECOND, rising(0.09), range(20, 30))
     assert [each.renews for each in found] == [True]
-    assert doctor.adjusted(EVERY_SECOND.at(20)).discriminator_lr == pytest.approx(0.025)
-    assert follow(doctor, EVERY_SECOND, [HEALTHY], range(20, 40)) == [Diagnosis(doctor.judged[1], "")]  # type: ignore[index]
+    assert doctor.adjusted(EVERY_SECOND.at(30)).discriminator_lr == pytest.approx(0.025)
+    assert follow(doctor, EVERY_SECOND, [HEALTHY], range(30, 40)) == []
     # The contest's own learning rate is twice that of before, and no reason to begin with more than what held.
     assert doctor.factors(EVERY_SECOND.at(40))["discriminator_lr"] == pytest.approx(0.05)
-    assert doctor.adjusted(EVERY_SECOND.at(40)).updates_completion
+    # They have a whole window to themselves, wherever the phase ends.
+    assert [doctor.adjusted(EVERY_SECOND.at(step)).updates_completion for step in (40, 49, 50)] == [False, False, True]
 
 
 def test_discriminators_alone_may_tell_all_and_may_tell_nothing() -> None:
@@ -333,7 +341,7 @@ def test_what_the_doctor_knows_survives_a_checkpoint() -> None:
     assert second.factors(SCHEDULE.at(60)) == whole.factors(SCHEDULE.at(60))
     # So does what was agreed for discriminators that began anew.
     anew = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
-    follow(anew, EVERY_SECOND, _swinging(0.41), range(20))
+    follow(anew, EVERY_SECOND, _swinging(0.41, margin=0.09), range(20))
     again = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     again.load(json.loads(json.dumps(anew.state_dict())))
     for step in (20, 39, 40, 60):

@@ -49,6 +49,9 @@ SWINGS, NEAR = 0.4, 0.5
 """``discriminator asleep``, too: the share of real photos that it tells, less that of completed ones, has so great a
 standard deviation from one update to the next, while its logits of both kinds are less than this apart: it overshoots,
 and calls now nearly all real, now nearly none. (Where they are far apart its verdict may swing as much: it sees.)"""
+LEANS = 0.9
+"""``discriminator asleep``, too: the shares of real and of completed photos that it tells are further apart than this:
+it calls nearly all photos real, or nearly none."""
 FALLS = 0.2
 """``no contest``, where no gradients are known: both sides' losses fall together, each by more than this share."""
 
@@ -82,6 +85,10 @@ ADVICE = {
     State.HEALTHY: "nothing to change",
 }
 
+_UPRIGHT = (
+    "let no gradient of the completion network's loss reach the discriminators, and show them as many real "
+    "photos as completed ones"
+)
 _SLOWER = "lower phases.*.discriminator_lr: so fast, they learn nothing that lasts"
 _FEWEST_UPDATES = 8
 
@@ -229,6 +236,12 @@ def _overshooting(window: Sequence[Scalars], now: Scalars, near: float = NEAR) -
 
 def _asleep(now: Scalars) -> list[Finding]:
     told = [now[name] for name in ("accuracy/real", "accuracy/completed") if name in now]
+    if len(told) == 2 and abs(told[0] - told[1]) > LEANS:
+        evidence = (
+            f"the discriminators call {'nearly all' if told[0] > told[1] else 'hardly any'} photos real: they tell "
+            f"{told[0]:.0%} of real and {told[1]:.0%} of completed ones (limit {LEANS:.0%} apart)"
+        )
+        return [Finding(State.ASLEEP, (evidence,), _UPRIGHT)]
     margin = now.get("contest/margin")
     if len(told) < 2 or sum(told) / 2 >= BLIND or (margin is not None and abs(margin) >= EVEN):
         return []

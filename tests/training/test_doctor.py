@@ -61,6 +61,8 @@ def test_a_state_is_named_where_its_limit_is_passed(state: State) -> None:
         {"contest/lattice": 3.9e-6},
         {"gradient_at_output/adversarial": 2.1e-5},
         {"accuracy/real": 0.99, "accuracy/completed": 0.94},
+        {"accuracy/real": 0.97, "accuracy/completed": 0.08},
+        {"accuracy/real": 0.08, "accuracy/completed": 0.97},
         {"accuracy/real": 0.5, "accuracy/completed": 0.5, "contest/margin": 0.2},
         {"accuracy/real": 0.57, "accuracy/completed": 0.57, "contest/margin": 0.01},
     ],
@@ -190,6 +192,15 @@ def test_a_rollback_for_discriminators_that_overshoot_renews_them_where_it_goes_
         assert (moment.updates_completion, moment.updates_discriminator) == (False, True)
         assert moment.discriminator_lr == pytest.approx(0.05)
     assert doctor.adjusted(EVERY_SECOND.at(60)).updates_completion
+
+
+@pytest.mark.parametrize(("real", "completed", "words"), [(0.96, 0.05, "nearly all"), (0.05, 0.96, "hardly any")])
+def test_discriminators_that_call_all_photos_the_same_are_asleep(real: float, completed: float, words: str) -> None:
+    leaning = {**HEALTHY, "accuracy/real": real, "accuracy/completed": completed}
+    (finding,) = judge([leaning] * 20, HEALTHY)
+    assert finding.state == State.ASLEEP
+    assert f"{words} photos real" in finding.line
+    assert not finding.overshoots
 
 
 def test_several_states_are_told_in_their_order() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from glci_dist.config import DoctorConfig, PhaseConfig
-from glci_dist.diagnosis.states import State, judge, summary
+from glci_dist.diagnosis.states import State, judge, judge_alone, summary
 from glci_dist.training.doctor import Diagnosis, Doctor
 from glci_dist.training.phases import Schedule
 
@@ -170,6 +170,31 @@ def test_discriminators_that_overshoot_alone_are_slowed_in_the_contest_too() -> 
     assert doctor.factors(EVERY_SECOND.at(40))["discriminator_lr"] == pytest.approx(0.05)
     # They have a whole window to themselves, wherever the phase ends.
     assert [doctor.adjusted(EVERY_SECOND.at(step)).updates_completion for step in (40, 49, 50)] == [False, False, True]
+
+
+LEARNING = """
+72/34/0 16/97/6 91/22/5 41/78/8 56/72/9 53/66/9 81/34/6 44/78/18 66/72/22 66/66/25
+47/94/29 97/44/34 28/97/34 84/56/44 62/78/47 62/81/51 94/50/67 47/94/71 97/47/80 56/94/104
+"""
+"""The first updates of ``recipe=modern``'s discriminators on real faces (64 px, batch 32): the percentage of real photos
+that they told, that of completed ones, and 100 times the distance of their logits."""
+TOO_FAST = """
+72/34/0 0/100/10 100/0/-84 100/0/-46 0/100/-54 0/100/-1 97/0/-10 100/0/1 0/100/-6 69/38/2
+91/19/10 0/100/19 97/3/2 88/6/5 62/31/-10 47/66/4 25/75/5 84/25/5 34/69/4 38/66/7
+"""
+"""The same at learning rates 100 times as high."""
+
+
+@pytest.mark.parametrize(("updates", "state"), [(LEARNING, State.HEALTHY), (TOO_FAST, State.ASLEEP)])
+def test_young_discriminators_are_told_from_those_that_overshoot(updates: str, state: State) -> None:
+    names = ("accuracy/real", "accuracy/completed", "contest/margin")
+    window = [
+        {name: int(number) / 100 for name, number in zip(names, update.split("/"), strict=True)}
+        for update in updates.split()
+    ]
+    (finding,) = judge_alone(window)
+    assert finding.state == state
+    assert finding.overshoots == (state == State.ASLEEP)
 
 
 def test_discriminators_alone_may_tell_all_and_may_tell_nothing() -> None:

@@ -176,8 +176,8 @@ LEARNING = """
 72/34/0 16/97/6 91/22/5 41/78/8 56/72/9 53/66/9 81/34/6 44/78/18 66/72/22 66/66/25
 47/94/29 97/44/34 28/97/34 84/56/44 62/78/47 62/81/51 94/50/67 47/94/71 97/47/80 56/94/104
 """
-"""The first updates of ``recipe=modern``'s discriminators on real faces (64 px, batch 32): the percentage of real photos
-that they told, that of completed ones, and 100 times the distance of their logits."""
+"""The first updates of ``recipe=modern``'s discriminators on real faces (64 px, batch 32): the percentage of real
+photos that they told, that of completed ones, and 100 times the distance of their logits."""
 TOO_FAST = """
 72/34/0 0/100/10 100/0/-84 100/0/-46 0/100/-54 0/100/-1 97/0/-10 100/0/1 0/100/-6 69/38/2
 91/19/10 0/100/19 97/3/2 88/6/5 62/31/-10 47/66/4 25/75/5 84/25/5 34/69/4 38/66/7

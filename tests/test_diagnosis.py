@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -102,6 +104,25 @@ def test_the_command_writes_text_and_a_page(tmp_path: Path, capsys: pytest.Captu
     # Nothing is fetched from anywhere.
     assert "<script" not in page
     assert "src=" not in page
+
+
+def test_what_a_run_said_while_it_trained_is_told_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_log(tmp_path / "run" / "tensorboard", points((State.HEALTHY, 12)))
+    shared: dict[str, Any] = {"time": 0.0, "event": "diagnosis", "evidence": ["they swing", "by < 1"]}
+    events = [
+        {**shared, "step": 29, "state": "discriminator asleep", "answer": "warn"},
+        {**shared, "step": 39, "state": "discriminator asleep", "answer": "balance", "alpha": 1.0}
+        | {"discriminator_lr": 0.1, "renewed": "discriminators"},
+        {"time": 0.0, "event": "phase", "step": 40},
+    ]
+    (tmp_path / "run" / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert main(["doctor", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "What the run said while it trained\n  step     29  discriminator asleep: they swing; by < 1\n" in told
+    done = "(balance: alpha x 1, discriminator_lr x 0.1, the discriminators begin anew)"
+    assert f"step     39  discriminator asleep: they swing; by < 1 {done}\n" in told
+    page = (tmp_path / "run" / "diagnosis" / "diagnosis.html").read_text()
+    assert f"they swing; by &lt; 1 {done}</li>" in page
 
 
 def test_another_programs_log_is_read_by_mapped_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

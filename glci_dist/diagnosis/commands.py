@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _doctor(parsed: argparse.Namespace) -> int:
     from glci_dist.diagnosis.history import diagnose
-    from glci_dist.diagnosis.log import contests, read_log
+    from glci_dist.diagnosis.log import contests, read_log, said
     from glci_dist.diagnosis.report import as_text, write_page
 
     if parsed.window < 1:
@@ -60,10 +60,11 @@ def _doctor(parsed: argparse.Namespace) -> int:
         )
     judged = [(points, diagnose(points, window=parsed.window)) for points in found]
     target = parsed.out or parsed.folder / "diagnosis"
-    text = as_text(parsed.folder, judged)
+    told = said(parsed.folder)
+    text = as_text(parsed.folder, judged, told)
     print(text)
     make_folder(target, "--out")
-    write_page(target / "diagnosis.html", parsed.folder, judged)
+    write_page(target / "diagnosis.html", parsed.folder, judged, told)
     (target / "diagnosis.txt").write_text(text + "\n", encoding="utf-8")
     print(f"written: {target / 'diagnosis.txt'}, {target / 'diagnosis.html'}")
     return 0

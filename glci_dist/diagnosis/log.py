@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glci_dist.errors import UserError
+from glci_dist.runs.journal import read_journal
 
 NAMES = (
     "loss/reconstruction",
@@ -66,6 +67,21 @@ def read_log(folder: Path, names: Mapping[str, str]) -> list[Point]:
             for event in board.Scalars(tag):
                 steps.setdefault(event.step, {})[name] = event.value
     return [Point(step, steps[step]) for step in sorted(steps)]
+
+
+def said(folder: Path) -> list[str]:
+    """What a run of ours said of its contest while it trained, a line each, with what was done about it.
+
+    It was judged by every update, where a log may hold means of several.
+    """
+    told = []
+    for event in read_journal(folder):
+        if event["event"] == "diagnosis":
+            changes = [f"{name} x {event[name]:.3g}" for name in ("alpha", "discriminator_lr") if name in event]
+            anew = ["the discriminators begin anew"] if "renewed" in event else []
+            answer = f" ({event['answer']}: {', '.join([*changes, *anew])})" if changes else ""
+            told.append(f"step {event['step']:>6}  {event['state']}: {'; '.join(event['evidence'])}{answer}")
+    return told
 
 
 def contests(points: list[Point]) -> list[list[Point]]:

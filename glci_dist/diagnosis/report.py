@@ -35,8 +35,10 @@ _PLOTS = (
 """Title, scalars, limit, whether the axis is logarithmic."""
 
 
-def as_text(source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]]) -> str:
-    """The diagnosis of each contest of a log in a few lines."""
+def as_text(
+    source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]], said: Sequence[str] = ()
+) -> str:
+    """The diagnosis of each contest of a log in a few lines, and what the run ``said`` itself."""
     lines = []
     for points, stretches in contests:
         lines.append(f"{source}: contest of steps {points[0].step} to {points[-1].step}")
@@ -48,10 +50,17 @@ def as_text(source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Str
         lines += [f"    what to change: {first.finding.advice}", ""]
         lines += [f"  steps {each.first:>6} to {each.last:>6}  {each.finding.state}" for each in stretches]
         lines.append("")
+    if said:
+        lines += [_SAID, *(f"  {line}" for line in said), ""]
     return "\n".join(lines)
 
 
-def write_page(path: Path, source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]]) -> None:
+def write_page(
+    path: Path,
+    source: Path,
+    contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]],
+    said: Sequence[str] = (),
+) -> None:
     """The same as one HTML page that needs nothing else, with plots over coloured states."""
     parts = [f"<h1>The contest of {html.escape(str(source))}</h1>"]
     for points, stretches in contests:
@@ -72,9 +81,12 @@ def write_page(path: Path, source: Path, contests: Sequence[tuple[Sequence[Point
         )
         parts.append(f"<table><tr><th>steps</th><th>state</th><th>at its end</th></tr>{rows}</table>")
         parts.append(_plots(points, stretches))
+    if said:
+        parts.append(f"<h2>{_SAID}</h2><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in said)}</ul>")
     path.write_text(_PAGE.format(body="\n".join(parts)), encoding="utf-8")
 
 
+_SAID = "What the run said while it trained"
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Diagnosis</title>
 <style>

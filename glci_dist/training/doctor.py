@@ -95,6 +95,10 @@ class Doctor:
             self._phase, self._first, self.state, self.judged = moment.phase_number, [], State.HEALTHY, None
             self._window.clear()
             self._paused = {}
+        if moment.is_contest and 0 < self._alone <= moment.step:
+            # What they did alone is no sign of what they do in the contest.
+            self._window.clear()
+            self._alone = 0
         judged = {name: value for name, value in scalars.items() if name.startswith(_JUDGED)}
         if not judged or any(moment.step < until for until in self._paused.values()):
             # A step that was passed over, or in which one side was held back, says nothing of the contest.
@@ -112,11 +116,9 @@ class Doctor:
         is_alone = moment.is_discrimination or moment.step < self._alone
         window = list(self._window)
         finding = (judge_alone(window) if is_alone else judge(window, summary(self._first)))[0]
-        if moment.is_contest and is_alone:
-            # What they do alone is no sign of what they do in the contest.
-            self._window.clear()
-            if finding.state == State.HEALTHY:
-                return None
+        if moment.is_contest and is_alone and finding.state == State.HEALTHY:
+            # Of the contest that follows nothing is known yet.
+            return None
         self.judged = moment.step, finding
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:

@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS := 2
-# Of `make history`: photos in shards, in the folders train and val, and for how long.
+# Of `make history`: photos in shards, in the folders train and val, and for how long; what else is changed in all its
+# runs (OVERRIDES="seed=1"), and where they lie then (RUNS=runs/seed1).
 DATA := shards/demo
 EXPERIMENT := demo
+OVERRIDES :=
+RUNS :=
 # Without instructions for bf16 it is many times slower than fp32.
 PRECISION := $(shell grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo && echo bf16 || echo fp32)
 # There steps are so long that a small one is enough to save behind.
@@ -64,7 +67,7 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 50
 
 history: $(READY)
-	$(BIN)/python -m tests.history $(FAILURE) --data $(DATA) --experiment $(EXPERIMENT) --precision $(PRECISION) --workers $(WORKERS)
+	$(BIN)/python -m tests.history $(FAILURE) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS)) --data $(DATA) --experiment $(EXPERIMENT) --precision $(PRECISION) --workers $(WORKERS)
 
 slurm-up:
 	$(PYTHON) slurm/cluster/cluster.py up

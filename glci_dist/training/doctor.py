@@ -21,7 +21,10 @@ _LEAST, _MOST = 2.0**-12, 2.0**12
 """Bounds of the factors that balancing comes to."""
 _JUDGED = ("loss/", "accuracy/", "contest/", "gradient_at_output/", "phase/alpha")
 """What scalars a diagnosis is made of: none that differs from one execution to the next, such as times."""
-_SLOWER, _MUCH_SLOWER, _FASTER, _LIGHTER = 0.25, 0.1, 2.0, 0.5
+_SLOWER, _FASTER, _LIGHTER = 0.25, 2.0, 0.5
+_MUCH_SLOWER = 1 / 32
+"""Discriminators that overshoot are some 20 to 100 times too fast. At 10 times a good learning rate they learn poorly
+without a sign of it, and spoil more; where they are too slow afterwards, that is seen."""
 _PULL = 0.1
 """Of the reconstruction's: what an adversarial gradient that was not felt is raised to."""
 

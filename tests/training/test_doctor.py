@@ -139,7 +139,7 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
         moment = doctor.adjusted(EVERY_SECOND.at(step))
         assert moment.updates_discriminator
         assert not moment.updates_completion
-        assert moment.discriminator_lr == pytest.approx(0.05)
+        assert moment.discriminator_lr == 0.5 / 32
     # Those that still overshoot, alone, begin anew once more.
     (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41, margin=0.09), range(60, 80))
     assert found.renews
@@ -148,7 +148,7 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     after = [doctor.adjusted(EVERY_SECOND.at(step)) for step in (100, 101)]
     assert [moment.updates_completion for moment in after] == [True, True]
     assert [moment.updates_discriminator for moment in after] == [False, True]
-    assert after[0].discriminator_lr == pytest.approx(0.005)
+    assert after[0].discriminator_lr == 0.5 / 32**2
     (found,) = follow(doctor, EVERY_SECOND, [HEALTHY], range(100, 140))
     assert (found.finding.state, found.answer) == (State.HEALTHY, "")
 
@@ -164,10 +164,10 @@ def test_discriminators_that_overshoot_alone_are_slowed_in_the_contest_too() -> 
     assert follow(doctor, EVERY_SECOND, rising(0.11), range(20)) == []
     found = follow(doctor, EVERY_SECOND, rising(0.09), range(20, 30))
     assert [each.renews for each in found] == [True]
-    assert doctor.adjusted(EVERY_SECOND.at(30)).discriminator_lr == pytest.approx(0.025)
+    assert doctor.adjusted(EVERY_SECOND.at(30)).discriminator_lr == 0.25 / 32
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(30, 40)) == []
     # The contest's own learning rate is twice that of before, and no reason to begin with more than what held.
-    assert doctor.factors(EVERY_SECOND.at(40))["discriminator_lr"] == pytest.approx(0.05)
+    assert doctor.factors(EVERY_SECOND.at(40))["discriminator_lr"] == 0.5 / 32
     # They have a whole window to themselves, wherever the phase ends.
     assert [doctor.adjusted(EVERY_SECOND.at(step)).updates_completion for step in (40, 49, 50)] == [False, False, True]
 
@@ -215,7 +215,7 @@ def test_a_rollback_for_discriminators_that_overshoot_renews_them_where_it_goes_
     for step in (40, 59):
         moment = doctor.adjusted(EVERY_SECOND.at(step))
         assert (moment.updates_completion, moment.updates_discriminator) == (False, True)
-        assert moment.discriminator_lr == pytest.approx(0.05)
+        assert moment.discriminator_lr == 0.5 / 32
     assert doctor.adjusted(EVERY_SECOND.at(60)).updates_completion
 
 

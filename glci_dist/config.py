@@ -301,7 +301,7 @@ class DoctorConfig:
     dominates: str = "warn"
     """The discriminators tell nearly every photo."""
     asleep: str = "warn"
-    """The discriminators tell nothing."""
+    """The discriminators tell nothing, or learn so fast that they overshoot (seen in phase 2 already)."""
 
 
 @dataclass

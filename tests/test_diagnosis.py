@@ -111,18 +111,27 @@ def test_what_a_run_said_while_it_trained_is_told_too(tmp_path: Path, capsys: py
     shared: dict[str, Any] = {"time": 0.0, "event": "diagnosis", "evidence": ["they swing", "by < 1"]}
     events = [
         {**shared, "step": 29, "state": "discriminator asleep", "answer": "warn"},
-        {**shared, "step": 39, "state": "discriminator asleep", "answer": "balance", "alpha": 1.0}
-        | {"discriminator_lr": 0.1, "renewed": "discriminators"},
+        {**shared, "step": 39, "state": "healthy", "answer": ""},
         {"time": 0.0, "event": "phase", "step": 40},
+        {**shared, "step": 39, "state": "discriminator asleep", "answer": "balance", "alpha": 1.0}
+        | {"discriminator_lr": 0.1},
+        {"time": 0.0, "event": "renewed", "step": 40, "network": "discriminators"},
+        {**shared, "step": 59, "state": "collapse", "answer": "stop"},
     ]
     (tmp_path / "run" / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     assert main(["doctor", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
     assert "What the run said while it trained\n  step     29  discriminator asleep: they swing; by < 1\n" in told
-    done = "(balance: alpha x 1, discriminator_lr x 0.1, the discriminators begin anew)"
-    assert f"step     39  discriminator asleep: they swing; by < 1 {done}\n" in told
+    lines = [
+        "step     39  discriminator asleep: they swing; by < 1 (balance: alpha x 1, discriminator_lr x 0.1)",
+        "step     40  the discriminators begin anew",
+        "step     59  collapse: they swing; by < 1 (stop)",
+    ]
+    # A step that was run again is told as it came out last.
+    assert "\n  ".join(lines) in told
+    assert "step     39  healthy" not in told
     page = (tmp_path / "run" / "diagnosis" / "diagnosis.html").read_text()
-    assert f"they swing; by &lt; 1 {done}</li>" in page
+    assert "collapse: they swing; by &lt; 1 (stop)</li>" in page
 
 
 def test_another_programs_log_is_read_by_mapped_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,7 @@ def test_a_sigmoid_stands_before_the_loss_and_is_judged_by_its_own_threshold() -
     network = ContextDiscriminators(size=16, patch=8, config=DiscriminatorConfig(width=0.1))
     photos = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
-    def look() -> tuple[Tensor, float]:
+    def look() -> tuple[Tensor, float | None]:
         return network.judge(photos, photos[..., :8, :8]).detach(), updates.threshold(LossConfig())
 
     (wrong, half), (right, zero) = with_and_without("sigmoid", look)

@@ -74,14 +74,18 @@ def said(folder: Path) -> list[str]:
 
     It was judged by every update, where a log may hold means of several.
     """
-    told = []
+    told = {}
     for event in read_journal(folder):
+        # A step that was run again after a restart counts as it came out last.
+        place = event["step"], event["event"]
         if event["event"] == "diagnosis":
             changes = [f"{name} x {event[name]:.3g}" for name in ("alpha", "discriminator_lr") if name in event]
-            anew = ["the discriminators begin anew"] if "renewed" in event else []
-            answer = f" ({event['answer']}: {', '.join([*changes, *anew])})" if changes else ""
-            told.append(f"step {event['step']:>6}  {event['state']}: {'; '.join(event['evidence'])}{answer}")
-    return told
+            done = f": {', '.join(changes)}" if changes else ""
+            answer = f" ({event['answer']}{done})" if event["answer"] not in ("", "warn") else ""
+            told[place] = f"{event['state']}: {'; '.join(event['evidence'])}{answer}"
+        elif event["event"] == "renewed":
+            told[place] = f"the {event['network']} begin anew"
+    return [f"step {step:>6}  {told[step, event]}" for step, event in sorted(told)]
 
 
 def contests(points: list[Point]) -> list[list[Point]]:

@@ -74,6 +74,7 @@ class Finding:
         return f"{self.state}: {'; '.join(self.evidence)}: {self.advice}"
 
 
+_FASTER = "raise phases.*.discriminator_lr or the steps of phase 2, or make the discriminators wider"
 ADVICE = {
     State.DIVERGING: "lower alpha (or phases.joint.balance) and both learning rates, and begin from phase 1's end",
     State.COLLAPSE: "lower alpha, raise the weight of the reconstruction, or add losses.feature_matching",
@@ -81,23 +82,24 @@ ADVICE = {
     State.NO_CONTEST: "raise alpha, or let phases.joint.balance find it; with alpha 0 the phase is more of phase 1",
     State.DOMINATES: "lower phases.joint.discriminator_lr, update the discriminators less often, or make it harder for "
     "them (losses.instance_noise, losses.r1, normalization=spectral)",
-    State.ASLEEP: "raise phases.*.discriminator_lr or the steps of phase 2, or make the discriminators wider",
+    State.ASLEEP: _FASTER,
     State.HEALTHY: "nothing to change",
 }
 
 _UPRIGHT = (
-    "let no gradient of the completion network's loss reach the discriminators, and show them as many real "
-    "photos as completed ones"
+    f"{_FASTER}; in another program: let no gradient of the completion network's loss reach them, and show them as "
+    "many real photos as completed ones"
 )
 _SLOWER = "lower phases.*.discriminator_lr: so fast, they learn nothing that lasts"
 _FEWEST_UPDATES = 8
 
 
-def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
+def judge(window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are_young: bool = False) -> list[Finding]:
     """The states that hold over ``window``, the steps of one contest in order, the first of them its state.
 
-    ``beginning``: the scalars of the contest's first steps (``summary`` of them). What was not measured tells
-    nothing. ``HEALTHY`` alone where nothing else holds.
+    ``beginning``: the scalars of the contest's first steps (``summary`` of them). ``photos``: of a step, if known.
+    ``are_young``: whether the discriminators have had so few updates that they may still swing. What was not
+    measured tells nothing. ``HEALTHY`` alone where nothing else holds.
     """
     now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
@@ -106,7 +108,7 @@ def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
         *_collapse(now, beginning),
         *_checkerboard(now, beginning),
         *_diverging(now, beginning),
-        *_overshooting(window, now),
+        *_overshooting(window, now, photos, are_young),
         *_no_contest(window, now),
         *_dominates(now),
         *_asleep(now),
@@ -114,15 +116,14 @@ def judge(window: Sequence[Scalars], beginning: Scalars) -> list[Finding]:
     return found or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
 
 
-def judge_alone(window: Sequence[Scalars]) -> list[Finding]:
-    """The state of discriminators that are trained alone, which only not learning can go wrong with.
-
-    Young ones swing too, but what they learn sets their logits apart within the window: its last third is what counts.
-    """
-    now = {**summary(window), **_last_third(window, "contest/margin")}
+def judge_alone(window: Sequence[Scalars], *, photos: int = 0) -> list[Finding]:
+    """The state of discriminators that are trained alone, which only not learning can go wrong with."""
+    now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
         return _finding(State.DIVERGING, f"{broken[0]} is not finite")
-    return _overshooting(window, now, near=EVEN) or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
+    return _overshooting(window, now, photos, are_young=True) or [
+        Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])
+    ]
 
 
 def summary(steps: Sequence[Scalars]) -> dict[str, float]:
@@ -211,24 +212,27 @@ def _dominates(now: Scalars) -> list[Finding]:
     )
 
 
-def _last_third(window: Sequence[Scalars], name: str) -> dict[str, float]:
-    values = [each[name] for each in window[-(len(window) // 3) :] if name in each]
-    return {name: statistics.median(values)} if values else {}
+def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_young: bool) -> list[Finding]:
+    """Discriminators whose verdict swings, while their logits of both kinds stay near.
 
-
-def _overshooting(window: Sequence[Scalars], now: Scalars, near: float = NEAR) -> list[Finding]:
-    """Discriminators whose verdict swings, while their logits of both kinds are less than ``near`` apart."""
-    margin = now.get("contest/margin")
+    Young ones swing too, but what they learn sets their logits apart within the window: its last third counts.
+    """
+    margin, near = now.get("contest/margin"), NEAR
+    if are_young:
+        margins = [each["contest/margin"] for each in window[-(len(window) // 3) :] if "contest/margin" in each]
+        margin, near = statistics.median(margins) if margins else None, EVEN
+    # The verdicts of discriminators that tell nothing vary by half of this from one small batch to the next.
+    limit = max(SWINGS, math.sqrt(2 / photos)) if photos else SWINGS
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
     leanings = [real - completed for real, completed in pairs if real is not None and completed is not None]
     if margin is None or abs(margin) >= near or len(leanings) < _FEWEST_UPDATES:
         return []
     swings = statistics.stdev(leanings)
-    if swings <= SWINGS:
+    if swings <= limit:
         return []
     evidence = (
         "the discriminators overshoot: the share that they tell of real photos less that of completed ones "
-        f"varies by {swings:.2f} from one update to the next (limit {SWINGS}), and their logits of both are "
+        f"varies by {swings:.2f} from one update to the next (limit {limit:.2g}), and their logits of both are "
         f"{abs(margin):.2g} apart (limit {near})"
     )
     return [Finding(State.ASLEEP, (evidence,), _SLOWER, overshoots=True)]

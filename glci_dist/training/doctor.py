@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,17 +46,14 @@ class Diagnosis:
     answer: str
     """``warn``, ``balance``, ``rollback``, ``stop``; empty for a contest that is healthy again."""
 
-    @property
-    def renews(self) -> bool:
-        """Whether the discriminators have to begin anew: what overshooting made of them is not learned out of."""
-        return self.finding.overshoots and self.answer in ("balance", "rollback")
-
 
 class Doctor:
     """Takes down the contest's scalars, names its state, and keeps what balancing came to."""
 
-    def __init__(self, config: DoctorConfig) -> None:
+    def __init__(self, config: DoctorConfig, photos: int = 0) -> None:
+        """``photos``: of a step, 0 where that is not known."""
         self._config = config
+        self._photos = photos
         self._window: deque[dict[str, float]] = deque(maxlen=max(1, config.window))
         self._first: list[dict[str, float]] = []
         self._phase = -1
@@ -73,6 +69,13 @@ class Doctor:
         """Until which step the discriminators, having begun anew, learn at every step, and alone."""
         self._ceiling = math.inf
         """The highest learning rate (before a phase's schedule) that the discriminators may begin a phase with."""
+        self._updates = 0
+        """How many the discriminators have had since they began, as far as it matters."""
+        self._renewals = 0
+        """How often they were to begin anew."""
+        self.is_renewal_due = False
+        """Whether the discriminators have to begin anew before the next step: what overshooting made of them, or of
+        those that a rollback brought back, is not learned out of."""
 
     def adjusted(self, moment: Moment) -> Moment:
         """What the step does after what balancing has changed so far."""
@@ -98,10 +101,9 @@ class Doctor:
             self._phase, self._first, self.state, self.judged = moment.phase_number, [], State.HEALTHY, None
             self._window.clear()
             self._paused = {}
-        if moment.is_contest and 0 < self._alone <= moment.step:
-            # What they did alone is no sign of what they do in the contest.
-            self._window.clear()
-            self._alone = 0
+        if moment.is_contest and 0 < self._alone <= moment.step and (found := self._end_alone(moment)) is not None:
+            # The last step alone was passed over.
+            return found
         judged = {name: value for name, value in scalars.items() if name.startswith(_JUDGED)}
         if not judged or any(moment.step < until for until in self._paused.values()):
             # A step that was passed over, or in which one side was held back, says nothing of the contest.
@@ -109,28 +111,39 @@ class Doctor:
         if len(self._first) < _BEGINNING and "loss/reconstruction" in judged:
             self._first.append(judged)
         self._window.append(judged)
-        if moment.is_contest and moment.step < self._alone:
-            return self._judge(moment) if moment.step + 1 == self._alone else None
+        self._updates += "loss/real" in judged
+        if moment.is_contest and self._alone:
+            return self._end_alone(moment) if moment.step + 1 == self._alone else None
         if len(self._window) < self._config.window or (moment.phase_step + 1) % self._config.every:
             return None
-        return self._judge(moment)
+        if moment.is_discrimination:
+            return self._answer(judge_alone(list(self._window), photos=self._photos)[0], moment)
+        are_young = self._updates < 2 * self._config.window
+        finding = judge(list(self._window), summary(self._first), photos=self._photos, are_young=are_young)[0]
+        return self._answer(finding, moment)
 
-    def _judge(self, moment: Moment) -> Diagnosis | None:
-        is_alone = moment.is_discrimination or moment.step < self._alone
-        window = list(self._window)
-        finding = (judge_alone(window) if is_alone else judge(window, summary(self._first)))[0]
-        if moment.is_contest and is_alone and finding.state == State.HEALTHY:
-            # Of the contest that follows nothing is known yet.
-            return None
+    def _end_alone(self, moment: Moment) -> Diagnosis | None:
+        """Judge what the discriminators did alone; healthy, it says nothing of the contest that follows."""
+        finding = judge_alone(list(self._window), photos=self._photos)[0]
+        found = None if finding.state == State.HEALTHY else self._answer(finding, moment)
+        self._window.clear()
+        self._alone = 0
+        return found
+
+    def _answer(self, finding: Finding, moment: Moment) -> Diagnosis | None:
+        """Take down what was found, and do what is to be done; what to say of it."""
         self.judged = moment.step, finding
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
         answer = str(getattr(self._config, ANSWERS[finding.state]))
+        if finding.overshoots and answer in ("balance", "rollback") and not self._may_be_slower(moment):
+            # So often that beginning anew does not help: the completion network would only wait.
+            answer = "warn"
         if answer == "balance":
-            self._balance(finding, moment, window)
+            self._balance(finding, moment)
         elif answer == "rollback":
-            self._balance(finding, moment, window)
+            self._balance(finding, moment)
             # What is gone back to has a contest of its own, and nobody to pause.
             self._paused = {}
         if answer != "warn":
@@ -139,23 +152,29 @@ class Doctor:
         return Diagnosis(finding, answer) if is_news or answer != "warn" else None
 
     def let_learn_alone(self, step: int) -> None:
-        """The discriminators begin anew with ``step``, and the completion network waits until they see."""
-        self._alone = step + self._config.window
+        """The discriminators begin anew with ``step``, and the completion network waits for a window."""
+        self._alone, self._updates, self.is_renewal_due = step + self._config.window, 0, False
+        self._window.clear()
+        self._paused = {}
 
-    def _balance(self, finding: Finding, moment: Moment, window: Sequence[dict[str, float]]) -> None:
+    def _may_be_slower(self, moment: Moment) -> bool:
+        return self.factors(moment)["discriminator_lr"] * _MUCH_SLOWER >= _LEAST
+
+    def _balance(self, finding: Finding, moment: Moment) -> None:
         state, until = finding.state, moment.step + 1 + self._config.every
         if state == State.DOMINATES:
             self._multiply(moment, "discriminator_lr", _SLOWER)
             self._paused["discriminator"] = until
         elif finding.overshoots:
-            # The discriminators begin anew, too.
+            self._renewals += 1
+            self.is_renewal_due = True
             self._multiply(moment, "discriminator_lr", _MUCH_SLOWER)
             self._ceiling = self.factors(moment)["discriminator_lr"] * moment.discriminator_peak_lr
         elif state == State.ASLEEP:
             self._multiply(moment, "discriminator_lr", _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:
-            pull = ratios(summary(window)).get("pull", 0.0)
+            pull = ratios(summary(self._window)).get("pull", 0.0)
             if pull:
                 self._multiply(moment, "alpha", _PULL / pull)
         else:
@@ -182,6 +201,8 @@ class Doctor:
             "factors": {phase: dict(factors) for phase, factors in self._factors.items()},
             "paused": dict(self._paused),
             "alone": self._alone,
+            "updates": self._updates,
+            "renewals": self._renewals,
             "ceiling": self._ceiling if math.isfinite(self._ceiling) else None,
         }
 
@@ -191,8 +212,11 @@ class Doctor:
         self._first, self._phase = list(state["first"]), state["phase"]
         self.state, self._paused, self.judged = State(state["state"]), dict(state["paused"]), None
         # Checkpoints of before there were these are of runs that had nothing of the kind.
-        self._alone = state.get("alone", 0)
+        self._alone, renewals = state.get("alone", 0), state.get("renewals", 0)
+        self._updates = state.get("updates", 2 * self._config.window)
+        self.is_renewal_due = keep_factors and renewals < self._renewals
         if not keep_factors:
+            self._renewals = renewals
             ceiling = state.get("ceiling")
             self._ceiling = math.inf if ceiling is None else ceiling
             self._factors = {phase: dict(factors) for phase, factors in state["factors"].items()}

@@ -79,42 +79,51 @@ class Guard:
             advice=finding.advice,
             answer=found.answer,
             **(factors if found.answer in ("balance", "rollback") else {}),
-            **({"renewed": "discriminators"} if found.renews else {}),
         )
         done = ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
-        anew = ", and the discriminators begin anew" if found.renews else ""
-        told = f"; balanced: {done}{anew}" if found.answer == "balance" else ""
-        job.tell(f"step {step}: contest {finding.line}{told}")
+        told = f"; balanced: {done}" if found.answer == "balance" else ""
+        where = "contest" if report.moment.is_contest else f"phase {report.moment.phase}:"
+        job.tell(f"step {step}: {where} {finding.line}{told}")
         if found.answer == "stop":
             self._end(Fault(f"step {step}: contest {finding.line} (doctor answered stop)"))
         elif found.answer == "rollback":
             if job.may_go_back():
-                back = job.go_back(step, pass_over=False)
-                if found.renews:
-                    self._begin_anew(back)
-                return back
+                return self._go_back(step, pass_over=False)
             self._end(
                 Fault(
                     f"step {step}: contest {finding.line}; {job.config.engine.rollbacks} rollbacks to the last "
                     "checkpoint (engine.rollbacks) did not help"
                 )
             )
-        elif found.renews:
-            self._begin_anew(step + 1)
+        else:
+            self._renew_if_due(step + 1)
         return None
 
-    def _begin_anew(self, step: int) -> None:
-        """Put the discriminators back to the run's start before ``step``, as every rank does."""
+    def _go_back(self, step: int, *, pass_over: bool) -> int:
+        """Go back to the last checkpoint, whose discriminators may be of before they began anew; the next step."""
+        if isinstance(self.ending, Interrupted):
+            # The step that follows is asked again, and ends the run with what it saves.
+            self.ending = None
+        back = self._job.go_back(step, pass_over=pass_over)
+        self._renew_if_due(back)
+        return back
+
+    def _renew_if_due(self, step: int) -> None:
+        """Put the discriminators back to what they were at the run's start before ``step``, as every rank does."""
         job = self._job
+        if not job.doctor.is_renewal_due or step >= job.schedule.steps:
+            return
+        job.journal("renewed", step, network="discriminators")
+        job.tell(f"step {step}: the discriminators begin anew, and have {job.config.doctor.window} steps to themselves")
         job.contest.discriminators.begin_anew(build_discriminators(job.config).state_dict())
         job.contest.balance.forget()
         job.health.forget("discriminator")
         job.doctor.let_learn_alone(step)
 
-    def answer(self, trouble: Trouble | None, batch: Batch | None, step: int) -> bool:
-        """Answer updates that were not applied; whether the run has to go back to its last checkpoint."""
+    def answer(self, trouble: Trouble | None, batch: Batch | None, step: int) -> int | None:
+        """Answer updates that were not applied; the next step, where the run went back to a checkpoint."""
         if trouble is None or batch is None:
-            return False
+            return None
         job, engine = self._job, self._job.config.engine
         keys = [key for rank in job.world.to_main(batch.keys) for key in rank]
         # In fp16 an overflow now and then is how the loss scale finds its height.
@@ -135,9 +144,9 @@ class Guard:
             self._fail(step, f"{job.health.skips} step(s) in a row had a gradient that {_what(trouble)}")
         elif answer == "rollback" and self.ending is None:
             if job.may_go_back():
-                return True
+                return self._go_back(step, pass_over=True)
             self._fail(step, f"{engine.rollbacks} rollbacks to the last checkpoint (engine.rollbacks) did not help")
-        return False
+        return None
 
     def _fail(self, step: int, reason: str) -> None:
         self._end(
@@ -148,7 +157,9 @@ class Guard:
         )
 
     def _end(self, reason: Exception) -> None:
-        self.ending = self.ending or reason
+        # A signal asks for the same command again, and what cannot go on must not be.
+        if self.ending is None or (isinstance(self.ending, Interrupted) and isinstance(reason, Fault)):
+            self.ending = reason
 
 
 def _what(trouble: Trouble) -> str:

@@ -66,7 +66,7 @@ class Job:
     observers: list[Observer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.doctor = Doctor(self.config.doctor)
+        self.doctor = Doctor(self.config.doctor, self.config.global_batch)
         self._resumed: Checkpoint | None = None
         self._before, self._own = History(), History()
         self._events = Journal(self.attempt) if self.world.is_main else None

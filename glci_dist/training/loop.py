@@ -84,11 +84,9 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             job.laps.lap("the first step")
             job.journal("running", step, startup_seconds=job.laps.seconds)
         guard.see(report, batch)
-        if guard.answer(job.health.judge(measures, limits), batch, step):
-            step = job.go_back(step)
-            batches = iter(job.batches(step))
-            continue
-        back = guard.treat(report)
+        back = guard.answer(job.health.judge(measures, limits), batch, step)
+        if back is None:
+            back = guard.treat(report)
         if back is not None:
             step, batches = back, iter(job.batches(back))
             continue

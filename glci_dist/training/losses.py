@@ -62,9 +62,9 @@ def discrimination(real: Tensor, completed: Tensor, config: LossConfig) -> tuple
     return (F.softplus(-real) + config.label_smoothing * real).mean(), F.softplus(completed).mean()
 
 
-def threshold(config: LossConfig) -> float:
-    """The logit above which the discriminators mean "real" (``wasserstein`` has none of its own: 0)."""
-    return 0.5 if config.adversarial == "least_squares" else 0.0
+def threshold(config: LossConfig) -> float | None:
+    """The logit above which the discriminators mean "real"; None where there is none, as for ``wasserstein``."""
+    return {"least_squares": 0.5, "wasserstein": None}.get(config.adversarial, 0.0)
 
 
 def feature_matching(completed: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ class Moment:
     updates_completion: bool
     updates_discriminator: bool
     discriminator_update: int
-    """How many updates of the discriminators the phase has had before."""
+    """How many updates of the discriminators the phase has had before, by its schedule."""
     completion_lr: float
     discriminator_lr: float
     discriminator_peak_lr: float

@@ -84,7 +84,7 @@ class Measures:
     penalty: Tensor | None = None
     """The discriminators' penalties, weighted."""
     real_accuracy: Tensor | None = None
-    """Share of real photos that the discriminators call real."""
+    """Share of real photos that the discriminators call real; None where a loss has no threshold for that."""
     completed_accuracy: Tensor | None = None
     """Share of completed photos that the discriminators call completed."""
     reconstruction_pull: Tensor | None = None
@@ -198,10 +198,12 @@ class Contest:
         found = {
             "real_loss": real_loss.detach(),
             "completed_loss": completed_loss.detach(),
-            "real_accuracy": (real_logits > threshold(losses)).float().mean(),
-            "completed_accuracy": (completed_logits <= threshold(losses)).float().mean(),
             "margin": (real_logits.mean() - completed_logits.mean()).detach(),
         }
+        limit = threshold(losses)
+        if limit is not None:
+            found["real_accuracy"] = (real_logits > limit).float().mean()
+            found["completed_accuracy"] = (completed_logits <= limit).float().mean()
         if (losses.r1 or losses.gradient_penalty) and moment.discriminator_update % losses.penalty_every == 0:
             penalty = losses.penalty_every * self._penalty(part, completed, moment)
             found["penalty"] = penalty.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from glci_dist.training.loop import train
 from glci_dist.training.setup import prepare
 from tests.distributed.recordings import weights
 from tests.distributed.test_elastic import train_some
-from tests.small_run import build_faces, final_files, small
+from tests.small_run import build_faces, final_files, newest_in, small
 from tests.worlds import run_world
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
@@ -26,7 +27,13 @@ TOO_FAST = {
     "joint": ("phases.joint.discriminator_lr=0.3", "phases.joint.balance=0.5"),
 }
 """By the phase that it shows in."""
-BALANCED = ("doctor.asleep=balance", "doctor.window=16", "doctor.every=4", "phases.joint.discriminator_every=2")
+BALANCED = (
+    "global_batch=8",
+    "doctor.asleep=balance",
+    "doctor.window=16",
+    "doctor.every=4",
+    "phases.joint.discriminator_every=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +85,57 @@ def train_with(overrides: list[str]) -> None:
     train(compose.load(overrides))
 
 
+def renewals(run: Path) -> list[int]:
+    """Before which steps the discriminators began anew."""
+    return [event["step"] for event in read_journal(run) if event["event"] == "renewed"]
+
+
+def facts(run: Path) -> dict[str, Any]:
+    """What the last checkpoint remembers besides tensors, as far as the next steps are made of it."""
+    saved = newest_in(run / "checkpoints")
+    assert saved is not None
+    return {name: saved.manifest.facts[name] for name in ("doctor", "balance", "health")}
+
+
 @pytest.mark.parametrize("phase", TOO_FAST)
-def test_a_run_in_which_they_do_is_bitwise_the_same_over_a_resume(shards: Path, tmp_path: Path, phase: str) -> None:
+def test_a_run_in_which_they_do_is_bitwise_the_same_over_resumes(shards: Path, tmp_path: Path, phase: str) -> None:
     steps = (6, 24, 50)
-    whole, parts = (
-        small(shards, tmp_path / name, steps=steps, extra=(*TOO_FAST[phase], *BALANCED)) for name in ("whole", "parts")
-    )
+    extra = (*TOO_FAST[phase], *BALANCED, "engine.spike_factor=1000", "engine.spike_window=4")
+    whole, parts = (small(shards, tmp_path / name, steps=steps, extra=extra) for name in ("whole", "parts"))
     run_world(2, train_with, whole)
-    events = read_journal(tmp_path / "whole" / "run")
-    begun = [event["step"] for event in events if event.get("renewed")]
+    begun = renewals(tmp_path / "whole" / "run")
     assert begun
     assert (begun[0] >= 30) == (phase == "joint")
-    for stop_in in (begun[0] + 3, None):
+    # In the step whose diagnosis they begin anew for, and while they learn alone.
+    for stop_in in (begun[0] - 1, begun[0] + 3, None):
         run_world(2, train_some, parts, stop_in)
-    resumed = read_journal(tmp_path / "parts" / "run")
-    assert [event["step"] for event in resumed if event["event"] == "resume"] == [begun[0] + 4]
-    assert [event["step"] for event in resumed if event.get("renewed")] == begun
-    ends = [final_files(tmp_path / name / "run", sum(steps)) for name in ("whole", "parts")]
+    resumed = [event["step"] for event in read_journal(tmp_path / "parts" / "run") if event["event"] == "resume"]
+    assert resumed == [begun[0], begun[0] + 4]
+    assert renewals(tmp_path / "parts" / "run") == begun
+    ends = [
+        (final_files(run, sum(steps)), facts(run)) for run in (tmp_path / name / "run" for name in ("whole", "parts"))
+    ]
     assert ends[0] == ends[1]
+
+
+def test_a_rollback_for_them_begins_where_it_goes_back_to(shards: Path, tmp_path: Path) -> None:
+    extra = (*TOO_FAST["joint"], *BALANCED, "doctor.asleep=rollback")
+    run_world(2, train_with, small(shards, tmp_path, steps=(6, 24, 50), extra=extra))
+    events = read_journal(tmp_path / "run")
+    back = [(event["step"], event["to"]) for event in events if event["event"] == "rollback"]
+    assert [to for _, to in back] == [30] * len(back)
+    assert renewals(tmp_path / "run") == [30] * len(back)
+    assert back
+    # What was begun anew is in the checkpoints that follow.
+    assert events[-1]["event"] == "end"
+
+
+def test_a_stop_of_the_doctor_holds_where_a_signal_comes_in_the_same_step(shards: Path, tmp_path: Path) -> None:
+    overrides = small(shards, tmp_path, steps=(6, 24, 1), extra=(*TOO_FAST["discriminator"], *BALANCED))
+    stopped = [*overrides, "doctor.asleep=stop"]
+    (_, losses, ending), _ = run_world(2, train_some, stopped, None)
+    assert "doctor answered stop" in ending
+    (_, again, also), _ = run_world(2, train_some, [*stopped, "name=signalled"], max(losses))
+    assert list(again) == list(losses)
+    assert "doctor answered stop" in also
+    assert "stopped by" not in also

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,7 +118,7 @@ def follow(doctor: Doctor, schedule: Schedule, window: list[dict[str, float]], s
         diagnosis = doctor.see(doctor.adjusted(schedule.at(step)), window[step % len(window)])
         if diagnosis is not None:
             found.append(diagnosis)
-            if diagnosis.renews:
+            if doctor.is_renewal_due:
                 doctor.let_learn_alone(step + 1)
     return found
 
@@ -134,7 +135,7 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(40)) == []
     (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41), range(40, 60))
-    assert (found.finding.state, found.answer, found.renews) == (State.ASLEEP, "balance", True)
+    assert (found.finding.state, found.finding.overshoots, found.answer) == (State.ASLEEP, True, "balance")
     for step in range(60, 80):
         moment = doctor.adjusted(EVERY_SECOND.at(step))
         assert moment.updates_discriminator
@@ -142,7 +143,7 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
         assert moment.discriminator_lr == 0.5 / 32
     # Those that still overshoot, alone, begin anew once more.
     (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41, margin=0.09), range(60, 80))
-    assert found.renews
+    assert (found.finding.overshoots, found.answer) == (True, "balance")
     # Those that learn go back into the contest, which is judged anew.
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(80, 100)) == []
     after = [doctor.adjusted(EVERY_SECOND.at(step)) for step in (100, 101)]
@@ -163,7 +164,7 @@ def test_discriminators_that_overshoot_alone_are_slowed_in_the_contest_too() -> 
     # Young ones may swing, as long as they get somewhere.
     assert follow(doctor, EVERY_SECOND, rising(0.11), range(20)) == []
     found = follow(doctor, EVERY_SECOND, rising(0.09), range(20, 30))
-    assert [each.renews for each in found] == [True]
+    assert [each.finding.overshoots for each in found] == [True]
     assert doctor.adjusted(EVERY_SECOND.at(30)).discriminator_lr == 0.25 / 32
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(30, 40)) == []
     # The contest's own learning rate is twice that of before, and no reason to begin with more than what held.
@@ -185,14 +186,17 @@ TOO_FAST = """
 """The same at learning rates 100 times as high."""
 
 
-@pytest.mark.parametrize(("updates", "state"), [(LEARNING, State.HEALTHY), (TOO_FAST, State.ASLEEP)])
-def test_young_discriminators_are_told_from_those_that_overshoot(updates: str, state: State) -> None:
+def measured(updates: str) -> list[dict[str, float]]:
     names = ("accuracy/real", "accuracy/completed", "contest/margin")
-    window = [
+    return [
         {name: int(number) / 100 for name, number in zip(names, update.split("/"), strict=True)}
         for update in updates.split()
     ]
-    (finding,) = judge_alone(window)
+
+
+@pytest.mark.parametrize(("updates", "state"), [(LEARNING, State.HEALTHY), (TOO_FAST, State.ASLEEP)])
+def test_young_discriminators_are_told_from_those_that_overshoot(updates: str, state: State) -> None:
+    (finding,) = judge_alone(measured(updates))
     assert finding.state == state
     assert finding.overshoots == (state == State.ASLEEP)
 
@@ -205,18 +209,78 @@ def test_discriminators_alone_may_tell_all_and_may_tell_nothing() -> None:
     assert [each.finding.state for each in follow(doctor, EVERY_SECOND, [blind], range(40, 60))] == [State.ASLEEP]
 
 
-def test_a_rollback_for_discriminators_that_overshoot_renews_them_where_it_goes_back_to() -> None:
-    doctor = Doctor(DoctorConfig(window=20, every=20, asleep="rollback"))
-    before: Any = json.loads(json.dumps(doctor.state_dict()))
-    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41), range(40, 60))
-    assert (found.answer, found.renews) == ("rollback", True)
-    doctor.load(before, keep_factors=True)
-    doctor.let_learn_alone(40)
-    for step in (40, 59):
+def test_a_rollback_for_discriminators_that_overshoot_renews_those_that_it_brings_back() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=10, asleep="rollback", dominates="balance"))
+    follow(doctor, EVERY_SECOND, _swinging(0.41, margin=0.05), range(10))
+    saved: Any = json.loads(json.dumps(doctor.state_dict()))
+    diagnosis = None
+    for step in range(10, 20):
+        diagnosis = doctor.see(EVERY_SECOND.at(step), _swinging(0.41, margin=0.05)[step % 20])
+    assert diagnosis is not None
+    assert (diagnosis.finding.overshoots, diagnosis.answer) == (True, "rollback")
+    doctor.load(saved | {"paused": {"discriminator": 30}}, keep_factors=True)
+    assert doctor.is_renewal_due
+    doctor.let_learn_alone(10)
+    for step in (10, 29):
         moment = doctor.adjusted(EVERY_SECOND.at(step))
-        assert (moment.updates_completion, moment.updates_discriminator) == (False, True)
-        assert moment.discriminator_lr == 0.5 / 32
-    assert doctor.adjusted(EVERY_SECOND.at(60)).updates_completion
+        assert moment.updates_discriminator
+        assert moment.discriminator_lr == 0.25 / 32
+    # Nothing that those before did is held against them.
+    assert follow(doctor, EVERY_SECOND, rising(0.11), range(10, 30)) == []
+
+
+def test_another_rollback_does_not_bring_back_what_had_to_begin_anew() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
+    before: Any = json.loads(json.dumps(doctor.state_dict()))
+    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41, margin=0.05), range(20))
+    assert found.finding.overshoots
+    after: Any = json.loads(json.dumps(doctor.state_dict()))
+    doctor.load(after, keep_factors=True)
+    assert not doctor.is_renewal_due
+    doctor.load(before, keep_factors=True)
+    assert doctor.is_renewal_due
+    # A restart goes on from a checkpoint as it is.
+    resumed = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
+    resumed.load(before)
+    assert not resumed.is_renewal_due
+
+
+def test_beginning_anew_ends_where_it_does_not_help() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
+    long = Schedule({"discriminator": PhaseConfig(steps=200, discriminator_every=1, discriminator_lr=0.25)})
+    found = follow(doctor, long, _swinging(0.41, margin=0.05), range(200))
+    assert [each.answer for each in found] == ["balance", "balance"]
+    assert doctor.state == State.ASLEEP
+    assert not doctor.is_renewal_due
+    assert doctor.adjusted(long.at(199)).discriminator_lr == 0.25 / 32**2
+
+
+def test_young_discriminators_swing_in_a_contest_too() -> None:
+    contest = Schedule(
+        {"joint": replace(PhaseConfig(steps=200, completion_every=1, alpha=0.25), discriminator_every=1)}
+    )
+    for updates, states in ((LEARNING, []), (TOO_FAST, [State.ASLEEP])):
+        window = [{**HEALTHY, **each} for each in measured(updates)]
+        found = follow(Doctor(DoctorConfig(window=20, every=10)), contest, window, range(20))
+        assert [each.finding.state for each in found] == states
+
+
+def test_what_chance_does_in_small_batches_is_no_swing() -> None:
+    window = _swinging(0.9)
+    swings = 0.9 * math.sqrt(20 / 19)
+    assert math.sqrt(2 / 2) > swings > math.sqrt(2 / 4)
+    states = {photos: judge(window, HEALTHY, photos=photos)[0].state for photos in (0, 2, 4, 64)}
+    assert states == {0: State.ASLEEP, 2: State.HEALTHY, 4: State.ASLEEP, 64: State.ASLEEP}
+
+
+def test_the_time_alone_is_judged_even_where_its_last_step_was_passed_over() -> None:
+    doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
+    follow(doctor, EVERY_SECOND, [HEALTHY], range(40))
+    follow(doctor, EVERY_SECOND, _swinging(0.41), range(40, 60))
+    assert follow(doctor, EVERY_SECOND, _swinging(0.41, margin=0.09), range(60, 79)) == []
+    (found,) = follow(doctor, EVERY_SECOND, _swinging(0.41, margin=0.09), range(80, 81))
+    assert (found.finding.overshoots, found.answer) == (True, "balance")
+    assert doctor.adjusted(EVERY_SECOND.at(81)).discriminator_lr == 0.5 / 32**2
 
 
 @pytest.mark.parametrize(("real", "completed", "words"), [(0.96, 0.05, "nearly all"), (0.05, 0.96, "hardly any")])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glci_dist import compose
 from glci_dist.cluster.world import joined
+from glci_dist.diagnosis.log import read_log
 from glci_dist.models.build import build_discriminators
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.engines import Engine
@@ -100,7 +101,13 @@ def facts(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("phase", TOO_FAST)
 def test_a_run_in_which_they_do_is_bitwise_the_same_over_resumes(shards: Path, tmp_path: Path, phase: str) -> None:
     steps = (6, 24, 50)
-    extra = (*TOO_FAST[phase], *BALANCED, "engine.spike_factor=1000", "engine.spike_window=4")
+    extra = (
+        *TOO_FAST[phase],
+        *BALANCED,
+        "engine.spike_factor=1000",
+        "engine.spike_window=4",
+        "monitor.scalars_every=1",
+    )
     whole, parts = (small(shards, tmp_path / name, steps=steps, extra=extra) for name in ("whole", "parts"))
     run_world(2, train_with, whole)
     begun = renewals(tmp_path / "whole" / "run")
@@ -116,6 +123,12 @@ def test_a_run_in_which_they_do_is_bitwise_the_same_over_resumes(shards: Path, t
         (final_files(run, sum(steps)), facts(run)) for run in (tmp_path / name / "run" for name in ("whole", "parts"))
     ]
     assert ends[0] == ends[1]
+    if phase == "joint":
+        # The adversary that was weighed is no more: the first step that trains both sides again only measures.
+        alphas = {point.step: point.scalars.get("phase/alpha") for point in read_log(tmp_path / "whole" / "run", {})}
+        first = min(step for step in alphas if step >= begun[0] + 16)
+        assert alphas[first] == 0
+        assert alphas[first + 1] != 0
 
 
 def test_a_rollback_for_them_begins_where_it_goes_back_to(shards: Path, tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_norms_that_were_not_applied_do_not_move_the_limit() -> None:
     assert health.limits().completion == 2
 
 
+def test_a_network_that_began_anew_is_judged_by_its_own_gradients_alone() -> None:
+    health = Health(EngineConfig(spike_factor=2, spike_window=2))
+    for norm in (1.0, 3.0):
+        both = Measures(completion=Update(True, norm), discriminator=Update(True, norm))
+        assert health.judge(both, health.limits()) is None
+    health.forget("discriminator")
+    assert health.limits() == Limits(completion=4, discriminator=math.inf)
+
+
 def test_the_state_goes_through_json_to_the_bit() -> None:
     config = EngineConfig(spike_factor=3, spike_window=4)
     health = fed(Health(config), 0.1, 1 / 3, 2e-17, 5.0)

@@ -284,10 +284,11 @@ class MonitorConfig:
 @dataclass
 class DoctorConfig:
     """How a contest that goes wrong is answered (docs/recipes.md): each state by ``warn``, ``balance`` (weaken the
-    stronger side), ``rollback`` (to the last checkpoint, and then the same) or ``stop``."""
+    stronger side; discriminators that overshoot begin anew), ``rollback`` (to the last checkpoint, and then the same)
+    or ``stop``."""
 
     window: int = 20
-    """Steps of the contest that a diagnosis is taken over; 0: none is."""
+    """Steps that a diagnosis is taken over, and that discriminators which begin anew have to themselves; 0: none is."""
     every: int = 10
     """Steps between diagnoses."""
     diverging: str = "warn"

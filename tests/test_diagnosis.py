@@ -13,7 +13,7 @@ from glci_dist.cli import main
 from glci_dist.diagnosis.history import diagnose, verdict
 from glci_dist.diagnosis.log import Point, contests
 from glci_dist.diagnosis.states import State
-from tests.training.test_doctor import CHANGES, HEALTHY
+from tests.training.test_doctor import CHANGES, HEALTHY, LEARNING, measured
 
 
 def points(*parts: tuple[State, int], every: int = 10, start: int = 0) -> list[Point]:
@@ -112,10 +112,12 @@ def test_what_a_run_said_while_it_trained_is_told_too(tmp_path: Path, capsys: py
     events = [
         {**shared, "step": 29, "state": "discriminator asleep", "answer": "warn"},
         {**shared, "step": 39, "state": "healthy", "answer": ""},
-        {"time": 0.0, "event": "phase", "step": 40},
+        {"time": 0.0, "event": "resume", "step": 39},
         {**shared, "step": 39, "state": "discriminator asleep", "answer": "balance", "alpha": 1.0}
         | {"discriminator_lr": 0.1},
         {"time": 0.0, "event": "renewed", "step": 40, "network": "discriminators"},
+        {**shared, "step": 59, "state": "collapse", "answer": "rollback", "alpha": 0.5},
+        {"time": 0.0, "event": "rollback", "step": 59, "to": 50},
         {**shared, "step": 59, "state": "collapse", "answer": "stop"},
     ]
     (tmp_path / "run" / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
@@ -125,13 +127,30 @@ def test_what_a_run_said_while_it_trained_is_told_too(tmp_path: Path, capsys: py
     lines = [
         "step     39  discriminator asleep: they swing; by < 1 (balance: alpha x 1, discriminator_lr x 0.1)",
         "step     40  the discriminators begin anew",
+        "step     59  collapse: they swing; by < 1 (rollback: alpha x 0.5)",
+        "step     59  back to step 50",
         "step     59  collapse: they swing; by < 1 (stop)",
     ]
-    # A step that was run again is told as it came out last.
+    # What was run again after a restart is told as it came out last.
     assert "\n  ".join(lines) in told
     assert "step     39  healthy" not in told
     page = (tmp_path / "run" / "diagnosis" / "diagnosis.html").read_text()
     assert "collapse: they swing; by &lt; 1 (stop)</li>" in page
+
+
+def test_what_was_said_before_the_contest_began_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_log(tmp_path / "run" / "tensorboard", [Point(0, {"loss/reconstruction": 1.0})])
+    event = {"time": 0.0, "event": "diagnosis", "step": 19, "state": "asleep", "evidence": ["so"], "answer": "stop"}
+    (tmp_path / "run" / "journal.jsonl").write_text(json.dumps(event) + "\n")
+    assert main(["doctor", str(tmp_path / "run")]) == 0
+    assert "step     19  asleep: so (stop)" in capsys.readouterr().out
+
+
+def test_young_discriminators_of_a_log_may_swing() -> None:
+    log = [Point(step, {**HEALTHY, **scalars}) for step, scalars in enumerate(measured(LEARNING))]
+    assert [each.finding.state for each in diagnose(log, window=20)] == [State.HEALTHY]
+    old = diagnose(log, window=20, since=-100)
+    assert State.ASLEEP in [each.finding.state for each in old]
 
 
 def test_another_programs_log_is_read_by_mapped_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,15 +52,16 @@ def _doctor(parsed: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--map {word}: write OURS=THEIRS, such as loss/real=D/real_loss")
         names[ours] = theirs
-    found = contests(read_log(parsed.folder, names))
-    if not found:
+    points, told = read_log(parsed.folder, names), said(parsed.folder)
+    found = contests(points)
+    if not found and not told:
         raise UserError(
             f"{parsed.folder} has no contest yet: no step with loss/adversarial, loss/real and loss/completed "
             "(of another program's log: --map)"
         )
-    judged = [(points, diagnose(points, window=parsed.window)) for points in found]
+    since = next((point.step for point in points if "loss/real" in point.scalars), None)
+    judged = [(contest, diagnose(contest, window=parsed.window, since=since)) for contest in found]
     target = parsed.out or parsed.folder / "diagnosis"
-    told = said(parsed.folder)
     text = as_text(parsed.folder, judged, told)
     print(text)
     make_folder(target, "--out")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glci_dist.diagnosis.log import Point
-from glci_dist.diagnosis.states import Finding, State, judge, summary
+from glci_dist.diagnosis.states import YOUNG, Finding, State, judge, summary
 
 _FEWEST = 3
 """Points in a window at the least, and in what it is compared with."""
@@ -23,10 +23,11 @@ class Stretch:
     """As it was at the stretch's end."""
 
 
-def diagnose(contest: Sequence[Point], *, window: int) -> list[Stretch]:
+def diagnose(contest: Sequence[Point], *, window: int, since: int | None = None) -> list[Stretch]:
     """The stretches of a contest, in order; a point is judged by the ``window`` steps up to it.
 
-    Empty where the contest has fewer than twice three points: nothing can be said yet.
+    ``since``: the step from which the discriminators have learned; by default the contest's first. Empty where the
+    contest has fewer than twice three points: nothing can be said yet.
     """
     if len(contest) < 2 * _FEWEST:
         return []
@@ -36,7 +37,8 @@ def diagnose(contest: Sequence[Point], *, window: int) -> list[Stretch]:
     for place in range(_FEWEST, len(contest)):
         point = contest[place]
         start = min(bisect_right(steps, point.step - window), place + 1 - _FEWEST)
-        finding = judge([each.scalars for each in contest[start : place + 1]], beginning)[0]
+        are_young = point.step - (contest[0].step if since is None else since) < YOUNG
+        finding = judge([each.scalars for each in contest[start : place + 1]], beginning, are_young=are_young)[0]
         if found and found[-1].finding.state == finding.state:
             found[-1] = Stretch(found[-1].first, point.step, finding)
         else:

@@ -74,18 +74,22 @@ def said(folder: Path) -> list[str]:
 
     It was judged by every update, where a log may hold means of several.
     """
-    told = {}
+    told: list[tuple[int, str]] = []
     for event in read_journal(folder):
-        # A step that was run again after a restart counts as it came out last.
-        place = event["step"], event["event"]
-        if event["event"] == "diagnosis":
+        step = event["step"]
+        if event["event"] == "resume":
+            # What a restart runs again counts as it came out last.
+            told = [each for each in told if each[0] < step]
+        elif event["event"] == "rollback":
+            told.append((step, f"back to step {event['to']}"))
+        elif event["event"] == "renewed":
+            told.append((step, f"the {event['network']} begin anew"))
+        elif event["event"] == "diagnosis":
             changes = [f"{name} x {event[name]:.3g}" for name in ("alpha", "discriminator_lr") if name in event]
             done = f": {', '.join(changes)}" if changes else ""
             answer = f" ({event['answer']}{done})" if event["answer"] not in ("", "warn") else ""
-            told[place] = f"{event['state']}: {'; '.join(event['evidence'])}{answer}"
-        elif event["event"] == "renewed":
-            told[place] = f"the {event['network']} begin anew"
-    return [f"step {step:>6}  {told[step, event]}" for step, event in sorted(told)]
+            told.append((step, f"{event['state']}: {'; '.join(event['evidence'])}{answer}"))
+    return [f"step {step:>6}  {line}" for step, line in told]
 
 
 def contests(points: list[Point]) -> list[list[Point]]:

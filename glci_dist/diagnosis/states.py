@@ -49,6 +49,8 @@ SWINGS, NEAR = 0.4, 0.5
 """``discriminator asleep``, too: the share of real photos that it tells, less that of completed ones, has so great a
 standard deviation from one update to the next, while its logits of both kinds are less than this apart: it overshoots,
 and calls now nearly all real, now nearly none. (Where they are far apart its verdict may swing as much: it sees.)"""
+YOUNG = 40
+"""Updates before which discriminators swing, however well they learn; then it counts what they have come to."""
 LEANS = 0.9
 """``discriminator asleep``, too: the shares of real and of completed photos that it tells are further apart than this:
 it calls nearly all photos real, or nearly none."""
@@ -98,8 +100,8 @@ def judge(window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are
     """The states that hold over ``window``, the steps of one contest in order, the first of them its state.
 
     ``beginning``: the scalars of the contest's first steps (``summary`` of them). ``photos``: of a step, if known.
-    ``are_young``: whether the discriminators have had so few updates that they may still swing. What was not
-    measured tells nothing. ``HEALTHY`` alone where nothing else holds.
+    ``are_young``: whether the discriminators have had fewer than ``YOUNG`` updates. What was not measured tells
+    nothing. ``HEALTHY`` alone where nothing else holds.
     """
     now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:

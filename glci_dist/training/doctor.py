@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glci_dist.config import DoctorConfig
-from glci_dist.diagnosis.states import Finding, State, judge, judge_alone, ratios, summary
+from glci_dist.diagnosis.states import YOUNG, Finding, State, judge, judge_alone, ratios, summary
 from glci_dist.training.phases import Moment
 
 _BEGINNING = 10
@@ -24,6 +24,8 @@ _SLOWER, _FASTER, _LIGHTER = 0.25, 2.0, 0.5
 _MUCH_SLOWER = 1 / 32
 """Discriminators that overshoot are some 20 to 100 times too fast. At 10 times a good learning rate they learn poorly
 without a sign of it, and spoil more; where they are too slow afterwards, that is seen."""
+_MOST_RENEWALS = 2
+"""How often in a run discriminators that overshoot begin anew."""
 _PULL = 0.1
 """Of the reconstruction's: what an adversarial gradient that was not felt is raised to."""
 
@@ -72,7 +74,7 @@ class Doctor:
         self._updates = 0
         """How many the discriminators have had since they began, as far as it matters."""
         self._renewals = 0
-        """How often they were to begin anew."""
+        """How often they were to begin anew; a rollback undoes none."""
         self.is_renewal_due = False
         """Whether the discriminators have to begin anew before the next step: what overshooting made of them, or of
         those that a rollback brought back, is not learned out of."""
@@ -118,7 +120,7 @@ class Doctor:
             return None
         if moment.is_discrimination:
             return self._answer(judge_alone(list(self._window), photos=self._photos)[0], moment)
-        are_young = self._updates < 2 * self._config.window
+        are_young = self._updates < YOUNG
         finding = judge(list(self._window), summary(self._first), photos=self._photos, are_young=are_young)[0]
         return self._answer(finding, moment)
 
@@ -137,7 +139,7 @@ class Doctor:
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
         answer = str(getattr(self._config, ANSWERS[finding.state]))
-        if finding.overshoots and answer in ("balance", "rollback") and not self._may_be_slower(moment):
+        if finding.overshoots and answer in ("balance", "rollback") and self._renewals == _MOST_RENEWALS:
             # So often that beginning anew does not help: the completion network would only wait.
             answer = "warn"
         if answer == "balance":
@@ -156,9 +158,6 @@ class Doctor:
         self._alone, self._updates, self.is_renewal_due = step + self._config.window, 0, False
         self._window.clear()
         self._paused = {}
-
-    def _may_be_slower(self, moment: Moment) -> bool:
-        return self.factors(moment)["discriminator_lr"] * _MUCH_SLOWER >= _LEAST
 
     def _balance(self, finding: Finding, moment: Moment) -> None:
         state, until = finding.state, moment.step + 1 + self._config.every
@@ -213,7 +212,7 @@ class Doctor:
         self.state, self._paused, self.judged = State(state["state"]), dict(state["paused"]), None
         # Checkpoints of before there were these are of runs that had nothing of the kind.
         self._alone, renewals = state.get("alone", 0), state.get("renewals", 0)
-        self._updates = state.get("updates", 2 * self._config.window)
+        self._updates = state.get("updates", YOUNG)
         self.is_renewal_due = keep_factors and renewals < self._renewals
         if not keep_factors:
             self._renewals = renewals

@@ -89,6 +89,8 @@ class Guard:
         elif found.answer == "rollback":
             if job.may_go_back():
                 return self._go_back(step, pass_over=False)
+            # What is saved now has their learning rate lowered, and counts them as begun anew.
+            self._renew_if_due(step + 1)
             self._end(
                 Fault(
                     f"step {step}: contest {finding.line}; {job.config.engine.rollbacks} rollbacks to the last "
@@ -111,7 +113,10 @@ class Guard:
     def _renew_if_due(self, step: int) -> None:
         """Put the discriminators back to what they were at the run's start before ``step``, as every rank does."""
         job = self._job
-        if not job.doctor.is_renewal_due or step >= job.schedule.steps:
+        if not job.doctor.is_renewal_due:
+            return
+        if step + job.config.doctor.window >= job.schedule.steps:
+            job.tell(f"step {step}: too few steps are left for discriminators that begin anew: these stay")
             return
         job.journal("renewed", step, network="discriminators")
         job.tell(f"step {step}: the discriminators begin anew, and have {job.config.doctor.window} steps to themselves")

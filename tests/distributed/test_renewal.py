@@ -139,8 +139,17 @@ def test_a_rollback_for_them_begins_where_it_goes_back_to(shards: Path, tmp_path
     assert [to for _, to in back] == [30] * len(back)
     assert renewals(tmp_path / "run") == [30] * len(back)
     assert back
-    # What was begun anew is in the checkpoints that follow.
     assert events[-1]["event"] == "end"
+    assert facts(tmp_path / "run")["doctor"]["renewals"] == len(back)
+
+
+def test_they_stay_where_too_few_steps_are_left(shards: Path, tmp_path: Path) -> None:
+    overrides = small(shards, tmp_path, steps=(6, 24, 12), extra=(*TOO_FAST["discriminator"], *BALANCED))
+    run_world(2, train_with, overrides)
+    (found, *_) = [event for event in read_journal(tmp_path / "run") if event["event"] == "diagnosis"]
+    # 16 steps to themselves would be all of the contest, and more.
+    assert (found["answer"], found["step"] + 1 + 16 >= 42) == ("balance", True)
+    assert renewals(tmp_path / "run") == []
 
 
 def test_a_stop_of_the_doctor_holds_where_a_signal_comes_in_the_same_step(shards: Path, tmp_path: Path) -> None:

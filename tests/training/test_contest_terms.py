@@ -44,6 +44,8 @@ def test_wasserstein_is_its_formula() -> None:
     real, completed = discrimination(REAL, COMPLETED, config)
     assert float(real + completed) == pytest.approx(numbers(COMPLETED).mean() - numbers(REAL).mean())
     assert float(adversarial(COMPLETED, config)) == pytest.approx(-numbers(COMPLETED).mean())
+    # A critic's zero means nothing: no share that it tells is known.
+    assert threshold(config) is None
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])

@@ -131,6 +131,10 @@ EVERY_SECOND = Schedule(
 )
 
 
+JOINT = PhaseConfig(steps=200, completion_every=1, discriminator_every=1, discriminator_lr=0.5, alpha=0.25)
+"""A contest without a phase 2 before it."""
+
+
 def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(40)) == []
@@ -246,13 +250,16 @@ def test_another_rollback_does_not_bring_back_what_had_to_begin_anew() -> None:
 
 
 def test_beginning_anew_ends_where_it_does_not_help() -> None:
+    """Discriminators that overshoot at their learning rate and tell nothing below it."""
     doctor = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
-    long = Schedule({"discriminator": PhaseConfig(steps=200, discriminator_every=1, discriminator_lr=0.25)})
-    found = follow(doctor, long, _swinging(0.41, margin=0.05), range(200))
-    assert [each.answer for each in found] == ["balance", "balance"]
-    assert doctor.state == State.ASLEEP
+    blind = {**HEALTHY, **CHANGES[State.ASLEEP]}
+    contest = Schedule({"joint": replace(JOINT, steps=2000)})
+    found: list[Diagnosis] = []
+    for step in range(0, 2000, 20):
+        is_fast = doctor.adjusted(contest.at(step)).discriminator_lr > 0.2
+        found += follow(doctor, contest, _swinging(0.41, margin=0.05) if is_fast else [blind], range(step, step + 20))
+    assert [each.answer for each in found if each.finding.overshoots] == ["balance", "balance"]
     assert not doctor.is_renewal_due
-    assert doctor.adjusted(long.at(199)).discriminator_lr == 0.25 / 32**2
 
 
 def test_young_discriminators_swing_in_a_contest_too() -> None:
@@ -441,11 +448,14 @@ def test_what_the_doctor_knows_survives_a_checkpoint() -> None:
     assert second.factors(SCHEDULE.at(60)) == whole.factors(SCHEDULE.at(60))
     # So does what was agreed for discriminators that began anew.
     anew = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
-    follow(anew, EVERY_SECOND, _swinging(0.41, margin=0.09), range(20))
+    follow(anew, EVERY_SECOND, [HEALTHY], range(40))
+    follow(anew, EVERY_SECOND, _swinging(0.41), range(40, 60))
     again = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     again.load(json.loads(json.dumps(anew.state_dict())))
-    for step in (20, 39, 40, 60):
-        assert again.adjusted(EVERY_SECOND.at(step)) == anew.adjusted(EVERY_SECOND.at(step))
+    assert again.state_dict() == anew.state_dict()
+    moments = [again.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
+    assert moments == [anew.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
+    assert [moment.updates_completion for moment in moments] == [False, False, True]
     # A rollback brings back what was measured, and not the weights that it was to be rid of.
     second.load(state, keep_factors=True)
     moment = SCHEDULE.at(60)

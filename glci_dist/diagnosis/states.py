@@ -217,12 +217,15 @@ def _dominates(now: Scalars) -> list[Finding]:
 def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_young: bool) -> list[Finding]:
     """Discriminators whose verdict swings, while their logits of both kinds stay near.
 
-    Young ones swing too, but what they learn sets their logits apart within the window: its last third counts.
+    Young ones swing too, but from even logits on they only come to know more, fast or slowly. Of those that overshoot
+    some update turned the logits upside down, and they are near still in the window's last third.
     """
     margin, near = now.get("contest/margin"), NEAR
     if are_young:
-        margins = [each["contest/margin"] for each in window[-(len(window) // 3) :] if "contest/margin" in each]
-        margin, near = statistics.median(margins) if margins else None, EVEN
+        margins = [each["contest/margin"] for each in window if "contest/margin" in each]
+        if not margins or min(margins) > -EVEN:
+            return []
+        margin, near = statistics.median(margins[-(len(margins) // 3) :]), EVEN
     # The verdicts of discriminators that tell nothing vary by half of this from one small batch to the next.
     limit = max(SWINGS, math.sqrt(2 / photos)) if photos else SWINGS
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]

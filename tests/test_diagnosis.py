@@ -13,7 +13,8 @@ from glci_dist.cli import main
 from glci_dist.diagnosis.history import diagnose, verdict
 from glci_dist.diagnosis.log import Point, contests
 from glci_dist.diagnosis.states import State
-from tests.training.test_doctor import CHANGES, HEALTHY, LEARNING, measured
+from tests.training.test_doctor import CHANGES, HEALTHY
+from tests.training.test_overshooting import LEARNING, measured
 
 
 def points(*parts: tuple[State, int], every: int = 10, start: int = 0) -> list[Point]:

@@ -116,6 +116,7 @@ class Guard:
         if not job.doctor.is_renewal_due:
             return
         if step + job.config.doctor.window >= job.schedule.steps:
+            job.doctor.is_renewal_due = False
             job.tell(f"step {step}: too few steps are left for discriminators that begin anew: these stay")
             return
         job.journal("renewed", step, network="discriminators")

@@ -6,12 +6,11 @@ shards: the same command completes it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,33 +19,31 @@ import numpy as np
 from tqdm import tqdm
 
 from glci_dist.data.draws import generator
+from glci_dist.data.filetype import Kind, kind_of, unpack_tar
 from glci_dist.data.index import Index, Shard, load_index, save_index, table_name, write_whole
+from glci_dist.data.members import Member
+from glci_dist.data.parts import other_parts, told_of_parts
 from glci_dist.data.photos import BadPhoto, to_shard_jpeg
 from glci_dist.data.plan import (
+    REJECTS_NAME,
+    UNPACKED_NAME,
     BuildJournal,
     BuildOptions,
     Finished,
     Plan,
     adopt_plan,
     check_folder,
+    has_plan,
     is_complete,
+    sweep,
 )
 from glci_dist.data.processes import in_processes
 from glci_dist.data.scan import file_sha256, scan_tar
-from glci_dist.data.sources import (
-    Member,
-    Reader,
-    Source,
-    is_compressed_tar,
-    keys_of,
-    open_source,
-    unpack_tar,
-)
+from glci_dist.data.sources import Reader, Source, keys_of, open_source
 from glci_dist.data.tars import add_photo
 from glci_dist.data.verify import check_shards
-from glci_dist.errors import Interrupted, UserError
-
-REJECTS_NAME = "rejects.jsonl"
+from glci_dist.data.zips import ZIP_FAULTS
+from glci_dist.errors import Fault, Interrupted, UserError
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,12 @@ class Built:
     """What stands in the folder when a build is complete."""
 
     index: Index
+    photos: int
+    """Photos of the source that were asked for: the index's and the rejected."""
     rejected: int
-    """Photos that could not be decoded; each has a line in rejects.jsonl."""
-    skipped: int
-    """Files of the source that are no photos."""
+    """Photos that could not be read or decoded; each has a line in rejects.jsonl."""
+    told: tuple[str, ...]
+    """A line for each kind of what was left out."""
     already: bool
     """The build was complete before, and nothing was done."""
 
@@ -82,44 +81,72 @@ def build_shards(source: Path, folder: Path, options: BuildOptions, *, processes
     decoded, or ``folder`` holds something else; Interrupted on Ctrl-C.
     """
     options.check()
-    check_folder(folder)
     try:
-        if not is_compressed_tar(source):
-            return _build(source, source, folder, options, processes)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Reading in shuffled order needs offsets, which a compressed tar does not have.
-        unpacked = folder / "source.tar.tmp"
-        try:
-            unpack_tar(source, unpacked)
-            return _build(source, unpacked, folder, options, processes)
-        finally:
-            unpacked.unlink(missing_ok=True)
+        kind = None if source.is_dir() else kind_of(source)
+        check_folder(folder)
+        packed = kind if kind not in (None, "zip", "tar") else None
+        # A plain source is listed before anything is written, so that a mistake leaves no trace.
+        photos = None if packed else open_source(source, include=options.include)
+        with _locked(folder) as journal:
+            if photos is None:
+                assert packed is not None
+                return _build_packed(source, packed, folder, options, journal, processes)
+            return _build(source, photos, folder, options, journal, processes)
     except OSError as fault:
         raise UserError(
             f"{fault.filename or folder}: {fault.strerror or fault}; put that right, then run the same command again"
         ) from fault
 
 
-def _build(source: Path, readable: Path, folder: Path, options: BuildOptions, processes: int) -> Built:
-    photos = open_source(readable, include=options.include)
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[BuildJournal]:
+    """The build's journal, held; nothing in ``folder`` is touched before. What came to nothing leaves no trace."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    adopt_plan(folder, Plan(str(source.resolve()), photos.fingerprint(), len(photos.photos), options))
-    journal = BuildJournal(folder)
+    with BuildJournal(folder) as journal:
+        try:
+            yield journal
+        finally:
+            if is_complete(folder) or not has_plan(folder):
+                journal.remove()
+            if not has_plan(folder):
+                with contextlib.suppress(OSError):  # another command may have put something there
+                    for path in new:
+                        path.rmdir()
+
+
+def _build_packed(
+    source: Path, kind: Kind, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int
+) -> Built:
+    # Reading in shuffled order needs offsets, which a compressed tar does not have.
+    unpacked = folder / UNPACKED_NAME
     try:
-        already = is_complete(folder)
-        if not already:
-            _complete(photos, folder, options, journal, processes)
-        index = load_index(str(folder))
-        check_shards(index)
-        journal.remove()
+        unpack_tar(source, kind, unpacked)
+        photos = open_source(unpacked, include=options.include)
+        return _build(source, photos, folder, options, journal, processes)
     finally:
-        journal.close()
-    return Built(index, _count_lines(folder / REJECTS_NAME), photos.skipped, already)
+        unpacked.unlink(missing_ok=True)
+
+
+def _build(
+    source: Path, photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int
+) -> Built:
+    plan = Plan(str(source.resolve()), photos.fingerprint(), len(photos.photos), options)
+    adopt_plan(folder, plan)
+    already = is_complete(folder)
+    if not already:
+        _complete(photos, folder, options, journal, processes)
+    index = load_index(str(folder))
+    check_shards(index)
+    told = (
+        *photos.left_out.lines(options.include, len(photos.photos)),
+        *told_of_parts(photos, folder, options.include, other_parts(folder, plan.source)),
+    )
+    return Built(index, len(photos.photos), _count_lines(folder / REJECTS_NAME), told, already)
 
 
 def _complete(photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int) -> None:
-    for left_behind in folder.glob("shard-*.tmp"):
-        left_behind.unlink()
+    sweep(folder, but=photos.path)
     finished: list[Finished] = []
     tasks = _tasks(photos, folder, options, journal.finished)
     with tqdm(total=len(photos.photos), unit="photo", disable=None) as bar:
@@ -145,11 +172,16 @@ def _complete(photos: Source, folder: Path, options: BuildOptions, journal: Buil
             f"none of the {len(photos.photos)} photos can be decoded; "
             f"see {folder / REJECTS_NAME} for the reason of each, then remove {folder}"
         )
+    built = sum(shard.samples for shard in shards)
+    if built + len(rejects) != len(photos.photos):
+        raise Fault(
+            f"{len(photos.photos)} photos became {built} and {len(rejects)} rejects: a mistake in glci; {folder}"
+        )
     save_index(folder, shards)
 
 
 def _tasks(photos: Source, folder: Path, options: BuildOptions, standing: dict[str, Finished]) -> Iterator[_Task]:
-    keys = keys_of(photo.name for photo in photos.photos)
+    keys = keys_of(dict.fromkeys(photo.name for photo in photos.photos))
     total = len(photos.photos)
     order = np.arange(total)
     if options.shuffle:
@@ -205,8 +237,7 @@ def _write_tar(path: Path, task: _Task) -> tuple[tuple[str, str], ...]:
 def _read(reader: Reader, member: Member) -> bytes:
     try:
         return reader.read(member)
-    # zipfile: RuntimeError for a password, NotImplementedError for an unknown compression.
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as fault:
+    except (*ZIP_FAULTS, MemoryError) as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise BadPhoto(f"it cannot be read: {reason}") from fault
 
@@ -214,7 +245,13 @@ def _read(reader: Reader, member: Member) -> bytes:
 @functools.lru_cache(maxsize=1)
 def _reader(source: Path, kind: str) -> Reader:
     # Opening a zip reads its whole directory: once for each process, not for each shard.
-    return Reader(source, kind)
+    try:
+        return Reader(source, kind)
+    except OSError as fault:
+        raise UserError(
+            f"{source} cannot be read any more: {fault.strerror}; put it back, then run the same command again "
+            "(finished shards are kept)"
+        ) from fault
 
 
 def _stands(folder: Path, shard: Shard) -> bool:

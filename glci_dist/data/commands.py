@@ -62,8 +62,9 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "build",
         "write photos into shards",
         "JPEGs are copied byte for byte after a check; other photos (png, webp, bmp, tiff), photos that\n"
-        "EXIF turns, and those larger than --size are encoded anew. A photo that cannot be decoded is\n"
-        "left out and listed in DEST/rejects.jsonl. The same command completes a build that was stopped.\n\n"
+        "EXIF turns, and those larger than --size are encoded anew. A photo that cannot be read or decoded is\n"
+        "left out and listed in DEST/rejects.jsonl. Hidden and machine-made files and folders (@eaDir,\n"
+        ".thumbnails, recycle bins) are left out and counted. The same command completes a build that was stopped.\n\n"
         "example:\n  glci shards build ~/photos shards/train --size 256 --samples 1000\n",
     )
     build.add_argument("source", metavar="SOURCE", help="folder (with subfolders), .zip or .tar of photos")
@@ -93,11 +94,15 @@ def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands,
         "index",
         "make the index of shards that others wrote",
-        "Reads every .tar of FOLDER (WebDataset samples with a jpg, jpeg, png or webp each) and writes\n"
-        "beside it a table of its samples, then index.json.\n\n"
+        "Reads every .tar of FOLDER (WebDataset samples with a jpg, jpeg, png, webp, bmp or tiff each) and\n"
+        "writes beside it a table of its samples, then index.json. A sample's key ends at the first dot of its\n"
+        "files' names. An image that is no sample's photo is listed in FOLDER/index-rejects.jsonl.\n\n"
         "example:\n  glci shards index /data/faces-webdataset\n",
     )
     index.add_argument("folder", metavar="FOLDER", help="folder of .tar files")
+    index.add_argument(
+        "--image", metavar="EXT", help="extension of each sample's photo, as png or face.jpg (jpg, else the next)"
+    )
     _add_processes(index)
     index.set_defaults(run=_index)
 
@@ -132,7 +137,8 @@ def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _build(args: argparse.Namespace) -> int:
-    from glci_dist.data.build import REJECTS_NAME, build_shards
+    from glci_dist.data.build import build_shards
+    from glci_dist.data.plan import REJECTS_NAME
 
     options = BuildOptions(
         include=args.include,
@@ -150,21 +156,27 @@ def _build(args: argparse.Namespace) -> int:
         f"{state}{_count(built.index.total, 'photo')} in {_count(len(built.index.shards), 'shard')}, "
         f"{size / 1e6:,.1f} MB: {folder}"
     )
-    if built.skipped:
-        print(f"{_count(built.skipped, 'file')} that are no photos by their names left out")
+    print(f"found {_count(built.photos, 'photo')}: {built.index.total:,} built, {built.rejected:,} rejected")
+    for line in built.told:
+        print(line)
     if built.rejected:
         rejects = folder / REJECTS_NAME
-        print(f"{_count(built.rejected, 'photo')} could not be decoded and left out: {rejects}")
+        print(f"{_count(built.rejected, 'photo')} could not be decoded or read and left out, by name: {rejects}")
     return 0
 
 
 def _index(args: argparse.Namespace) -> int:
-    from glci_dist.data.scan import index_folder
+    from glci_dist.data.scan import INDEX_REJECTS_NAME, index_folder
 
-    index, without = index_folder(_local(args.folder), processes=_processes(args))
+    folder = _local(args.folder)
+    indexed = index_folder(folder, processes=_processes(args), image=args.image)
+    index = indexed.index
     print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}: {index.root}/index.json")
-    if without:
-        print(f"{_count(without, 'sample')} without a jpg, jpeg, png or webp left out")
+    print(f"found {_count(indexed.images, 'image')}: {index.total:,} samples' photos, {indexed.rejects:,} left out")
+    for line in indexed.told:
+        print(line)
+    if indexed.rejects:
+        print(f"{_count(indexed.rejects, 'image')} left out, by name: {folder / INDEX_REJECTS_NAME}")
     return 0
 
 

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
-from glci_dist.data.index import INDEX_NAME, Shard, write_whole
+from glci_dist.data.foreign import refuse_foreign_index
+from glci_dist.data.index import INDEX_NAME, Shard, table_name, write_whole
 from glci_dist.errors import UserError
 
 _FORMAT = "glci-build-1"
 _PLAN_NAME = "build.json"
 _JOURNAL_NAME = "build.jsonl"
+REJECTS_NAME = "rejects.jsonl"
+UNPACKED_NAME = "source.tar.tmp"
+# What a killed build leaves behind: files that were being written aside, with the process's id.
+_ASIDE = re.compile(
+    r"(shard-\d{6,}\.tar|shard-\d{6,}\.tar\.samples\.npy|index\.json|build\.json|rejects\.jsonl)\.\d+\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -69,17 +79,26 @@ class Finished:
 
 
 def check_folder(folder: Path) -> None:
-    """UserError when ``folder`` holds shards or an index that no build wrote."""
+    """UserError when ``folder`` holds files that no build wrote and that this one would write over or beside."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; DEST is a folder for the shards")
-    if (folder / _PLAN_NAME).exists() or not folder.exists():
+    if has_plan(folder):
+        read_plan(folder)
+        refuse_foreign_index(folder)
         return
-    foreign = sorted(path.name for path in folder.iterdir() if path.suffix == ".tar" or path.name == INDEX_NAME)
+    if not folder.exists():
+        return
+    foreign = sorted(path.name for path in folder.iterdir() if _would_be_lost(path))
     if foreign:
         raise UserError(
             f"{folder} holds {foreign[0]}, which `glci shards build` did not write; choose another folder "
             "(or, for an index of these tars, `glci shards index`)"
         )
+
+
+def has_plan(folder: Path) -> bool:
+    """Whether a build has begun in ``folder``."""
+    return (folder / _PLAN_NAME).exists()
 
 
 def is_complete(folder: Path) -> bool:
@@ -95,7 +114,7 @@ def adopt_plan(folder: Path, plan: Plan) -> None:
         return
     state = "a finished" if is_complete(folder) else "an unfinished"
     way_out = "give the same source and options, or another folder, or remove this one"
-    standing = _read_plan(path)
+    standing = read_plan(folder)
     differences = [
         f"{name} {old!r} (asked: {new!r})"
         for name, old in asdict(standing.options).items()
@@ -110,6 +129,26 @@ def adopt_plan(folder: Path, plan: Plan) -> None:
         )
 
 
+def sweep(folder: Path, *, but: Path) -> None:
+    """Remove what a killed build left behind in ``folder``, whose journal is held; ``but`` is still read."""
+    for path in folder.iterdir():
+        if (_ASIDE.fullmatch(path.name) or path.name == UNPACKED_NAME) and path != but:
+            path.unlink(missing_ok=True)
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan that stands in ``folder``. UserError when its file is none of ours."""
+    path = folder / _PLAN_NAME
+    try:
+        document = json.loads(path.read_text())
+        if document.pop("format") != _FORMAT:
+            raise ValueError("another format")
+        options = BuildOptions(**document.pop("options"))
+        return Plan(options=options, **document)
+    except (ValueError, TypeError, KeyError, AttributeError) as fault:
+        raise UserError(f"{path} is no plan of a build ({fault}); choose another folder, or remove this one") from fault
+
+
 class BuildJournal:
     """The finished shards of a build in progress; only one process at a time can open it.
 
@@ -118,13 +157,16 @@ class BuildJournal:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _JOURNAL_NAME
-        self._file: TextIO = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            self._file.close()
-            raise UserError(f"another build is writing to {folder}; wait for it, or stop it") from fault
+        self._file = _open_locked(self._path)
         self.finished = self._read()
+
+    def __enter__(self) -> BuildJournal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def add(self, finished: Finished) -> None:
         """Record one more shard."""
@@ -151,16 +193,26 @@ class BuildJournal:
             rejects = tuple((name, reason) for name, reason in record["rejects"])
             finished[record["name"]] = Finished(record["name"], shard, rejects)
             whole += len(line.encode())
-        self._file.truncate(whole)
+        if os.fstat(self._file.fileno()).st_size > whole:
+            self._file.truncate(whole)
         return finished
 
 
-def _read_plan(path: Path) -> Plan:
-    try:
-        document = json.loads(path.read_text())
-        if document.pop("format") != _FORMAT:
-            raise ValueError("another format")
-        options = BuildOptions(**document.pop("options"))
-        return Plan(options=options, **document)
-    except (ValueError, TypeError, KeyError, AttributeError) as fault:
-        raise UserError(f"{path} is no plan of a build ({fault}); choose another folder, or remove this one") from fault
+def _would_be_lost(path: Path) -> bool:
+    if path.name == _JOURNAL_NAME:  # of a build that has just begun, it is empty
+        return path.stat().st_size > 0
+    return path.name.endswith((".tar", table_name(".tar"))) or path.name in (INDEX_NAME, REJECTS_NAME)
+
+
+def _open_locked(path: Path) -> TextIO:
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            file.close()
+            raise UserError(f"another build is writing to {path.parent}; wait for it, or stop it") from fault
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+        # The build that held it has ended and removed it meanwhile: whoever comes next would lock another file.
+        file.close()

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from glci_dist.data.filetype import kind_of
+from glci_dist.data.foreign import refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
+from glci_dist.data.names import shown
 from glci_dist.data.processes import in_processes
-from glci_dist.data.tars import photo_rows
+from glci_dist.data.samples import Samples, tar_samples
 from glci_dist.errors import UserError
+
+INDEX_REJECTS_NAME = "index-rejects.jsonl"
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
@@ -21,40 +30,63 @@ class Scan:
     shard: Shard
     table: bytes
     """Content of its sample table's file."""
-    without: int
-    """Samples left out of the index, as they have no photo."""
+    samples: Samples
 
 
-def index_folder(folder: Path, *, processes: int) -> tuple[Index, int]:
+@dataclass(frozen=True)
+class Indexed:
+    """What the tars of a folder hold: ``images`` are the index's photos and the rejects."""
+
+    index: Index
+    images: int
+    """Images in the tars that are not hidden."""
+    rejects: int
+    """Images that are no sample's photo; each has a line in index-rejects.jsonl."""
+    told: tuple[str, ...]
+    """A line for each kind of what was left out."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    name: str
+    shard: Shard | None = None
+    """None for a tar without a photo, or with a fault."""
+    images: int = 0
+    samples: Samples = field(default_factory=Samples)
+    """Without the rows, which would fill the memory."""
+    fault: str = ""
+
+
+def index_folder(folder: Path, *, processes: int, image: str | None = None) -> Indexed:
     """Write sample tables and index.json for the tars in ``folder``; they become the corpus in name order.
 
-    Returns the index and the number of samples without a photo, which it leaves out. UserError when
-    there is no tar, or one is cut, damaged, or has no photo.
+    ``image`` is the extension of each sample's photo (None: the first that is a photo's). A tar without a
+    photo is left out and told. UserError when there is no tar, none has a photo, one is cut or damaged, or
+    a file stands in the way that glci did not write.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the folder that holds the tars")
-    tars = sorted(path for path in folder.iterdir() if path.suffix == ".tar")
-    if not tars:
-        raise UserError(f"no shards: {folder} holds no .tar file (compressed tars: unpack them first)")
-    if (folder / "build.json").exists() and not (folder / "index.json").exists():
-        raise UserError(f"{folder} holds an unfinished build; run the same `glci shards build` again")
-    shards: list[Shard] = []
-    without = 0
-    with tqdm(total=len(tars), unit="shard", disable=None) as bar:
-        for shard, left_out in in_processes(_index_shard, tars, processes=processes):
-            shards.append(shard)
-            without += left_out
-            bar.update()
-    save_index(folder, sorted(shards, key=lambda shard: shard.name))
-    return load_index(str(folder)), without
+    image = _check_image(image)
+    try:
+        tars, told = _find_tars(folder)
+        refuse_foreign_index(folder)
+        refuse_foreign_rejects(folder / INDEX_REJECTS_NAME)
+        for tar in tars:
+            refuse_foreign_table(tar.with_name(table_name(tar.name)))
+        outcomes = sorted(_scan_all(tars, image, processes), key=lambda outcome: outcome.name)
+        return _write(folder, outcomes, image, told)
+    except OSError as fault:
+        raise UserError(
+            f"{fault.filename or folder}: {fault.strerror or fault}; put that right, then run it again"
+        ) from fault
 
 
-def scan_tar(path: Path, *, name: str) -> Scan:
-    """Read the tar at ``path``, which is or will be the shard ``name``. UserError as ``photo_rows``."""
-    rows, without = photo_rows(path)
-    table = encode_table(rows)
-    shard = Shard(name, len(rows), path.stat().st_size, file_sha256(path), hashlib.sha256(table).hexdigest())
-    return Scan(shard, table, without)
+def scan_tar(path: Path, *, name: str, image: str | None = None) -> Scan:
+    """Read the tar at ``path``, which is or will be the shard ``name``. UserError as ``tar_samples``."""
+    samples = tar_samples(path, image=image)
+    table = encode_table(samples.rows)
+    shard = Shard(name, len(samples.rows), path.stat().st_size, file_sha256(path), hashlib.sha256(table).hexdigest())
+    return Scan(shard, table, samples)
 
 
 def file_sha256(path: Path) -> str:
@@ -63,12 +95,152 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _index_shard(path: Path) -> tuple[Shard, int]:
-    scan = scan_tar(path, name=path.name)
+def _check_image(image: str | None) -> str | None:
+    if image is None:
+        return None
+    extension = image.removeprefix("*").removeprefix(".").lower()
+    if not extension or "/" in extension:
+        raise UserError(f"--image {image!r} is no extension; give what stands after the key's dot, as jpg or face.jpg")
+    return extension
+
+
+def _find_tars(folder: Path) -> tuple[list[Path], list[str]]:
+    """The tars to be indexed, and what is told of others. UserError when there is none."""
+    if (folder / "build.json").exists() and not (folder / "index.json").exists():
+        raise UserError(f"{folder} holds an unfinished build; run the same `glci shards build` again")
+    named = sorted(path for path in folder.iterdir() if path.name.lower().endswith(".tar"))
+    tars = [path for path in named if path.suffix == ".tar" and path.name[0] != "." and not path.is_dir()]
+    others = {
+        "hidden files left out": [path.name for path in named if path.name[0] == "."],
+        "folders left out": [path.name for path in named if path.name[0] != "." and path.is_dir()],
+        "left out, as shards end in .tar; rename them": [
+            path.name for path in named if path.suffix != ".tar" and path.name[0] != "." and not path.is_dir()
+        ],
+        "compressed tars left out; unpack them (gunzip and the like), then index again": sorted(
+            path.name for path in folder.iterdir() if path.name.lower().endswith(_COMPRESSED)
+        ),
+    }
+    told = [f"{what}: {shown(names)}" for what, names in others.items() if names]
+    if not tars:
+        below = sorted(path.parent.name for path in folder.glob("*/*.tar"))
+        hint = f"; its folder {below[0]!r} does: index that" if below else ""
+        raise UserError(
+            f"no shards: {folder} holds no .tar file (compressed tars: unpack them first){hint}"
+            + "".join(f"; {line}" for line in told)
+        )
+    return tars, told
+
+
+def _scan_all(tars: list[Path], image: str | None, processes: int) -> Iterator[_Outcome]:
+    with tqdm(total=len(tars), unit="shard", disable=None) as bar:
+        for outcome in in_processes(functools.partial(_index_shard, image), tars, processes=processes):
+            yield outcome
+            bar.update()
+
+
+def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list[str]) -> Indexed:
+    damaged = [outcome.fault for outcome in outcomes if outcome.fault]
+    if damaged:
+        many = (
+            f"{len(damaged)} of {len(outcomes)} tars cannot be read, so nothing is indexed: "
+            if len(outcomes) > 1
+            else ""
+        )
+        raise UserError(many + "; ".join(damaged))
+    shards = [outcome.shard for outcome in outcomes if outcome.shard]
+    told += _told(outcomes, image)
+    if not shards:
+        found = _extensions(outcomes)
+        raise UserError(
+            f"no tar of {folder} has a photo: {outcomes[0].name} has no {image or 'jpg, jpeg, png, webp, bmp or tiff'}"
+            + (f"; the images' extensions are {found}; choose one with --image" if found else "")
+        )
+    rejects = [
+        {"name": f"{outcome.name}/{reject.name}", "reason": reject.reason}
+        for outcome in outcomes
+        for reject in outcome.samples.rejects
+    ]
+    path = folder / INDEX_REJECTS_NAME
+    if rejects:
+        write_whole(path, "".join(json.dumps(reject) + "\n" for reject in rejects).encode())
+    else:
+        path.unlink(missing_ok=True)
+    save_index(folder, shards)
+    images = sum(outcome.images for outcome in outcomes)
+    return Indexed(load_index(str(folder)), images, len(rejects), tuple(told))
+
+
+def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
+    """What was left out, a line for each kind, with examples."""
+    told: list[str] = []
+    empty = [outcome.name for outcome in outcomes if not outcome.shard]
+    if empty:
+        told.append(
+            f"{len(empty):,} of {len(outcomes):,} tars without a photo left out: {shown(empty)}; move them out of the "
+            "folder, as `glci shards verify` calls them extra"
+        )
+    without = _gather(outcomes, lambda samples: samples.without)
+    if without:
+        told.append(
+            f"{len(without):,} sample{'' if len(without) == 1 else 's'} without a jpg, jpeg, png, webp, bmp or tiff "
+            f"left out: {shown(without)}"
+        )
+    hidden = _gather(outcomes, lambda samples: samples.hidden)
+    if hidden:
+        told.append(f"{len(hidden):,} images hidden, or in hidden or machine-made folders, left out: {shown(hidden)}")
+    kinds: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for reject in outcome.samples.rejects:
+            kinds.setdefault(reject.kind, []).append(f"{outcome.name}/{reject.name}: {reject.reason}")
+    for kind, names in kinds.items():
+        told.append(f"{len(names):,} images left out, as {kind}, e.g. {names[0]}")
+    if kinds:
+        told.append(
+            f"the images' extensions are {_extensions(outcomes)}: --image EXT chooses which is a sample's photo; "
+            "`glci shards build TAR DEST` takes every image of a tar by itself"
+        )
+    return told
+
+
+def _gather(outcomes: list[_Outcome], names: Callable[[Samples], list[str]]) -> list[str]:
+    return [f"{outcome.name}/{name}" for outcome in outcomes for name in names(outcome.samples)]
+
+
+def _extensions(outcomes: list[_Outcome]) -> str:
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        for extension, count in outcome.samples.extensions.items():
+            counts[extension] = counts.get(extension, 0) + count
+    most = sorted(counts, key=lambda extension: (-counts[extension], extension))
+    told = ", ".join(f"{extension} ({counts[extension]:,})" for extension in most[:5])
+    return told + (", ..." if len(most) > 5 else "")
+
+
+def _index_shard(image: str | None, path: Path) -> _Outcome:
+    if not path.is_file():
+        what = "is no file" if path.exists() else "is a link to nowhere"
+        return _Outcome(path.name, fault=f"{path} {what}; move it out of the folder")
+    if not path.stat().st_size:
+        return _Outcome(path.name)
+    try:
+        _refuse_compressed(path)
+        scan = scan_tar(path, name=path.name, image=image)
+    except UserError as fault:
+        return _Outcome(path.name, fault=str(fault))
+    rest = replace(scan.samples, rows=[])
     if not scan.shard.samples:
-        raise UserError(f"{path} has no jpg, jpeg, png or webp photo; move it out of the folder")
+        return _Outcome(path.name, images=scan.samples.images, samples=rest)
     try:
         write_whole(path.with_name(table_name(path.name)), scan.table)
     except OSError as fault:
         raise UserError(f"{path.name}'s sample table cannot be written: {fault.strerror}") from fault
-    return scan.shard, scan.without
+    return _Outcome(path.name, scan.shard, scan.samples.images, rest)
+
+
+def _refuse_compressed(path: Path) -> None:
+    try:
+        kind = kind_of(path)
+    except UserError:  # reading it as a tar says more of what is wrong
+        return
+    if kind != "tar":
+        raise UserError(f"{path} is no plain tar but a {kind} file by its content; unpack it")

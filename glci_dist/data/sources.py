@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
-import bz2
 import fnmatch
-import gzip
 import hashlib
-import lzma
 import os
-import shutil
-import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from glci_dist.data.tars import tar_members
+from glci_dist.data.filetype import kind_of, open_zip
+from glci_dist.data.folders import list_folder, read_file
+from glci_dist.data.members import Member, Note, follow_links, replaced_marked
+from glci_dist.data.names import PHOTO_EXTENSIONS, extension, is_archive, is_hidden, is_photo, shown
+from glci_dist.data.tars import read_pieces, tar_entries
+from glci_dist.data.zips import zip_entries
 from glci_dist.errors import UserError
 
-PHOTO_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_MOST_BYTES = 2 << 30
+"""A larger file is no photo, and would fill the memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One photo of a source."""
+@dataclass(frozen=True)
+class LeftOut:
+    """The names in a source that are not asked for or are no photos, and what is told of other entries."""
 
-    name: str
-    """Path below the source, with ``/``."""
-    bytes: int
-    """Size in the source, not compressed."""
-    stamp: int
-    """What else changes when the photo does: a zip's checksum, else the modification time."""
-    offset: int = 0
-    """First byte of the photo in a tar; 0 in a folder or zip."""
+    hidden: list[str] = field(default_factory=list)
+    """Photos by their names that are hidden, or in folders that are hidden or machine-made."""
+    no_photos: list[str] = field(default_factory=list)
+    """Files that match ``include`` and are no photos by their extension."""
+    archives: list[str] = field(default_factory=list)
+    """Archives, which may hold photos and are not looked into."""
+    not_included: list[str] = field(default_factory=list)
+    """Photos that do not match ``include``."""
+    notes: list[Note] = field(default_factory=list)
+
+    def lines(self, include: str, photos: int) -> list[str]:
+        """What was left out beside ``photos`` that were not, a line for each reason, with examples."""
+        told: list[str] = []
+        if self.not_included:
+            told.append(
+                f"{len(self.not_included):,} of {photos + len(self.not_included):,} photos match no "
+                f"--include {include!r} ({_extensions(self.not_included)}): {shown(self.not_included)}"
+            )
+        if self.hidden:
+            told.append(
+                f"{_files(self.hidden, 'photo')} hidden, or in hidden or machine-made folders, left out: "
+                f"{shown(self.hidden)}"
+            )
+        if self.no_photos:
+            told.append(
+                f"{_files(self.no_photos, 'file')} that {'is no photo' if len(self.no_photos) == 1 else 'are no photos'}"
+                f" by extension left out ({_extensions(self.no_photos)}): {shown(self.no_photos)}"
+            )
+        if self.archives:
+            told.append(
+                f"{_files(self.archives, 'archive')} in the source not looked into: {shown(self.archives)}; "
+                "photos in them need a build with that archive as SOURCE"
+            )
+        for what in sorted({note.what for note in self.notes}):
+            told.append(f"{what}: {shown([note.name for note in self.notes if note.what == what])}")
+        return told
 
 
 @dataclass(frozen=True)
@@ -44,8 +73,7 @@ class Source:
     kind: str
     """``folder``, ``zip`` or ``tar``."""
     photos: tuple[Member, ...]
-    skipped: int
-    """Files that match ``include`` and are no photos by their extension, or are hidden."""
+    left_out: LeftOut
 
     def fingerprint(self) -> str:
         """Hex digits that change when a photo is added, removed, renamed or changed."""
@@ -60,41 +88,15 @@ def open_source(path: Path, *, include: str = "*") -> Source:
 
     UserError when ``path`` is none of folder, zip, tar; is damaged; or has no photo that matches.
     """
-    kind, members = _list(path)
-    chosen = {member.name: member for member in members if fnmatch.fnmatchcase(member.name, include)}
-    photos = sorted((member for member in chosen.values() if _is_photo(member.name)), key=lambda photo: photo.name)
+    kind = "folder" if path.is_dir() else kind_of(path)
+    if kind not in _LISTINGS:
+        raise UserError(f"{path} is compressed with {kind}; unpack it and give the .tar")
+    photos, left_out = _sort(_LISTINGS[kind](path), include)
     if not photos:
         matching = "" if include == "*" else f" that matches --include {include!r}"
-        raise UserError(
-            f"{path} has no photo{matching}; photos end in {', '.join(PHOTO_EXTENSIONS)}"
-            + (f" ({len(chosen)} other files)" if chosen else "")
-        )
-    return Source(path, kind, tuple(photos), len(chosen) - len(photos))
-
-
-def is_compressed_tar(path: Path) -> bool:
-    """Whether ``path`` is a tar that can only be read from its start on (.tar.gz and the like)."""
-    if not path.is_file() or zipfile.is_zipfile(path) or not tarfile.is_tarfile(path):
-        return False
-    try:
-        tarfile.open(path, "r:").close()
-    except tarfile.ReadError:
-        return True
-    return False
-
-
-def unpack_tar(path: Path, target: Path) -> None:
-    """Decompress ``path`` into the plain tar ``target``."""
-    openers: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-    with open(path, "rb") as file:
-        opener = openers.get(file.read(2))
-    if opener is None:
-        raise UserError(f"{path} is compressed in a way that is not known here; unpack it and give the .tar")
-    try:
-        with opener(path, "rb") as packed, open(target, "wb") as plain:
-            shutil.copyfileobj(packed, plain, 1 << 20)
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as fault:
-        raise UserError(f"{path} is damaged or cut: {fault}; get it again") from fault
+        told = "".join(f"; {line}" for line in left_out.lines(include, 0))
+        raise UserError(f"{path} has no photo{matching}; photos end in {', '.join(PHOTO_EXTENSIONS)}{told}")
+    return Source(path, kind, tuple(sorted(photos, key=lambda photo: photo.name)), left_out)
 
 
 class Reader:
@@ -102,20 +104,24 @@ class Reader:
 
     def __init__(self, path: Path, kind: str) -> None:
         self._path = path
-        self._zip = zipfile.ZipFile(path) if kind == "zip" else None
+        self._zip: zipfile.ZipFile | None = open_zip(path) if kind == "zip" else None
+        # By place and not by name: a zip may have two entries of one name.
+        self._entries = {entry.header_offset: entry for entry in self._zip.infolist()} if self._zip else {}
         self._tar: IO[bytes] | None = open(path, "rb") if kind == "tar" else None  # noqa: SIM115 (closed below)
 
     def read(self, member: Member) -> bytes:
-        """The photo's bytes. OSError, or an error of zipfile, when it cannot be read."""
+        """The photo's bytes. One of ``ZIP_FAULTS``, OSError among them, when it cannot be read."""
+        if member.fault:
+            raise OSError(member.fault)
+        if member.bytes > _MOST_BYTES:
+            raise OSError(f"{member.bytes:,} bytes are more than a photo has")
         if self._zip:
-            return self._zip.read(member.name)
+            if member.offset not in self._entries:
+                raise OSError("the zip has changed since it was listed")
+            return self._zip.read(self._entries[member.offset])
         if not self._tar:
-            return (self._path / member.name).read_bytes()
-        self._tar.seek(member.offset)
-        content = self._tar.read(member.bytes)
-        if len(content) < member.bytes:
-            raise OSError("the tar ends within this photo")
-        return content
+            return read_file(self._path / member.name)
+        return read_pieces(self._tar, member)
 
     def close(self) -> None:
         """Close the archive."""
@@ -150,48 +156,66 @@ def _digest(name: str) -> str:
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-def _is_photo(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return base.lower().endswith(PHOTO_EXTENSIONS) and not base.startswith(".")
+def _sort(entries: Iterable[Member | Note], include: str) -> tuple[list[Member], LeftOut]:
+    """The photos asked for among the entries, and what the others are."""
+    photos: list[Member] = []
+    out = LeftOut()
+    for entry in entries:
+        name = entry.name
+        hidden = is_hidden(name.rstrip("/"))
+        asked = fnmatch.fnmatchcase(name, include)
+        if isinstance(entry, Note):
+            if not hidden:
+                out.notes.append(entry)
+        elif name.endswith("/"):  # a folder that cannot be listed, and may hold any photo
+            if not hidden:
+                photos.append(entry)
+        elif is_photo(name):
+            if not hidden:
+                photos.append(entry) if asked else out.not_included.append(name)
+            elif asked:
+                out.hidden.append(name)
+        elif is_archive(name) and not hidden:
+            out.archives.append(name)
+        elif entry.fault.startswith("a link") and not hidden:  # it may be a folder that is not there just now
+            out.notes.append(Note(name, entry.fault))
+        elif asked:
+            out.no_photos.append(name)
+    return photos, out
 
 
-def _list(path: Path) -> tuple[str, Iterator[Member]]:
-    if path.is_dir():
-        return "folder", _list_folder(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; SOURCE is a folder, .zip or .tar of photos")
-    if zipfile.is_zipfile(path):
-        return "zip", _list_zip(path)
-    if tarfile.is_tarfile(path):
-        return "tar", _list_tar(path)
-    raise UserError(f"{path} is no folder, .zip or .tar of photos (or it is damaged)")
+def _list_zip(path: Path) -> list[Member | Note]:
+    return _list_archive(follow_links(zip_entries(path)))
 
 
-def _list_folder(path: Path) -> Iterator[Member]:
-    for folder, folders, files in os.walk(path, onerror=_refuse_folder):
-        folders.sort()
-        for file in files:
-            full = os.path.join(folder, file)
-            try:
-                status = os.stat(full)
-            except FileNotFoundError:  # a link to nowhere: it is listed, and rejected when it is read
-                status = os.lstat(full)
-            yield Member(os.path.relpath(full, path).replace(os.sep, "/"), status.st_size, status.st_mtime_ns)
+def _list_tar(path: Path) -> list[Member | Note]:
+    return _list_archive(follow_links(tar_entries(path)))
 
 
-def _refuse_folder(fault: OSError) -> None:
-    raise UserError(f"{fault.filename} cannot be listed: {fault.strerror}") from fault
+def _list_archive(entries: Iterable[Member | Note]) -> list[Member | Note]:
+    members: list[Member] = []
+    notes: list[Note] = []
+    for entry in entries:
+        if entry.name.startswith("./"):  # `tar -C photos .` begins each name so
+            entry = replace(entry, name=entry.name.removeprefix("./"))
+        if isinstance(entry, Note):
+            notes.append(entry)
+        else:
+            members.append(entry)
+    return [*replaced_marked(members), *notes]
 
 
-def _list_zip(path: Path) -> Iterator[Member]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except zipfile.BadZipFile as fault:
-        raise UserError(f"{path} is damaged or cut: {fault}; get it again") from fault
-    return (Member(entry.filename, entry.file_size, entry.CRC) for entry in entries if not entry.is_dir())
+_LISTINGS = {"folder": list_folder, "zip": _list_zip, "tar": _list_tar}
 
 
-def _list_tar(path: Path) -> Iterator[Member]:
-    for entry in tar_members(path):
-        yield Member(entry.name.removeprefix("./"), entry.size, int(entry.mtime), entry.offset_data)
+def _extensions(names: list[str]) -> str:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[extension(name)] = counts.get(extension(name), 0) + 1
+    most = sorted(counts, key=lambda key: (-counts[key], key))
+    told = ", ".join(f"{counts[key]:,} {key}" for key in most[:5])
+    return told + (", ..." if len(most) > 5 else "")
+
+
+def _files(names: list[str], noun: str) -> str:
+    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"

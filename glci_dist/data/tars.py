@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
+from glci_dist.data.members import Link, Member
 from glci_dist.errors import UserError
 
 _BLOCK = tarfile.BLOCKSIZE
-# WebDataset's rule: the key ends at the first dot of the file's own name.
-_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
-_PHOTO_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# What tarfile raises at a damaged header, or at a damaged sparse map or extended header after it.
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, EOFError)
 
 
-def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a plain tar, in order; one at a time, whatever their number.
+def tar_entries(path: Path) -> Iterator[Member | Link]:
+    """The files and links of a plain tar, in order; what is neither and no folder has a fault.
 
     UserError when it is no plain tar, or is cut or damaged; tarfile alone takes a cut or a damaged
     header after the first for the end.
@@ -26,46 +26,26 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-                if member.isreg() and not member.issparse():
-                    yield member
+                if not member.isdir():
+                    yield _entry(member)
             _check_end(path, archive.offset)
-    except tarfile.ReadError as fault:
-        raise UserError(f"{path} is cut, damaged or no plain tar: {fault}; get or build it again") from fault
     except OSError as fault:
         raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
+    except _DAMAGED as fault:
+        raise UserError(f"{path} is cut, damaged or no plain tar: {fault}; get or build it again") from fault
 
 
-def photo_rows(path: Path) -> tuple[list[tuple[int, int, str]], int]:
-    """(offset, length, key) of each WebDataset sample's photo in a tar, and the number without.
-
-    A sample is a run of members of one key; its photo the jpg, jpeg, png or webp, the first of these
-    where it has several. UserError as ``tar_members``.
-    """
-    rows: list[tuple[int, int, str]] = []
-    without = 0
-    key, best, row = "", len(_PHOTO_EXTENSIONS), (0, 0, "")
-
-    def finish() -> None:
-        nonlocal without
-        if best < len(_PHOTO_EXTENSIONS):
-            rows.append(row)
-        elif key:
-            without += 1
-
-    for member in tar_members(path):
-        match = _KEY.match(member.name)
-        if match is None:  # WebDataset passes over such files, too
-            continue
-        if match.group(1) != key:
-            finish()
-            key, best = match.group(1), len(_PHOTO_EXTENSIONS)
-        extension = match.group(2).lower()
-        rank = _PHOTO_EXTENSIONS.index(extension) if extension in _PHOTO_EXTENSIONS else best
-        if rank < best:
-            best = rank
-            row = (member.offset_data, member.size, key.encode(errors="replace").decode())
-    finish()
-    return rows, without
+def read_pieces(tar: IO[bytes], member: Member) -> bytes:
+    """The content of a tar's member, the holes of a sparse one filled with zeros. OSError where the tar ends in it."""
+    tar.seek(member.offset)
+    if member.pieces is None:
+        return _read_whole(tar, member.bytes)
+    content = bytearray(member.bytes)
+    for place, length in member.pieces:
+        if place + length > len(content):
+            raise OSError("a sparse file whose map points beyond its end")
+        content[place : place + length] = _read_whole(tar, length)
+    return bytes(content)
 
 
 def add_photo(archive: tarfile.TarFile, key: str, photo: bytes) -> None:
@@ -74,6 +54,23 @@ def add_photo(archive: tarfile.TarFile, key: str, photo: bytes) -> None:
     header.size = len(photo)
     header.mode = 0o644
     archive.addfile(header, io.BytesIO(photo))
+
+
+def _entry(member: tarfile.TarInfo) -> Member | Link:
+    stamp = int(member.mtime)
+    if member.islnk() or member.issym():
+        return Link(member.name, member.linkname, hard=member.islnk(), stamp=stamp)
+    if not member.isreg():
+        return Member(member.name, 0, stamp, fault="a device or a named pipe, not a file")
+    pieces = None if member.sparse is None else tuple((place, length) for place, length in member.sparse)
+    return Member(member.name, member.size, stamp, member.offset_data, pieces)
+
+
+def _read_whole(tar: IO[bytes], length: int) -> bytes:
+    content = tar.read(length)
+    if len(content) < length:
+        raise OSError("the tar ends within this photo")
+    return content
 
 
 def _check_end(path: Path, offset: int) -> None:

@@ -1,0 +1,124 @@
+"""What a file is, told from how it begins: archives end in anything, and names lie."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from glci_dist.errors import UserError
+
+Kind = Literal["zip", "tar", "gzip", "bzip2", "xz"]
+
+_BLOCK = tarfile.BLOCKSIZE
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00PK\x03\x04")
+_ZIP_END = b"PK\x05\x06"
+_ZIP_END_BYTES = 22
+_COMPRESSED: dict[bytes, Kind] = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
+_OPENERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+_OTHERS = {
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\x04\x22\x4d\x18": "compressed with lz4",
+    b"\x1f\x9d": "compressed with compress",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"\xff\xd8\xff": "a photo itself",
+    b"\x89PNG": "a photo itself",
+    b"RIFF": "a photo itself",
+    b"II*\0": "a photo itself",
+    b"MM\0*": "a photo itself",
+}
+_DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
+
+
+def kind_of(path: Path) -> Kind:
+    """What archive ``path`` is, or how it is compressed. UserError when it is none that is read here."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; SOURCE is a folder, .zip or .tar of photos")
+    if not path.is_file():  # a pipe would be waited for, and cannot be read out of order
+        raise UserError(f"{path} is no folder, .zip or .tar of photos: it is a pipe or a device")
+    with open(path, "rb") as file:
+        start = file.read(2 * _BLOCK)
+    if begins_tar(start):
+        return "tar"
+    if start.startswith(_ZIP_STARTS):
+        return "zip"
+    for magic, kind in _COMPRESSED.items():
+        if start.startswith(magic):
+            return kind
+    other = next((what for magic, what in _OTHERS.items() if start.startswith(magic)), None)
+    if other is None and _zip_end(path):
+        return "zip"  # with something before it, as of one that unpacks itself
+    if other and "photo" not in other:
+        raise UserError(f"{path} is {other}, which is not read here; unpack it and give the folder or the .tar")
+    told = "it is empty" if not start else (f"it is {other}" if other else "or it is damaged")
+    raise UserError(f"{path} is no folder, .zip or .tar of photos ({told})")
+
+
+def begins_tar(start: bytes) -> bool:
+    """Whether a file that begins with ``start`` (1024 bytes, or the whole file) is a plain tar."""
+    if len(start) < _BLOCK:
+        return False
+    if not any(start):  # an archive of nothing
+        return True
+    try:
+        tarfile.TarInfo.frombuf(start[:_BLOCK], tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def unpack_tar(path: Path, kind: Kind, target: Path) -> None:
+    """Decompress ``path``, a tar of this ``kind`` of compression, into the plain tar ``target``, a new file."""
+    target.unlink(missing_ok=True)
+    try:
+        with _OPENERS[kind](path, "rb") as file, open(target, "xb") as plain:
+            packed = cast(IO[bytes], file)
+            start = packed.read(2 * _BLOCK)
+            if not begins_tar(start):
+                raise UserError(
+                    f"{path} is compressed with {kind}, but what is in it is no tar; "
+                    "unpack it and give what is in it (a folder, .zip or .tar of photos)"
+                )
+            plain.write(start)
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    except (*_DAMAGED, OSError) as fault:
+        if isinstance(fault, OSError) and fault.errno is not None:  # bz2 says what is damaged by an OSError, too
+            raise
+        raise UserError(f"{path} is damaged or cut: {fault}; get it again") from fault
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip. UserError when it is damaged, cut, or one part of several."""
+    with open(path, "rb") as file:
+        first_part = file.read(4) == b"PK\x07\x08"
+    end = _zip_end(path)
+    if first_part or (end and end[4:6] not in (b"\0\0", b"\xff\xff")):
+        raise UserError(
+            f"{path} is one part of a zip in several; make one of them (zip -s 0 PARTS.zip --out whole.zip) and give that"
+        )
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeError, EOFError, ValueError) as fault:
+        raise UserError(f"{path} is damaged or cut: {fault}; get it again") from fault
+
+
+def _zip_end(path: Path) -> bytes | None:
+    """The record that ends a zip, where it is the last thing in the file."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _ZIP_END_BYTES - 0xFFFF))
+        tail = file.read()
+    place = tail.rfind(_ZIP_END)
+    if place < 0 or len(tail) - place < _ZIP_END_BYTES:
+        return None
+    end = tail[place:]
+    comment = int.from_bytes(end[20:22], "little")
+    return end if len(end) == _ZIP_END_BYTES + comment else None

@@ -1,0 +1,76 @@
+"""Tells the files that glci writes from those of others by the same names, which it must not overwrite."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from glci_dist.data.index import INDEX_NAME, table_dtype
+from glci_dist.errors import UserError
+
+# A damaged index of ours still begins so.
+_OUR_INDEX = re.compile(rb'\s*\{\s*"format"\s*:\s*"glci-shards-')
+
+
+def refuse_foreign_index(folder: Path) -> None:
+    """UserError when ``folder``/index.json is there and is not an index of shards."""
+    path = folder / INDEX_NAME
+    content = _content(path)
+    if content is not None and not _OUR_INDEX.match(content) and not _is_index(content):
+        raise UserError(
+            f"{path} is of another program, or damaged, and would be overwritten: it is no index of shards; "
+            "move it away, or use another folder (with links to the tars)"
+        )
+
+
+def refuse_foreign_rejects(path: Path) -> None:
+    """UserError when ``path`` is there and is no list of names and reasons."""
+    content = _content(path)
+    for line in (content or b"").splitlines()[:1]:
+        try:
+            ours = set(json.loads(line)) == {"name", "reason"}
+        except (ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(
+                f"{path} is of another program and would be overwritten; move it away, or use another folder"
+            )
+
+
+def refuse_foreign_table(path: Path) -> None:
+    """UserError when ``path`` is there and is no sample table."""
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            dtype = read(file)[2]
+        ours = dtype.fields is not None and "key" in dtype.fields
+        ours = ours and dtype == table_dtype(dtype.fields["key"][0].itemsize)
+    except FileNotFoundError:
+        return
+    except (ValueError, IsADirectoryError):
+        ours = False
+    if not ours:
+        raise UserError(f"{path} is of another program and would be overwritten; move it away, or use another folder")
+
+
+def _content(path: Path) -> bytes | None:
+    """The content of a file; None when there is none. UserError when something else has its name."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is in the way, as it is no file; move it away, or use another folder")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _is_index(content: bytes) -> bool:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(document, dict) and str(document.get("format", "")).startswith("glci-shards-")

@@ -1,0 +1,121 @@
+"""What a listing of a source gives: its files, the links of an archive, and what is told of it besides."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+# As many as Linux follows before it calls a link a loop.
+_MOST_LINKS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a source."""
+
+    name: str
+    """Path below the source, with ``/``; ends in ``/`` for a folder that cannot be listed."""
+    bytes: int
+    """Size in the source, not compressed."""
+    stamp: int
+    """What else changes when the photo does: a zip's checksum, else the modification time."""
+    offset: int = 0
+    """First byte of the file's data in a tar, of its header in a zip; 0 in a folder."""
+    pieces: tuple[tuple[int, int], ...] | None = None
+    """Of a sparse file in a tar: (place in the file, length) of what is stored, one after another at ``offset``."""
+    fault: str = ""
+    """Why it cannot be read, where the listing knows that already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link in an archive."""
+
+    name: str
+    target: str
+    """As it is written: below the archive for a hard link, else seen from the link's own folder."""
+    hard: bool
+    stamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An entry of a source that is no file, and that the user is told of."""
+
+    name: str
+    what: str
+
+
+def follow_links(entries: Iterable[Member | Link]) -> Iterator[Member | Note]:
+    """The entries of an archive in their order, each link a file of its own with the content it leads to.
+
+    A link that leads to no file of the archive becomes a ``Note`` when it leads to a folder, else a
+    ``Member`` with a fault.
+    """
+    listed: list[Member | Link] = []
+    files: dict[str, Member] = {}
+    links: dict[str, Link] = {}
+    for entry in entries:
+        place = posixpath.normpath(entry.name)
+        if isinstance(entry, Link) and entry.hard and (target := files.get(posixpath.normpath(entry.target))):
+            # A hard link means the file of that name that stands before it, whatever replaces that later.
+            entry = replace(target, name=entry.name)
+        listed.append(entry)
+        if isinstance(entry, Member):
+            files[place] = entry
+            links.pop(place, None)
+        else:
+            links[place] = entry
+            files.pop(place, None)
+    if not links:
+        yield from (entry for entry in listed if isinstance(entry, Member))
+        return
+    folders = {folder for name in files for folder in _parents(name)}
+    for entry in listed:
+        yield entry if isinstance(entry, Member) else _follow(entry, files, links, folders)
+
+
+def replaced_marked(members: Iterable[Member]) -> list[Member]:
+    """The members of an archive, in which a later file of a name replaces the earlier ones: these get a fault."""
+    listed = list(members)
+    last = {member.name: number for number, member in enumerate(listed)}
+    return [
+        member
+        if last[member.name] == number
+        else replace(member, fault="a later file of the archive has the same name and replaces it")
+        for number, member in enumerate(listed)
+    ]
+
+
+def _follow(link: Link, files: dict[str, Member], links: dict[str, Link], folders: set[str]) -> Member | Note:
+    place = _target(link)
+    for _ in range(_MOST_LINKS):
+        if place.startswith(("/", "../")) or place == "..":
+            return _bad(link, f"a link to {link.target!r}, which is outside of the archive")
+        if place in files:
+            return replace(files[place], name=link.name)
+        through = next((part for part in (place, *_parents(place)) if part in links), None)
+        if through is None:
+            break
+        place = posixpath.normpath(_target(links[through]) + place[len(through) :])
+    else:
+        return _bad(link, f"a link to {link.target!r}, which leads back to itself")
+    if place in folders or place == ".":
+        return Note(link.name, "a link to a folder, whose photos are listed by their own names")
+    return _bad(link, f"a link to {link.target!r}, which is not in the archive")
+
+
+def _target(link: Link) -> str:
+    if link.hard:
+        return posixpath.normpath(link.target)
+    return posixpath.normpath(posixpath.join(posixpath.dirname(link.name), link.target))
+
+
+def _bad(link: Link, fault: str) -> Member:
+    return Member(link.name, 0, link.stamp, fault=fault)
+
+
+def _parents(name: str) -> Iterator[str]:
+    while (name := posixpath.dirname(name)) not in ("", "/"):
+        yield name

@@ -1,0 +1,70 @@
+"""What names of files tell: which are photos, which are hidden or made by machines, and how they are shown."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+
+# In the order in which a WebDataset sample's photo is chosen among its images.
+PHOTO_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".bmp", ".tif", ".tiff")
+
+_ARCHIVE_EXTENSIONS = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_ARCHIVES_NOT_READ = (".7z", ".rar", ".z01")
+# Folders that network drives, desktops and recycle bins make; those that begin with a dot need no name here.
+_MACHINE_MADE = frozenset(
+    (
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "@eadir",
+        "@recently-snapshot",
+        "@recycle",
+        "@tmp",
+        "__macosx",
+        "__pycache__",
+        "lost+found",
+        "lost.dir",
+        "network trash folder",
+        "recycled",
+        "recycler",
+        "system volume information",
+        "temporary items",
+        "~snapshot",
+    )
+)
+
+
+def is_photo(name: str) -> bool:
+    """Whether the extension of ``name`` is a photo's."""
+    return name.lower().endswith(PHOTO_EXTENSIONS)
+
+
+def is_archive(name: str) -> bool:
+    """Whether the extension of ``name`` is an archive's, which may hold photos."""
+    return name.lower().endswith(_ARCHIVE_EXTENSIONS + _ARCHIVES_NOT_READ)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path below a source (with ``/``) is hidden, or in a folder that is hidden or machine-made."""
+    *folders, base = name.split("/")
+    return _has_dot(base) or any(is_hidden_folder(folder) for folder in folders)
+
+
+def is_hidden_folder(base: str) -> bool:
+    """Whether a folder of this name is hidden or machine-made (thumbnails, recycle bins, version control)."""
+    return _has_dot(base) or base.lower() in _MACHINE_MADE
+
+
+def extension(name: str) -> str:
+    """The extension of ``name`` as it is written, with its dot; "none" where it has none."""
+    return posixpath.splitext(name)[1] or "none"
+
+
+def shown(names: Sequence[str], *, most: int = 3) -> str:
+    """Some of ``names`` in one line that any terminal can print, and how many more there are."""
+    some = ", ".join(repr(name) for name in names[:most])
+    return some + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _has_dot(base: str) -> bool:
+    return base.startswith(".") and base not in (".", "..")

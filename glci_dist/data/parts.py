@@ -1,0 +1,52 @@
+"""Parts of one source beside each other (``train``, ``val``): which photos none took, and which several did."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+
+from glci_dist.data.names import shown
+from glci_dist.data.plan import has_plan, read_plan
+from glci_dist.data.sources import Source
+from glci_dist.errors import UserError
+
+
+def other_parts(folder: Path, source: str) -> dict[str, str]:
+    """--include of each other folder beside ``folder`` that a build of the same ``source`` wrote, by its name."""
+    parts: dict[str, str] = {}
+    try:
+        beside = sorted(folder.resolve().parent.iterdir())
+    except OSError:  # what lies beside is not this build's business
+        return parts
+    for other in beside:
+        if other == folder.resolve():
+            continue
+        try:
+            plan = read_plan(other) if has_plan(other) else None
+        except (UserError, OSError):
+            continue
+        if plan and plan.source == source:
+            parts[other.name] = plan.options.include
+    return parts
+
+
+def told_of_parts(photos: Source, folder: Path, include: str, others: dict[str, str]) -> list[str]:
+    """Lines on the photos that are in no part, and on those that are in two; none where there is one part."""
+    if not others:
+        return []
+    in_none = [name for name in photos.left_out.not_included if not _matches(name, others)]
+    told: list[str] = []
+    if in_none:
+        every = {folder.name: include, **others}
+        patterns = ", ".join(f"{name} (--include {pattern!r})" for name, pattern in every.items())
+        total = len(photos.photos) + len(photos.left_out.not_included)
+        told.append(f"{len(in_none):,} of {total:,} photos are in no part: not in {patterns}: {shown(in_none)}")
+    for name, pattern in others.items():
+        in_both = [photo.name for photo in photos.photos if _matches(photo.name, {name: pattern})]
+        if in_both:
+            told.append(f"{len(in_both):,} photos are in {name} (--include {pattern!r}), too: {shown(in_both)}")
+    return told
+
+
+def _matches(name: str, parts: dict[str, str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in parts.values())

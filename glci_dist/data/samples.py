@@ -1,0 +1,115 @@
+"""WebDataset samples of a tar: which image of each is its photo, and every other image by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from glci_dist.data.members import Member, Note, follow_links
+from glci_dist.data.names import PHOTO_EXTENSIONS, is_hidden, is_photo, shown
+from glci_dist.data.tars import tar_entries
+
+# WebDataset's rule: the key ends at the first dot of the file's own name.
+_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
+_RANKS = {extension[1:]: rank for rank, extension in enumerate(PHOTO_EXTENSIONS)}
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An image of a tar that is no sample's photo."""
+
+    name: str
+    kind: str
+    """What the reason is, the same words for all such images."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one tar: ``images`` are ``rows`` and ``rejects``."""
+
+    rows: list[tuple[int, int, str]] = field(default_factory=list)
+    """(offset, length, key) of each sample's photo."""
+    rejects: list[Reject] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+    """Keys of samples in which there is no image at all."""
+    hidden: list[str] = field(default_factory=list)
+    """Images that are hidden, or in hidden or machine-made folders."""
+    extensions: dict[str, int] = field(default_factory=dict)
+    """How many images there are of each whole extension (``jpg``, ``face.jpg``), keys aside."""
+
+    @property
+    def images(self) -> int:
+        """Images of the tar that are not hidden."""
+        return len(self.rows) + len(self.rejects)
+
+
+def tar_samples(path: Path, *, image: str | None = None) -> Samples:
+    """The samples of a plain tar. UserError as ``tar_entries``.
+
+    A sample is a run of members of one key. Its photo is the member with the extension ``image`` (without
+    its first dot); with None it is that with a photo's extension, the first in the order of
+    ``PHOTO_EXTENSIONS`` where the sample has several.
+    """
+    samples = Samples()
+    run: list[tuple[str, Member]] = []
+    key = ""
+    for member in follow_links(tar_entries(path)):
+        if isinstance(member, Note):
+            continue
+        if is_hidden(member.name):
+            if is_photo(member.name):
+                samples.hidden.append(member.name)
+            continue
+        match = _KEY.match(member.name)
+        if match is None:  # WebDataset passes over files without a dot, too
+            continue
+        if match.group(1) != key:
+            _finish(samples, key, run, image)
+            key, run = match.group(1), []
+        run.append((match.group(2).lower(), member))
+    _finish(samples, key, run, image)
+    return samples
+
+
+def _finish(samples: Samples, key: str, run: list[tuple[str, Member]], image: str | None) -> None:
+    """Add the sample of ``key``, a run of (extension, member)."""
+    if not run:
+        return
+    images = [(extension, member) for extension, member in run if is_photo(member.name) or extension == image]
+    for extension, _ in images:
+        samples.extensions[extension] = samples.extensions.get(extension, 0) + 1
+    if not images:
+        samples.without.append(key)
+        return
+    photo = _choose(images, image)
+    if photo is None:
+        names = [member.name for _, member in images]
+        samples.rejects.extend(Reject(name, *_no_choice(key, names, image)) for name in names)
+        return
+    samples.rejects.extend(
+        Reject(member.name, "another image is their sample's photo", f"its sample's photo is {photo.name!r}")
+        for _, member in images
+        if member is not photo
+    )
+    fault = photo.fault or ("a sparse file, which cannot be read in one piece" if photo.pieces is not None else "")
+    if fault:
+        samples.rejects.append(Reject(photo.name, "cannot be read", fault))
+        return
+    samples.rows.append((photo.offset, photo.bytes, key.encode(errors="replace").decode()))
+
+
+def _choose(images: Iterable[tuple[str, Member]], image: str | None) -> Member | None:
+    if image is not None:
+        return next((member for extension, member in images if extension == image), None)
+    plain = [(extension, member) for extension, member in images if extension in _RANKS]
+    return min(plain, key=lambda found: _RANKS[found[0]])[1] if plain else None
+
+
+def _no_choice(key: str, names: list[str], image: str | None) -> tuple[str, str]:
+    wanted = f"image {key}.{image}" if image else f"photo named {key}.jpg or the like"
+    kind = f"their sample has no image of the extension {image}" if image else "their name has more than one dot"
+    many = f"{len(names)} images share" if len(names) > 1 else "1 image has"
+    return kind, (f"the key ends at the first dot: {many} the key {key!r} ({shown(names)}), and there is no {wanted}")

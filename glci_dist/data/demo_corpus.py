@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from glci_dist.data.build import build_shards
 from glci_dist.data.demo_faces import write_corpus
 from glci_dist.data.index import load_index
-from glci_dist.data.plan import BuildOptions
+from glci_dist.data.plan import BuildOptions, check_folder, has_plan, is_complete, read_plan
+from glci_dist.errors import UserError
 
 _SEED = 2017
 _SAMPLES = 250
 """Of a shard: so few that a small corpus still has shards to permute."""
+_FACE = re.compile(r"face-\d{6,}\.jpg")
 
 
 def build_demo_corpus(folder: Path, *, train: int, val: int, size: int, processes: int) -> None:
@@ -20,11 +23,15 @@ def build_demo_corpus(folder: Path, *, train: int, val: int, size: int, processe
 
     Every face is another one: the two parts are drawn with different seeds. A part that is
     finished stays; one that was interrupted is made anew. Raises ``UserError`` for numbers that
-    cannot be and for a folder that holds something else.
+    cannot be and for a folder that holds something else, of which nothing is touched.
     """
-    for part, photos, seed in (("train", train, _SEED), ("val", val, _SEED + 1)):
+    parts = (("train", train, _SEED), ("val", val, _SEED + 1))
+    wanted = [part for part, photos, _ in parts if not _is_finished(folder, part, photos)]
+    for part in wanted:
+        _check_rendered(folder / f"{part}-photos")
+    for part, photos, seed in parts:
         rendered = folder / f"{part}-photos"
-        if (folder / part / "index.json").exists() and load_index(str(folder / part)).total == photos:
+        if part not in wanted:
             continue
         if rendered.exists():
             # An interrupted build: its photos and shards are the command's own, and quickly made.
@@ -33,3 +40,35 @@ def build_demo_corpus(folder: Path, *, train: int, val: int, size: int, processe
         write_corpus(rendered, photos=photos, seed=seed, size=size, processes=processes)
         build_shards(rendered, folder / part, BuildOptions(samples=_SAMPLES), processes=processes)
         shutil.rmtree(rendered)
+
+
+def _is_finished(folder: Path, part: str, photos: int) -> bool:
+    """Whether ``part`` is there. UserError when its folder holds something else than this command's."""
+    shards = folder / part
+    check_folder(shards)
+    if not has_plan(shards):
+        if shards.is_dir() and any(path.name != "build.jsonl" for path in shards.iterdir()):
+            raise UserError(f"{shards} holds {next(shards.iterdir()).name}, not a demo corpus; choose another DEST")
+        return False
+    source = Path(read_plan(shards).source)
+    if source.name != f"{part}-photos":
+        raise UserError(f"{shards} holds shards of {source}, not a demo corpus; choose another DEST")
+    if not is_complete(shards):
+        return False
+    total = load_index(str(shards)).total
+    if total != photos:
+        raise UserError(
+            f"{shards} holds {total} rendered faces (asked: {photos}); give --{part} {total} or another DEST"
+        )
+    return True
+
+
+def _check_rendered(rendered: Path) -> None:
+    """UserError when the folder of rendered faces holds anything else: it is removed in the end."""
+    if not rendered.exists():
+        return
+    if rendered.is_symlink() or not rendered.is_dir():
+        raise UserError(f"{rendered} is in the way; move it away, or choose another DEST")
+    strangers = sorted(path.name for path in rendered.iterdir() if not _FACE.fullmatch(path.name))
+    if strangers:
+        raise UserError(f"{rendered} holds {strangers[0]}, which is no rendered face; choose another DEST")

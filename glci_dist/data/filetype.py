@@ -102,7 +102,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     end = _zip_end(path)
     if first_part or (end and end[4:6] not in (b"\0\0", b"\xff\xff")):
         raise UserError(
-            f"{path} is one part of a zip in several; make one of them (zip -s 0 PARTS.zip --out whole.zip) and give that"
+            f"{path} is one part of a zip in several; make one of them (zip -s 0 PARTS.zip --out whole.zip)"
         )
     try:
         return zipfile.ZipFile(path)

@@ -12,6 +12,7 @@ import numpy as np
 from glci_dist.data.index import INDEX_NAME, table_dtype
 from glci_dist.errors import UserError
 
+SHEET_MARK = "glci-dist contact sheet"
 # A damaged index of ours still begins so.
 _OUR_INDEX = re.compile(rb'\s*\{\s*"format"\s*:\s*"glci-shards-')
 
@@ -36,9 +37,7 @@ def refuse_foreign_rejects(path: Path) -> None:
         except (ValueError, TypeError):
             ours = False
         if not ours:
-            raise UserError(
-                f"{path} is of another program and would be overwritten; move it away, or use another folder"
-            )
+            raise _foreign(path)
 
 
 def refuse_foreign_table(path: Path) -> None:
@@ -48,14 +47,29 @@ def refuse_foreign_table(path: Path) -> None:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             dtype = read(file)[2]
-        ours = dtype.fields is not None and "key" in dtype.fields
-        ours = ours and dtype == table_dtype(dtype.fields["key"][0].itemsize)
+        key = dtype.fields.get("key") if dtype.fields else None
+        ours = key is not None and dtype == table_dtype(key[0].itemsize)
     except FileNotFoundError:
         return
     except (ValueError, IsADirectoryError):
         ours = False
     if not ours:
-        raise UserError(f"{path} is of another program and would be overwritten; move it away, or use another folder")
+        raise _foreign(path)
+
+
+def refuse_foreign_sheet(path: Path) -> None:
+    """UserError when ``path`` is there and is not a contact sheet that `glci shards show` drew."""
+    try:
+        with open(path, "rb") as file:
+            ours = SHEET_MARK.encode() in file.read(1024)
+    except OSError:  # where it cannot be written either, writing says so
+        return
+    if not ours:
+        raise UserError(f"{path} is there and is no contact sheet of glci; give another --out, or move it away")
+
+
+def _foreign(path: Path) -> UserError:
+    return UserError(f"{path} is of another program and would be overwritten; move it away, or use another folder")
 
 
 def _content(path: Path) -> bytes | None:

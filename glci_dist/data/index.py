@@ -201,7 +201,9 @@ def _parse_shard(root: str, number: int, record: Any) -> Shard:
 
 
 def _malformed(root: str, reason: str) -> UserError:
-    return UserError(f"{join(root, INDEX_NAME)} is malformed: {reason}; make it anew with `glci shards index`")
+    return UserError(
+        f"{join(root, INDEX_NAME)} is malformed: {reason}; remove it and make it anew with `glci shards index`"
+    )
 
 
 def _bad_table(name: str, reason: str) -> UserError:

@@ -201,7 +201,8 @@ class BuildJournal:
 def _would_be_lost(path: Path) -> bool:
     if path.name == _JOURNAL_NAME:  # of a build that has just begun, it is empty
         return path.stat().st_size > 0
-    return path.name.endswith((".tar", table_name(".tar"))) or path.name in (INDEX_NAME, REJECTS_NAME)
+    table = path.name.endswith(table_name(".tar")) and path.is_file()
+    return table or path.suffix == ".tar" or path.name in (INDEX_NAME, REJECTS_NAME)
 
 
 def _open_locked(path: Path) -> TextIO:

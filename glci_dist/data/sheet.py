@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from glci_dist.config import CacheConfig
 from glci_dist.data.draws import generator
+from glci_dist.data.foreign import SHEET_MARK, refuse_foreign_sheet
 from glci_dist.data.index import Index
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
@@ -38,10 +40,12 @@ class Sheet:
 def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
     """Write a PNG of up to ``photos`` photos, each whole in a cell of 128 px, in the corpus's order.
 
-    The same seed draws the same photos. UserError when a shard cannot be read or ``path`` not written.
+    The same seed draws the same photos. UserError when a shard cannot be read or ``path`` not written,
+    or when a file stands there that is no contact sheet.
     """
     if photos < 1:
         raise UserError(f"--photos {photos}: a contact sheet shows at least 1 photo")
+    refuse_foreign_sheet(path)
     count = min(photos, index.total)
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -60,7 +64,7 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
         sheet.paste(_crossed_out() if photo is None else ImageOps.pad(photo, (_CELL, _CELL)), corner)
     store.close()
     try:
-        sheet.save(path, "PNG")
+        sheet.save(path, "PNG", pnginfo=_our_mark())
     except OSError as fault:
         raise UserError(f"{path} cannot be written: {fault.strerror}; give another --out") from fault
     return Sheet(
@@ -70,6 +74,12 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
         longest=max((max(size) for size in sizes), default=0),
         mean_bytes=round(encoded_bytes / count),
     )
+
+
+def _our_mark() -> PngInfo:
+    mark = PngInfo()
+    mark.add_text("Software", SHEET_MARK)
+    return mark
 
 
 def _draw(index: Index, count: int, seed: int) -> list[tuple[int, int]]:

@@ -51,9 +51,10 @@ class LeftOut:
                 f"{shown(self.hidden)}"
             )
         if self.no_photos:
+            are = "is no photo" if len(self.no_photos) == 1 else "are no photos"
             told.append(
-                f"{_files(self.no_photos, 'file')} that {'is no photo' if len(self.no_photos) == 1 else 'are no photos'}"
-                f" by extension left out ({_extensions(self.no_photos)}): {shown(self.no_photos)}"
+                f"{_files(self.no_photos, 'file')} that {are} by extension left out "
+                f"({_extensions(self.no_photos)}): {shown(self.no_photos)}"
             )
         if self.archives:
             told.append(

@@ -6,7 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from glci_dist.data.members import Link, Member
 from glci_dist.errors import UserError
@@ -62,7 +62,8 @@ def _entry(member: tarfile.TarInfo) -> Member | Link:
         return Link(member.name, member.linkname, hard=member.islnk(), stamp=stamp)
     if not member.isreg():
         return Member(member.name, 0, stamp, fault="a device or a named pipe, not a file")
-    pieces = None if member.sparse is None else tuple((place, length) for place, length in member.sparse)
+    sparse = cast("list[tuple[int, int]] | None", member.sparse)  # typed otherwise, by mistake
+    pieces = None if sparse is None else tuple((place, length) for place, length in sparse)
     return Member(member.name, member.size, stamp, member.offset_data, pieces)
 
 

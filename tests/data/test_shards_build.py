@@ -105,7 +105,10 @@ def test_other_files_and_those_not_included_are_left_out_and_the_others_counted(
     source = write_folder(tmp_path / "photos", {**files, "train/b.JPG": jpeg(2), "train/x/c.jpeg": jpeg(3)})
     assert glci("shards", "build", source, tmp_path / "s", "--include", "train/*", "--processes", 1) == 0
     assert set(read_samples(tmp_path / "s")) == {"train_b", "train_x_c"}
-    assert "2 files that are no photos" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 file that is no photo by extension left out (1 .json): 'train/labels.json'" in told
+    assert "1 photo hidden, or in hidden or machine-made folders, left out: 'train/._a.jpg'" in told
+    assert "1 of 3 photos match no --include 'train/*' (1 .jpg): 'val/a.jpg'" in told
 
 
 def test_photos_whose_keys_would_be_equal_keep_keys_of_their_own(tmp_path: Path) -> None:

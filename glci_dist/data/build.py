@@ -122,7 +122,10 @@ def _build_packed(
     unpacked = folder / UNPACKED_NAME
     try:
         unpack_tar(source, kind, unpacked)
-        photos = open_source(unpacked, include=options.include)
+        try:
+            photos = open_source(unpacked, include=options.include)
+        except UserError as fault:  # of the file that the user knows
+            raise UserError(str(fault).replace(str(unpacked), str(source))) from fault
         return _build(source, photos, folder, options, journal, processes)
     finally:
         unpacked.unlink(missing_ok=True)

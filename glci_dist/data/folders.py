@@ -97,6 +97,8 @@ def _walk(
 
 
 def _unreadable(name: str, entry: os.DirEntry[str], fault: OSError) -> Member:
+    if entry.is_dir(follow_symlinks=False):  # the listing said so
+        return Member(f"{name}/", 0, 0, fault=f"a folder that cannot be listed: {fault.strerror}")
     what = "a link to nowhere: " if entry.is_symlink() else ""
     try:
         status = entry.stat(follow_symlinks=False)

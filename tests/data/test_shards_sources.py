@@ -255,7 +255,7 @@ def test_a_second_build_in_a_folder_is_refused_and_touches_nothing_of_the_first(
     source = write_tar(tmp_path / "photos.tar.gz", photos) if end == ".tgz" else write_tar(tmp_path / "p.tar", photos)
     folder = tmp_path / "s"
     (tmp_path / "slow.py").write_text(SLOW_BUILD)
-    command = [sys.executable, tmp_path / "slow.py", source, folder]
+    command = [sys.executable, *map(str, (tmp_path / "slow.py", source, folder))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdin is not None

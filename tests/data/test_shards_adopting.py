@@ -50,7 +50,7 @@ def test_names_with_several_dots_are_named_with_the_key_that_they_share(
 def test_of_two_images_in_a_sample_the_choice_is_told_and_can_be_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = {}
+    files: dict[str, bytes] = {}
     for number in range(4):
         files |= {f"{number}.face.jpg": jpeg(number), f"{number}.jpg": jpeg(10 + number), f"{number}.json": b"{}"}
     write_tar(tmp_path / "a.tar", files)

@@ -172,7 +172,7 @@ def _index(args: argparse.Namespace) -> int:
     indexed = index_folder(folder, processes=_processes(args), image=args.image)
     index = indexed.index
     print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}: {index.root}/index.json")
-    print(f"found {_count(indexed.images, 'image')}: {index.total:,} samples' photos, {indexed.rejects:,} left out")
+    print(f"found {_count(indexed.images, 'image')}: {index.total:,} indexed, {indexed.rejects:,} left out")
     for line in indexed.told:
         print(line)
     if indexed.rejects:

@@ -66,5 +66,10 @@ def shown(names: Sequence[str], *, most: int = 3) -> str:
     return some + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """``number`` of what ``noun`` names, in words."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _has_dot(base: str) -> bool:
     return base.startswith(".") and base not in (".", "..")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from pathlib import Path
 
-from glci_dist.data.names import shown
+from glci_dist.data.names import counted, shown
 from glci_dist.data.plan import has_plan, read_plan
 from glci_dist.data.sources import Source
 from glci_dist.errors import UserError
@@ -44,7 +44,7 @@ def told_of_parts(photos: Source, folder: Path, include: str, others: dict[str, 
     for name, pattern in others.items():
         in_both = [photo.name for photo in photos.photos if _matches(photo.name, {name: pattern})]
         if in_both:
-            told.append(f"{len(in_both):,} photos are in {name} (--include {pattern!r}), too: {shown(in_both)}")
+            told.append(f"in {name} (--include {pattern!r}), too: {counted(len(in_both), 'photo')}: {shown(in_both)}")
     return told
 
 

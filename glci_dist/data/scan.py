@@ -14,7 +14,7 @@ from tqdm import tqdm
 from glci_dist.data.filetype import kind_of
 from glci_dist.data.foreign import refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
-from glci_dist.data.names import shown
+from glci_dist.data.names import counted, shown
 from glci_dist.data.processes import in_processes
 from glci_dist.data.samples import Samples, tar_samples
 from glci_dist.errors import UserError
@@ -187,13 +187,15 @@ def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
         )
     hidden = _gather(outcomes, lambda samples: samples.hidden)
     if hidden:
-        told.append(f"{len(hidden):,} images hidden, or in hidden or machine-made folders, left out: {shown(hidden)}")
+        told.append(
+            f"{counted(len(hidden), 'image')} hidden, or in hidden or machine-made folders, left out: {shown(hidden)}"
+        )
     kinds: dict[str, list[str]] = {}
     for outcome in outcomes:
         for reject in outcome.samples.rejects:
-            kinds.setdefault(reject.kind, []).append(f"{outcome.name}/{reject.name}: {reject.reason}")
+            kinds.setdefault(reject.kind, []).append(f"{outcome.name}/{reject.name!r}: {reject.reason}")
     for kind, names in kinds.items():
-        told.append(f"{len(names):,} images left out, as {kind}, e.g. {names[0]}")
+        told.append(f"{counted(len(names), 'image')} left out, as {kind}, e.g. {names[0]}")
     if kinds:
         told.append(
             f"the images' extensions are {_extensions(outcomes)}: --image EXT chooses which is a sample's photo; "

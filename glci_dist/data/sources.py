@@ -14,7 +14,7 @@ from typing import IO
 from glci_dist.data.filetype import kind_of, open_zip
 from glci_dist.data.folders import list_folder, read_file
 from glci_dist.data.members import Member, Note, follow_links, replaced_marked
-from glci_dist.data.names import PHOTO_EXTENSIONS, extension, is_archive, is_hidden, is_photo, shown
+from glci_dist.data.names import PHOTO_EXTENSIONS, counted, extension, is_archive, is_hidden, is_photo, shown
 from glci_dist.data.tars import read_pieces, tar_entries
 from glci_dist.data.zips import zip_entries
 from glci_dist.errors import UserError
@@ -47,18 +47,18 @@ class LeftOut:
             )
         if self.hidden:
             told.append(
-                f"{_files(self.hidden, 'photo')} hidden, or in hidden or machine-made folders, left out: "
+                f"{counted(len(self.hidden), 'photo')} hidden, or in hidden or machine-made folders, left out: "
                 f"{shown(self.hidden)}"
             )
         if self.no_photos:
             are = "is no photo" if len(self.no_photos) == 1 else "are no photos"
             told.append(
-                f"{_files(self.no_photos, 'file')} that {are} by extension left out "
+                f"{counted(len(self.no_photos), 'file')} that {are} by extension left out "
                 f"({_extensions(self.no_photos)}): {shown(self.no_photos)}"
             )
         if self.archives:
             told.append(
-                f"{_files(self.archives, 'archive')} in the source not looked into: {shown(self.archives)}; "
+                f"{counted(len(self.archives), 'archive')} in the source not looked into: {shown(self.archives)}; "
                 "photos in them need a build with that archive as SOURCE"
             )
         for what in sorted({note.what for note in self.notes}):
@@ -216,7 +216,3 @@ def _extensions(names: list[str]) -> str:
     most = sorted(counts, key=lambda key: (-counts[key], key))
     told = ", ".join(f"{counts[key]:,} {key}" for key in most[:5])
     return told + (", ..." if len(most) > 5 else "")
-
-
-def _files(names: list[str], noun: str) -> str:
-    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"

@@ -39,7 +39,7 @@ def test_names_with_several_dots_are_named_with_the_key_that_they_share(
     assert samples(tmp_path) == {"Ann": jpeg(3)}
     assert set(rejects(tmp_path)) == {f"a.tar/{name}" for name in names if name != "Ann.jpg"}
     told = capsys.readouterr().out
-    assert "found 5 images: 1 samples' photos, 4 left out" in told
+    assert "found 5 images: 1 indexed, 4 left out" in told
     assert "3 images share the key 'John'" in told
     assert "--image" in told
     assert str(tmp_path / "index-rejects.jsonl") in told

@@ -176,6 +176,6 @@ def test_every_image_of_others_tars_is_a_sample_or_named(tmp_path: Path, capsys:
         kept = [photo for _, photo in all_samples(load_index(str(folder)))]
         left_out = names(folder / "index-rejects.jsonl")
         assert sorted(images.values()) == sorted([*(images[photo] for photo in kept), *left_out]), seed
-        found = re.search(r"found ([\d,]+) images?: ([\d,]+) samples' photos, ([\d,]+) left out", captured.out)
+        found = re.search(r"found ([\d,]+) images?: ([\d,]+) indexed, ([\d,]+) left out", captured.out)
         assert found, captured.out
         assert [int(count) for count in found.groups()] == [len(images), len(kept), len(left_out)]

@@ -225,7 +225,7 @@ def test_photos_that_no_part_took_and_those_in_two_are_told(tmp_path: Path, caps
     told = capsys.readouterr().out
     assert "4 of 6 photos are in no part: not in val (--include '*9.jpg'), train (--include '*[0-8].jpg')" in told
     assert build(source, tmp_path / "all") == 0
-    assert "1 photos are in val (--include '*9.jpg'), too: '9.jpg'" in capsys.readouterr().out
+    assert "in val (--include '*9.jpg'), too: 1 photo: '9.jpg'" in capsys.readouterr().out
     for folder, pattern in (("t2", "*[0-8].*"), ("v2", "*9.*")):  # the README's
         assert build(source, tmp_path / "parts" / folder, "--include", pattern) == 0
     assert "in no part" not in capsys.readouterr().out

@@ -6,12 +6,14 @@ for what it imports.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import io
+import logging
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, upright
 
@@ -20,9 +22,10 @@ _STRIP_PIXELS = 4_000_000
 # What Pillow can say of pixels only by starting another program (Ghostscript), or not at all.
 _NO_PHOTOS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 
-# It warns of what it then raises or reads anyway; a line for each such photo of each worker would bury what a run
-# says. The filter stays, because putting it back (catch_warnings) is not safe beside other threads.
+# It warns of, and logs, what it then raises or reads anyway; a line for each such photo of each worker would bury
+# what a run says. The filter stays, because putting it back (catch_warnings) is not safe beside other threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
@@ -58,7 +61,20 @@ def _formats() -> list[str]:
     # In Pillow's own order: the common ones first, those that know theirs by next to nothing (TGA) later.
     Image.preinit()
     Image.init()
+    _silence_libtiff()
     return [name for name in Image.ID if name not in _NO_PHOTOS]
+
+
+def _silence_libtiff() -> None:
+    """Stop libtiff from printing a line for each damaged strip: Pillow raises, and the photo is named once."""
+    if not features.check("libtiff"):
+        return
+    with open("/proc/self/maps") as maps:
+        libraries = {line.split()[-1] for line in maps if "/libtiff" in line}
+    for library in libraries:  # the one that Pillow has loaded, its own or the system's
+        loaded = ctypes.CDLL(library)
+        loaded.TIFFSetErrorHandler(None)
+        loaded.TIFFSetWarningHandler(None)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -18,7 +18,7 @@ from PIL import Image
 from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.photos import BadPhoto, to_shard_jpeg
 from tests.data.conftest import draw_photo
-from tests.data.shards_help import encoded, glci, jpeg, write_folder, write_tar
+from tests.data.shards_help import broken_avif, encoded, glci, jpeg, write_folder, write_tar
 
 IMAGE = Image.fromarray(draw_photo(11, 48, 64))
 BASELINE = encoded(IMAGE.copy(), "JPEG", quality=92)
@@ -252,13 +252,6 @@ def test_the_thinnest_and_the_smallest_photos_still_pass() -> None:
 def test_a_photo_of_the_iphone_is_refused_by_its_name() -> None:
     with pytest.raises(DecodeError, match="HEIC"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), short_edge=None)
-
-
-def broken_avif() -> bytes:
-    """An AVIF that opens and whose picture does not decode, so that Pillow raises RuntimeError."""
-    whole = encoded(IMAGE.copy(), "AVIF")
-    start = whole.index(b"mdat") + 4
-    return whole[:start] + b"\xa5" * (len(whole) - start)
 
 
 @pytest.fixture

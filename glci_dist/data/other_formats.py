@@ -130,6 +130,11 @@ def _deep_strip(image: Image.Image, *, bits: int) -> Pixels:
 
 
 def _unknown(encoded: bytes) -> str:
+    """What bytes that Pillow does not know may be: what phones write and failed downloads leave under a .jpg's name."""
     if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1"):
         return "a HEIC photo, which is not read here: convert it to JPEG"
+    if encoded[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, no photo"
+    if encoded[:4] in (b"II*\0", b"MM\0*"):
+        return "a TIFF that is damaged, or whose pixels are of a kind that is not read here"
     return "no photo in a known format"

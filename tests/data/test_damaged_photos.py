@@ -25,6 +25,7 @@ BASELINE = encoded(IMAGE.copy(), "JPEG", quality=92)
 PROGRESSIVE = encoded(IMAGE.copy(), "JPEG", quality=92, progressive=True)
 RESTARTS = encoded(IMAGE.copy(), "JPEG", quality=92, restart_marker_blocks=2)
 CMYK = encoded(IMAGE.convert("CMYK"), "JPEG", quality=92)
+CMYK_420 = encoded(IMAGE.convert("CMYK"), "JPEG", quality=92, subsampling=2)
 DQT, SOF, DHT, SOS = b"\xff\xdb", b"\xff\xc0", b"\xff\xc4", b"\xff\xda"
 JUNK = b"junk \0\x01\x02"
 
@@ -60,6 +61,7 @@ HARMLESS = {
     "a progressive one without end": (PROGRESSIVE[:-2], PROGRESSIVE),
     "with restart markers, no end": (RESTARTS[:-2], RESTARTS),
     "another JFIF": (BASELINE.replace(b"JFIF\0\1", b"JFIF\0\3"), BASELINE),
+    "cmyk, subsampled, junk before the scan": (before(SOS, JUNK, CMYK_420), CMYK_420),
     "cmyk, junk before the scan": (before(SOS, JUNK, CMYK), CMYK),
 }
 
@@ -71,7 +73,7 @@ def test_a_jpeg_that_lost_no_pixel_is_decoded_as_without_its_flaw(case: str) -> 
         assert (decode(flawed, short_edge=short_edge) == decode(sound, short_edge=short_edge)).all()
     kept = to_shard_jpeg(flawed, size=None, quality=95)
     simplejpeg.decode_jpeg(kept)  # strict: other readers of the shards take it too
-    if sound is not CMYK:
+    if sound not in (CMYK, CMYK_420):
         assert (decode(kept, short_edge=None) == decode(sound, short_edge=None)).all()
         assert kept == flawed or len(kept) <= len(flawed) + 2
 
@@ -106,6 +108,7 @@ LOST = {
     "a restart marker less": RESTARTS[:THIRD] + RESTARTS[THIRD + 2 :],
     "a wrong restart marker": with_byte(RESTARTS, THIRD + 1, 0xD6),
     "cmyk, cut": CMYK[: len(CMYK) // 2],
+    "cmyk, subsampled, cut": CMYK_420[: len(CMYK_420) // 2],
     "of 12 bits": with_byte(BASELINE, BASELINE.index(SOF) + 4, 12),
     "lossless": with_byte(BASELINE, BASELINE.index(SOF) + 1, 0xC3),
     "tables gone": BASELINE.replace(DQT, b"\xff\xfe"),
@@ -249,9 +252,19 @@ def test_the_thinnest_and_the_smallest_photos_still_pass() -> None:
         assert simplejpeg.decode_jpeg(to_shard_jpeg(photo, size=None, quality=95)).shape == (height, width, 3)
 
 
-def test_a_photo_of_the_iphone_is_refused_by_its_name() -> None:
-    with pytest.raises(DecodeError, match="HEIC"):
-        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), short_edge=None)
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC"),
+        (b"\n<!DOCTYPE html><html>not found</html>", "web page"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n", "no photo"),
+        (b"", "empty file"),
+    ],
+    ids=["a phone's", "a failed download", "a program", "nothing"],
+)
+def test_what_is_no_photo_that_is_read_here_is_refused_by_its_name(content: bytes, name: str) -> None:
+    with pytest.raises(DecodeError, match=name):
+        decode(content, short_edge=None)
 
 
 @pytest.fixture

@@ -125,6 +125,8 @@ CASES: dict[str, Callable[[], tuple[bytes, np.ndarray]]] = {
     "jpeg, progressive": lambda: (encoded(IMAGE, "JPEG", quality=99, subsampling=0, progressive=True), PICTURE),
     "jpeg grey": lambda: (encoded(IMAGE.convert("L"), "JPEG", quality=99), grey(GREY)),
     "jpeg cmyk": lambda: (encoded(IMAGE.convert("CMYK"), "JPEG", quality=99), PICTURE),
+    # libjpeg-turbo's own interface does not know this sampling: Pillow decodes it.
+    "jpeg cmyk, subsampled": lambda: (encoded(IMAGE.convert("CMYK"), "JPEG", quality=99, subsampling=2), PICTURE),
     "jpeg of rgb, Adobe's": lambda: (encoded(IMAGE, "JPEG", quality=99, keep_rgb=True), PICTURE),
     "two frames: gif": lambda: (
         two_frames("GIF"),

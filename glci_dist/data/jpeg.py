@@ -20,8 +20,11 @@ _SEQUENTIAL, _HUFFMAN = (0xC0, 0xC1), (0xC0, 0xC1, 0xC2)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = (0x01, *range(0xD0, 0xD8))
 _ORIENTATION = 0x0112
+_NUMBERS = {3: "H", 4: "I", 8: "h", 9: "i"}
+"""Types of EXIF that an orientation has, as ``struct`` names them."""
+_EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 # Within entropy-coded data FF 00 is a byte FF, and FF D0 to FF D7 are restart markers.
 _END_OF_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _PREFETCHED = 16
@@ -31,9 +34,12 @@ _PREFETCHED = 16
 def orientation_of(encoded: bytes) -> int:
     """EXIF's orientation of a JPEG, 1 to 8, or else that of its XMP; 1 where there is none or it is malformed.
 
-    Walks over the header by itself, in microseconds: each photo of the training passes here.
+    It is what Pillow's ``getexif`` says. Walks over the header by itself, in a microsecond: each photo of the
+    training passes here.
     """
-    place, last, xmp = 2, len(encoded) - 4, 1
+    place, last, seen = 2, len(encoded) - 4, False
+    exif: int | None = None
+    xmp = 1
     while place <= last and encoded[place] == 0xFF:
         kind = encoded[place + 1]
         if kind == _SOS:
@@ -43,30 +49,35 @@ def orientation_of(encoded: bytes) -> int:
             continue
         end = place + 2 + (encoded[place + 2] << 8) + encoded[place + 3]
         if kind == _APP1:
-            if encoded.startswith(b"Exif\0", place + 4):
-                found = _exif_orientation(encoded[place + 10 : end])
-                if found is not None:
-                    return found if 1 <= found <= 8 else 1
+            if not seen and encoded.startswith(_EXIF, place + 4):
+                seen = True
+                exif = _exif_orientation(encoded[place + 4 + len(_EXIF) : end])
             elif encoded.startswith(_XMP, place + 4):
                 match = _XMP_ORIENTATION.search(encoded, place, end)
-                xmp = int(match[1]) if match else xmp
+                xmp = int(match[1]) if match else 1
         place = end
-    return xmp
+    found = xmp if exif is None else exif
+    return found if 1 <= found <= 8 else 1
 
 
 def _exif_orientation(tiff: bytes) -> int | None:
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
+    """None where it says nothing; 1 where it is no EXIF, or says no whole number."""
+    if not tiff:
         return None
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or tiff[2:4] not in (b"*\0", b"\0*") or len(tiff) < 8:
+        return 1
     try:
         (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
         (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
         for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-            if tag == _ORIENTATION:
-                return int(struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, entry + 8)[0])
+            tag, kind, count, place = struct.unpack_from(f"{order}HHII", tiff, entry)
+            if tag == _ORIENTATION and count:
+                code = order + _NUMBERS.get(kind, "x")
+                inline = struct.calcsize(code) * count <= 4
+                return next(iter(struct.unpack_from(code, tiff, entry + 8 if inline else place)), 1)
     except struct.error:  # it points beyond its end
-        return None
+        pass
     return None
 
 
@@ -112,6 +123,8 @@ def tidied(encoded: bytes) -> Jpeg | None:
         segment = encoded[place : place + length]
         place += length
         if length < 2 or len(segment) < length:
+            return None
+        if kind == _SOS and (length < 8 or length != 6 + 2 * segment[2]):
             return None
         if kind in _FRAMES:
             frame = bytes([kind]) + segment

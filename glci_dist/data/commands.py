@@ -111,13 +111,13 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     verify = _add(
         commands,
         "verify",
-        "find changed, cut, missing or extra shards",
-        "Compares every shard with the index's SHA-256, prints a line for each bad one, and exits with 2\n"
-        "if there is one.\n\n"
+        "find changed, cut, missing or extra shards, and photos that cannot be decoded",
+        "Compares every shard with the index's SHA-256 and decodes every photo as training does; prints a\n"
+        "line for each bad one, and exits with 2 if there is one.\n\n"
         "example:\n  glci shards verify shards/train --quick\n",
     )
     verify.add_argument("folder", metavar="FOLDER", help="folder of shards")
-    verify.add_argument("--quick", action="store_true", help="compare sizes and sample tables only")
+    verify.add_argument("--quick", action="store_true", help="compare sizes and sample tables only, decode no photo")
     _add_processes(verify)
     verify.set_defaults(run=_verify)
 
@@ -187,13 +187,25 @@ def _verify(args: argparse.Namespace) -> int:
     faults = verify_shards(index, quick=args.quick, threads=_processes(args))
     for fault in faults:
         print(f"{fault.name} {fault.reason}")
-    if faults:
-        raise UserError(
-            f"{_count(len(faults), 'file')} of {index.root} not as its index says, the first {faults[0].name}; "
+    files = [fault for fault in faults if not fault.is_photo]
+    photos = [fault for fault in faults if fault.is_photo]
+    problems = []
+    if files:
+        problems.append(
+            f"{_count(len(files), 'file')} of {index.root} not as its index says, the first {files[0].name}; "
             "copy or build the shards again"
         )
-    checked = "sizes and sample tables" if args.quick else "checksums"
-    print(f"{_count(len(index.shards), 'shard')}, {_count(index.total, 'photo')}: {checked} as the index says")
+    if photos:
+        problems.append(
+            f"{_count(len(photos), 'photo')} of {index.root} cannot be decoded, the first {photos[0].name}; "
+            "training puts others in their place, evaluation refuses them: make the shards anew without them"
+        )
+    if problems:
+        raise UserError("; ".join(problems))
+    checked = "sizes and sample tables as the index says"
+    if not args.quick:
+        checked = "checksums as the index says, every photo can be decoded"
+    print(f"{_count(len(index.shards), 'shard')}, {_count(index.total, 'photo')}: {checked}")
     return 0
 
 
@@ -206,8 +218,10 @@ def _show(args: argparse.Namespace) -> int:
     print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}, {size / 1e6:,.1f} MB")
     print(
         f"{_count(sheet.photos, 'photo')} drawn: edges {sheet.shortest} to {sheet.longest} px, "
-        f"{sheet.mean_bytes:,} bytes on average" + (f", {sheet.bad} not decodable" if sheet.bad else "")
+        f"{sheet.mean_bytes:,} bytes on average" + (f", {len(sheet.refused)} not decodable" if sheet.refused else "")
     )
+    for name, reason in sheet.refused:
+        print(f"{name} cannot be decoded: {reason}")
     print(f"picture: {args.out}")
     return 0
 

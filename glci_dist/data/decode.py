@@ -1,28 +1,31 @@
-"""From an encoded photo to its pixels at a short edge: JPEG by libjpeg-turbo, other formats by Pillow."""
+"""From an encoded photo to its pixels, upright: the one way for the build, the stream and all that look at photos.
+
+Ordinary JPEG is decoded by libjpeg-turbo, which refuses each warning; what it refuses though no pixel is lost is
+tidied and decoded again. All else is Pillow's.
+"""
 
 from __future__ import annotations
 
-import io
+import re
 
 import cv2
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from glci_dist.data.jpeg import SOI, ends_whole, orientation_of, tidied
+from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, upright
 
-MOST_PIXELS = 100_000_000
-"""A larger photo is refused: a damaged or hostile header may claim any size."""
+__all__ = ["DecodeError", "Pixels", "decode", "decode_for_shard"]
 
-
-class DecodeError(Exception):
-    """A photo cannot be decoded; the message is the reason, in one line."""
+_REST = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_DAMAGE = re.compile("corrupt JPEG data|premature end", re.IGNORECASE)
+"""What libjpeg says where data of the picture are lost; Pillow would show grey in their place."""
 
 
 def decode(
     encoded: bytes, *, short_edge: int | None, target: Pixels | None = None, scratch: Pixels | None = None
 ) -> Pixels:
-    """Decode a photo to uint8 (H, W, 3), RGB, its shorter side ``short_edge`` px long (None: as it is).
+    """Decode a photo to uint8 (H, W, 3), RGB, upright, its shorter side ``short_edge`` px long (None: as it is).
 
     JPEG photos are scaled by the decoder to the least of its sizes that is large enough, then exactly: by
     area where that makes them smaller, linearly where it makes them larger.
@@ -31,42 +34,107 @@ def decode(
     contiguous, where it has that size; then ``target`` itself is returned. Others are decoded into
     ``scratch``, uint8 (n,), where it is large enough, so the result holds only until the next call.
 
-    Raises ``DecodeError`` when the bytes are no photo, or a damaged one.
+    Raises ``DecodeError`` when the bytes are no photo, or a damaged one, whatever the decoder raised; and,
+    before decoding, for a size that would fill the memory.
     """
-    if encoded[:2] == b"\xff\xd8":
+    if encoded[:2] != SOI:
+        return _scaled_other(encoded, short_edge)
+    try:
         return _decode_jpeg(encoded, short_edge, target, scratch)
-    photo = _decode_other(encoded)
-    return _scale(photo, photo.shape[0], photo.shape[1], short_edge)
+    except DecodeError:
+        raise
+    # simplejpeg raises ValueError; whatever else it may raise is this photo's too.
+    except Exception as error:
+        accepted = _accepted(encoded, error)
+    if accepted is None:
+        return _scaled_other(encoded, short_edge, jpeg=True)
+    return _decode_jpeg(accepted, short_edge, target, scratch)
+
+
+def decode_for_shard(encoded: bytes, *, least: int | None) -> tuple[Pixels, bytes | None]:
+    """The photo upright, uint8 (H, W, 3), its short edge at least ``least`` px where it has so many (None: whole).
+
+    Beside it the JPEG in RGB or grey that decodes to just these pixels, where there is one: the photo itself, or
+    tidied. Raises ``DecodeError`` as ``decode``.
+    """
+    if encoded[:2] != SOI:
+        return _other(encoded), None
+    try:
+        return _decode_jpeg_for_shard(encoded, least)
+    except DecodeError:
+        raise
+    except Exception as error:  # as in ``decode``
+        accepted = _accepted(encoded, error)
+    if accepted is None:
+        return _other(encoded, jpeg=True), None
+    return _decode_jpeg_for_shard(accepted, least)
 
 
 def _decode_jpeg(encoded: bytes, short_edge: int | None, target: Pixels | None, scratch: Pixels | None) -> Pixels:
+    height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
+    check_size(height, width)
+    orientation = orientation_of(encoded)
+    as_it_is = short_edge is None or short_edge == min(height, width)
+    if as_it_is and orientation == 1 and target is not None and target.shape == (height, width, 3):
+        simplejpeg.decode_jpeg(encoded, buffer=target)
+        return target
+    fits = scratch is not None and scratch.size >= height * width * 3
+    least = short_edge or 0
+    photo = simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least, buffer=scratch if fits else None)
+    return upright(_scale(photo, height, width, short_edge), orientation)
+
+
+def _decode_jpeg_for_shard(encoded: bytes, least: int | None) -> tuple[Pixels, bytes | None]:
+    height, width, colour, _ = simplejpeg.decode_jpeg_header(encoded)
+    check_size(height, width)
+    orientation = orientation_of(encoded)
+    scale = 1.0 if least is None else min(1.0, least / min(height, width))
+    photo = simplejpeg.decode_jpeg(encoded, min_height=int(height * scale), min_width=int(width * scale))
+    same = photo.shape[:2] == (height, width) and orientation == 1 and colour not in ("CMYK", "YCCK")
+    return upright(photo, orientation), encoded if same else None
+
+
+def _accepted(encoded: bytes, error: Exception) -> bytes | None:
+    """The JPEG that the strict decoder takes in place of ``encoded``, which it refused with ``error``.
+
+    None where another decoder may know the format better; DecodeError where data of the picture are lost.
+    """
+    jpeg = tidied(encoded)
+    found = reason_of(error) if jpeg is None else _strict(jpeg.encoded)
+    rest = _REST.search(found) if isinstance(found, str) else None
+    if jpeg is not None and (rest is not None or not isinstance(found, str)):
+        if rest is None and jpeg.ended:
+            return jpeg.encoded
+        whole = ends_whole(jpeg, left_over=int(rest[1]) if rest else 0, decode=_strict)
+        # Data that break off are followed by zeros as often as by nothing: without an end there is no rest either.
+        if whole is None or not (jpeg.ended or whole == jpeg):
+            raise DecodeError(reason_of(error)) from error
+        return whole.encoded
+    if isinstance(found, str) and _DAMAGE.search(found):
+        raise DecodeError(reason_of(error)) from error
+    return None
+
+
+def _strict(encoded: bytes) -> Pixels | str:
+    """The pixels of a JPEG without a warning, or the warning."""
     try:
-        height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
-        _check_size(height, width)
-        as_it_is = short_edge is None or short_edge == min(height, width)
-        if as_it_is and target is not None and target.shape == (height, width, 3):
-            simplejpeg.decode_jpeg(encoded, buffer=target)
-            return target
-        fits = scratch is not None and scratch.size >= height * width * 3
-        least = short_edge or 0
-        photo = simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least, buffer=scratch if fits else None)
-    except ValueError as error:
-        raise DecodeError(_one_line(error)) from error
-    return _scale(photo, height, width, short_edge)
+        check_size(*simplejpeg.decode_jpeg_header(encoded)[:2])
+        return np.asarray(simplejpeg.decode_jpeg(encoded), dtype=np.uint8)
+    except DecodeError:
+        raise
+    except Exception as error:  # as in ``decode``
+        return reason_of(error)
 
 
-def _decode_other(encoded: bytes) -> Pixels:
-    # Imported here because most corpora are JPEG alone, and each loader worker pays for what it imports.
-    from PIL import Image, UnidentifiedImageError
+def _scaled_other(encoded: bytes, short_edge: int | None, *, jpeg: bool = False) -> Pixels:
+    photo = _other(encoded, jpeg=jpeg)
+    return _scale(photo, photo.shape[0], photo.shape[1], short_edge)
 
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            _check_size(image.height, image.width)
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise DecodeError("not a photo in a known format") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DecodeError(_one_line(error)) from error
+
+def _other(encoded: bytes, *, jpeg: bool = False) -> Pixels:
+    from glci_dist.data.other_formats import decode_other
+
+    return decode_other(encoded, orientation=orientation_of(encoded) if jpeg else None)
 
 
 def _scale(photo: Pixels, height: int, width: int, short_edge: int | None) -> Pixels:
@@ -80,12 +148,3 @@ def _scale(photo: Pixels, height: int, width: int, short_edge: int | None) -> Pi
         return photo
     method = cv2.INTER_AREA if size[1] < photo.shape[0] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(photo, size, interpolation=method), dtype=np.uint8)
-
-
-def _check_size(height: int, width: int) -> None:
-    if height * width > MOST_PIXELS:
-        raise DecodeError(f"{width} x {height} px is more than {MOST_PIXELS} pixels")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

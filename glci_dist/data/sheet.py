@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from glci_dist.config import CacheConfig
+from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.draws import generator
 from glci_dist.data.foreign import SHEET_MARK, refuse_foreign_sheet
 from glci_dist.data.index import Index
@@ -27,8 +27,8 @@ class Sheet:
     """What the drawn photos are like."""
 
     photos: int
-    bad: int
-    """Photos that could not be decoded: crossed out on the sheet."""
+    refused: tuple[tuple[str, str], ...]
+    """Name (``<shard>/<key>``) and reason of those that the loader refuses: crossed out on the sheet."""
     shortest: int
     """Least short edge of the photos, px."""
     longest: int
@@ -51,17 +51,22 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
     rows = math.ceil(count / columns)
     sheet = Image.new("RGB", (columns * (_CELL + _GAP) + _GAP, rows * (_CELL + _GAP) + _GAP), "white")
     sizes: list[tuple[int, int]] = []
+    refused: list[tuple[str, str]] = []
     encoded_bytes = 0
     store = ShardStore(index, CacheConfig())
     for cell, (shard, number) in enumerate(_draw(index, count, seed)):
-        _, encoded = store.sample(shard, number)
+        key, encoded = store.sample(shard, number)
         encoded_bytes += len(encoded)
-        photo = _decode(encoded)
-        if photo is not None:
+        try:
+            photo = Image.fromarray(decode(encoded, short_edge=None))
             sizes.append(photo.size)
+            picture = ImageOps.pad(photo, (_CELL, _CELL))
+        except DecodeError as error:
+            refused.append((f"{index.shards[shard].name}/{key}", str(error)))
+            picture = _crossed_out()
         row, column = divmod(cell, columns)
         corner = (_GAP + column * (_CELL + _GAP), _GAP + row * (_CELL + _GAP))
-        sheet.paste(_crossed_out() if photo is None else ImageOps.pad(photo, (_CELL, _CELL)), corner)
+        sheet.paste(picture, corner)
     store.close()
     try:
         sheet.save(path, "PNG", pnginfo=_our_mark())
@@ -69,7 +74,7 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
         raise UserError(f"{path} cannot be written: {fault.strerror}; give another --out") from fault
     return Sheet(
         photos=count,
-        bad=count - len(sizes),
+        refused=tuple(refused),
         shortest=min((min(size) for size in sizes), default=0),
         longest=max((max(size) for size in sizes), default=0),
         mean_bytes=round(encoded_bytes / count),
@@ -90,14 +95,6 @@ def _draw(index: Index, count: int, seed: int) -> list[tuple[int, int]]:
     shards = np.searchsorted(ends, places, side="right")
     numbers = places - (ends - index.counts)[shards]
     return list(zip(shards.tolist(), numbers.tolist(), strict=True))
-
-
-def _decode(encoded: bytes) -> Image.Image | None:
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
-        return None
 
 
 def _crossed_out() -> Image.Image:

@@ -1,4 +1,4 @@
-"""`glci shards verify`: finds shards and sample tables that are changed, cut, missing or too many."""
+"""`glci shards verify`: finds shards and sample tables that are changed, cut, missing or too many, and bad photos."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from glci_dist.data.index import Index, Shard, parse_table, table_name
 from glci_dist.data.location import is_remote, local_path
+from glci_dist.data.scan import file_sha256
 from glci_dist.errors import UserError
-
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One file of a shards folder that is not as the index says."""
+    """One file of a shards folder that is not as the index says, or a photo that the loader refuses."""
 
     name: str
+    """Of the file; ``<shard>/<key>`` of a photo."""
     reason: str
+    is_photo: bool = False
 
 
 def check_shards(index: Index) -> None:
@@ -48,7 +51,9 @@ def check_shards(index: Index) -> None:
 
 
 def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ...]:
-    """Every fault in the folder of ``index``; ``quick`` leaves out the tars' checksums.
+    """Every fault in the folder of ``index``; ``quick`` leaves out the tars' checksums and the photos.
+
+    The photos of whole shards are decoded by the loader's own function, so what passes here passes there.
 
     UserError when the folder is not a local one.
     """
@@ -69,7 +74,10 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
     ):
 
         def check(shard: Shard) -> list[Fault]:
-            return list(_faults(folder, shard, sizes, quick, bar.update))
+            faults = list(_faults(folder, shard, sizes, quick, bar.update))
+            if quick:
+                bar.update(shard.bytes)
+            return faults
 
         for found in pool.map(check, index.shards):
             faults.extend(found)
@@ -80,7 +88,7 @@ def _faults(
     folder: Path, shard: Shard, sizes: dict[str, int], quick: bool, advance: Callable[[int], object]
 ) -> Iterator[Fault]:
     reason = _bad_size(shard, sizes)
-    if reason is None and not quick and _sha256(folder / shard.name, advance) != shard.sha256:
+    if reason is None and not quick and file_sha256(folder / shard.name) != shard.sha256:
         reason = "is changed: its checksum differs from the index's"
     if reason:
         yield Fault(shard.name, reason)
@@ -93,9 +101,26 @@ def _faults(
         yield Fault(table, "is changed or cut: its checksum differs from the index's")
         return
     try:
-        parse_table(content, shard)
+        rows = parse_table(content, shard)
     except UserError as fault:
         yield Fault(table, str(fault))
+        return
+    if reason is None and not quick:
+        yield from _bad_photos(folder / shard.name, rows, advance)
+
+
+def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], object]) -> Iterator[Fault]:
+    # Imported here because the check before a run, on a submitting machine too, needs no decoder.
+    from glci_dist.data.decode import DecodeError, decode
+
+    with open(path, "rb") as file:
+        for offset, length, key in rows.tolist():
+            encoded = os.pread(file.fileno(), length, offset)
+            try:
+                decode(encoded, short_edge=None)
+            except DecodeError as error:
+                yield Fault(f"{path.name}/{key.decode(errors='replace')}", f"cannot be decoded: {error}", is_photo=True)
+            advance(length)
 
 
 def _bad_size(shard: Shard, sizes: dict[str, int]) -> str | None:
@@ -116,12 +141,3 @@ def _sizes(folder: Path) -> dict[str, int]:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     except OSError as fault:
         raise UserError(f"{folder} cannot be listed: {fault.strerror}") from fault
-
-
-def _sha256(path: Path, advance: Callable[[int], object]) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()

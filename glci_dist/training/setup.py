@@ -147,18 +147,20 @@ def _mean_colour(index: Index, config: Config) -> list[float]:
     """Mean red, green, blue in [0, 1] of photos that lie evenly in a few shards, evenly over the corpus."""
     store = ShardStore(index, config.data.cache)
     shards = np.unique(np.linspace(0, len(index.shards) - 1, _COLOUR_SHARDS).astype(np.int64))
-    colours = []
+    colours, refused = [], ""
     for shard in shards.tolist():
         samples = index.shards[shard].samples
         for number in np.unique(np.linspace(0, samples - 1, _COLOUR_PHOTOS // len(shards)).astype(np.int64)).tolist():
-            _, encoded = store.sample(shard, number)
+            key, encoded = store.sample(shard, number)
             try:
                 colours.append(decode(encoded, short_edge=config.data.size).mean((0, 1)) / 255)
-            except DecodeError:
+            except DecodeError as error:
                 # A photo that does not decode is counted and named where the stream meets it.
-                continue
+                refused = refused or f"{index.shards[shard].name}/{key}: {error}"
     if not colours:
-        raise UserError(f"{index.root}: none of {_COLOUR_PHOTOS} photos decodes: run `glci shards verify` on it")
+        raise UserError(
+            f"{index.root}: none of {_COLOUR_PHOTOS} photos decodes (the first: {refused}); run `glci shards verify`"
+        )
     return [float(value) for value in np.mean(colours, 0)]
 
 

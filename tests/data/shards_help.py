@@ -34,6 +34,13 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def broken_avif() -> bytes:
+    """An AVIF that opens and whose picture does not decode: Pillow raises RuntimeError."""
+    whole = encoded(Image.fromarray(pixels(1)), "AVIF")
+    start = whole.index(b"mdat") + 4
+    return whole[:start] + b"\xa5" * (len(whole) - start)
+
+
 def some_photos(count: int) -> dict[str, bytes]:
     """JPEGs in two folders, named as a user might."""
     return {f"{'train' if number % 2 else 'more'}/face {number:03d}.jpg": jpeg(number) for number in range(count)}

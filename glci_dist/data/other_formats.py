@@ -1,0 +1,140 @@
+"""Photos that Pillow decodes: every format but ordinary JPEG, made RGB and upright in one way.
+
+A module apart, imported when the first such photo comes: most corpora are JPEG alone, and each loader worker pays
+for what it imports.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import io
+import logging
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError, features
+
+from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, upright
+
+_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
+_STRIP_PIXELS = 4_000_000
+# What Pillow can say of pixels only by starting another program (Ghostscript), or not at all.
+_NO_PHOTOS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+
+# It warns of, and logs, what it then raises or reads anyway; a line for each such photo of each worker would bury
+# what a run says. The filter stays, because putting it back (catch_warnings) is not safe beside other threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
+    """The first picture of a photo, upright, uint8 (H, W, 3), RGB.
+
+    16 bits become 8 by their high byte, transparency becomes white. ``orientation``: EXIF's, where it is known;
+    None: as the file says. DecodeError when the bytes are no photo, a damaged one, or one of numbers without
+    a known range.
+    """
+    if not encoded:
+        raise DecodeError("an empty file")
+    try:
+        with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
+            # Opening reads the header only, but for the formats that Pillow refuses too large by itself.
+            check_size(image.height, image.width)
+            image.load()
+            # Asked after loading: Pillow turns a TIFF while it loads it and then calls it upright, and a PNG
+            # may say after its pixels how it stands.
+            turn = _orientation(image) if orientation is None else orientation
+            return upright(_to_rgb(image), turn)
+    except DecodeError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DecodeError(_unknown(encoded)) from error
+    # Pillow's decoders are many hands' work, and raise all sorts on damaged bytes: RuntimeError, KeyError,
+    # struct.error, MemoryError for a size that a damaged field names. Whatever it is, it is this photo's.
+    except Exception as error:
+        raise DecodeError(reason_of(error)) from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    # In Pillow's own order: the common ones first, those that know theirs by next to nothing (TGA) later.
+    Image.preinit()
+    Image.init()
+    _silence_libtiff()
+    return [name for name in Image.ID if name not in _NO_PHOTOS]
+
+
+def _silence_libtiff() -> None:
+    """Stop libtiff from printing a line for each damaged strip: Pillow raises, and the photo is named once."""
+    if not features.check("libtiff"):
+        return
+    with open("/proc/self/maps") as maps:
+        libraries = {line.split()[-1] for line in maps if "/libtiff" in line}
+    for library in libraries:  # the one that Pillow has loaded, its own or the system's
+        loaded = ctypes.CDLL(library)
+        loaded.TIFFSetErrorHandler(None)
+        loaded.TIFFSetWarningHandler(None)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as above, but malformed EXIF takes no pixel away: the photo stands as it is stored
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    """uint8 (H, W, 3), as the picture is stored; in strips, so that no second picture of four channels is held."""
+    bits = _deep_bits(image)
+    if image.mode in ("I", "F") and not bits:
+        raise DecodeError(f"pixels of 32 bits (mode {image.mode}), whose range is not known")
+    convert = functools.partial(_deep_strip, bits=bits) if bits else _strip
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if rows >= height:
+        return convert(image)
+    photo = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        photo[top:bottom] = convert(image.crop((0, top, width, bottom)))
+    return photo
+
+
+def _deep_bits(image: Image.Image) -> int:
+    """Bits of a grey pixel of more than 8; 0 where it has no more."""
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 16  # a grey PNG in older Pillows; PGM, which Pillow scales to 65535
+    if not image.mode.startswith("I;16"):
+        return 0
+    # A scanner's 12 bits in a TIFF, which Pillow leaves as they are.
+    stated = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    return min(16, max(8, stated[0] if isinstance(stated, tuple) else stated))
+
+
+def _strip(image: Image.Image) -> Pixels:
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.asarray(image.convert("RGB"))
+
+
+def _deep_strip(image: Image.Image, *, bits: int) -> Pixels:
+    values = np.asarray(image)
+    grey = np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+
+def _unknown(encoded: bytes) -> str:
+    """What bytes that Pillow does not know may be: what phones write and failed downloads leave under a .jpg's name."""
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1"):
+        return "a HEIC photo, which is not read here: convert it to JPEG"
+    if encoded[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, no photo"
+    if encoded[:4] in (b"II*\0", b"MM\0*"):
+        return "a TIFF that is damaged, or whose pixels are of a kind that is not read here"
+    return "no photo in a known format"

@@ -45,6 +45,7 @@ class Guard:
         if report.replaced and batch is not None:
             for rank in job.world.to_main(batch.replaced):
                 for each in rank:
+                    job.replaced.see(step, each)
                     job.journal("replaced", step, shard=each.shard, key=each.key, slot=each.slot, reason=each.reason)
         tolerance = job.config.data.tolerance
         if health.replaced > tolerance * max(health.samples, _FEWEST):

@@ -60,7 +60,7 @@ class Endings:
         if self.journal is not None and part is not Part.BROKE:
             why = self._with_cause(why)
         step = int(details.pop("step", max(0, step)))
-        if self._rank == 0 or part is not Part.LOST:
+        if self._rank == 0 or (event == "failed" and part is not Part.LOST):
             self._leave({"event": event, "step": step, "reason": why, "part": part})
         if self.journal is not None:
             # A newer attempt owns the run: then this one writes nothing into it.

@@ -109,6 +109,7 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             collective_seconds=collectives.take_collective_seconds(),
             stall_seconds=job.take_stall_seconds(),
             replaced=0 if batch is None else len(batch.replaced),
+            remade=0 if batch is None else len(batch.remade),
             stop=bool(stop),
             superseded=job.is_superseded,
         )
@@ -140,6 +141,6 @@ def _take(batches: Iterator[Batch], job: Job) -> Batch:
     """The next batch; what is wrong with this rank's data is said by this rank."""
     try:
         return next(batches)
-    except UserError as error:
+    except (UserError, Fault) as error:
         world = job.world
-        raise UserError(f"rank {world.rank} on {world.host}: {error}", one_rank=True) from error
+        raise type(error)(f"rank {world.rank} on {world.host}: {error}", one_rank=True) from error

@@ -13,15 +13,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from glci_dist import compose
-from glci_dist.config import Config, PhaseConfig
+from glci_dist.config import Config, DataConfig, PhaseConfig
 from glci_dist.errors import UserError
 from glci_dist.mistakes import explain
 
 GONE, NEW = "(no such key in this version)", "(no such key in the version that wrote it)"
 """What stands in a change in the place of the value that is not there."""
+
+_EMPTY = Config(name="", data=DataConfig(shards=""))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def parse(text: str, source: Path) -> Stored:
         found = OmegaConf.to_container(made, resolve=True) if OmegaConf.is_dict(made) else None
     # OSError, ValueError: OmegaConf's for text that is no mapping.
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{source} is no configuration: {explain(error)}") from error
+        raise UserError(f"{source} is no configuration: {_what(error)}") from error
     if not isinstance(found, dict) or not found or not any(isinstance(key, str) for key in found):
         raise UserError(f"{source} is no configuration: it is {'empty' if not found else 'no mapping of keys'}")
     gone: dict[str, Any] = {}
@@ -87,7 +89,9 @@ def parse(text: str, source: Path) -> Stored:
         raise UserError(f"{source} is no configuration of a run: it has none of its keys ({', '.join(list(gone)[:3])})")
     config = _merged(known)
     if config is None:
-        for key, value in _leaves(known):
+        # By groups first: each attempt merges the whole schema.
+        unfit = {name: value for name, value in known.items() if _merged({name: value}) is None}
+        for key, value in _leaves(unfit):
             if _merged(_nested(key, value)) is None:
                 gone[key] = value
                 _remove(known, key)
@@ -129,7 +133,7 @@ def _known(
 def _merged(known: Mapping[str, Any]) -> Config | None:
     """The schema with these values; None where it does not take one."""
     try:
-        whole = OmegaConf.merge(OmegaConf.structured(Config(name="")), OmegaConf.create(dict(known)))
+        whole = OmegaConf.merge(OmegaConf.structured(_EMPTY), OmegaConf.create(dict(known)))
         config = OmegaConf.to_object(whole)
     except (OmegaConfBaseException, ValueError, TypeError):
         return None
@@ -162,6 +166,14 @@ def _remove(known: dict[str, Any], key: str) -> None:
     for group in groups:
         known = known[group]
     del known[name]
+
+
+def _what(error: Exception) -> str:
+    """What is wrong with the text, in one line."""
+    if isinstance(error, MarkedYAMLError) and error.problem:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        return f"{error.problem}{where}"
+    return explain(error)
 
 
 def _pairs(values: Mapping[str, Any], most: int = 8) -> str:

@@ -16,7 +16,7 @@ def moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseC
 def _moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseConfig]) -> Iterator[str]:
     old, new = Schedule(before), Schedule(now)
     was, there = _at(old, step), _at(new, step)
-    if was is None and there is None:
+    if not old.steps or (was is None and there is None):
         return
     stood = f"was in {_place(was, before)}" if was else f"was at the schedule's end ({old.steps} steps)"
     if there is None:
@@ -27,7 +27,8 @@ def _moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, Phase
     if was is None or place != (was.phase, was.phase_step):
         stands = f"step {step} {stood}, is in {_place(there, now)} now"
         yield f"{stands}, {now[there.phase].steps - there.phase_step} steps to go in it"
-        yield from _skipped(there, was)
+        ended = old.at(old.steps - 1)
+        yield from _skipped(there, *((was.phase, was.phase_step) if was else (ended.phase, ended.phase_step + 1)))
         return
     if now[there.phase].steps != before[was.phase].steps:
         had, has = (phases[there.phase].steps - there.phase_step for phases in (before, now))
@@ -40,12 +41,13 @@ def _moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, Phase
         )
 
 
-def _skipped(there: Moment, was: Moment | None) -> Iterator[str]:
+def _skipped(there: Moment, was_phase: str, was_step: int) -> Iterator[str]:
     """What of the phase that the run lands in is never run."""
-    if there.phase_step and (was is None or there.phase != was.phase):
-        measured = there.balance and there.phase_step >= there.balance_steps
+    begun = was_step if there.phase == was_phase else 0
+    if there.phase_step > begun:
+        measured = there.balance and begun < there.balance_steps <= there.phase_step
         after = ", those that its balance is measured on among them: it is measured from here on" if measured else ""
-        yield f"the first {there.phase_step} steps of phase {there.phase} are passed by{after}"
+        yield f"steps {begun} to {there.phase_step - 1} of phase {there.phase} are passed by{after}"
 
 
 def _at(schedule: Schedule, step: int) -> Moment | None:

@@ -17,7 +17,7 @@ from tests.small_run import final_files, small
 from tests.worlds import launcher_environment
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
-STEPS = (30, 2, 2)
+STEPS = (12, 2, 2)
 WORKERS = ("data.workers=2", "monitor.progress=true", "monitor.scalars_every=1")
 
 

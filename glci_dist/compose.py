@@ -1,4 +1,4 @@
-"""Composing, checking, reading and writing a run's configuration, before anything starts.
+"""Composing, checking and writing a run's configuration, before anything starts.
 
 A key that does not exist, a wrong type or a value that breaks a rule ends the command with one
 line and exit code 2 (``UserError``).
@@ -16,7 +16,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.errors import UserError
@@ -116,7 +115,7 @@ _ABOVE_ZERO = (
     "cluster.restart_window_s",
 )
 
-_OPEN = ("cluster.environment", "cluster.sbatch")
+OPEN = ("cluster.environment", "cluster.sbatch")
 """Mappings whose keys are the user's; each is one value."""
 
 _BELOW_ONE = (
@@ -152,28 +151,6 @@ def load(overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def read(path: Path) -> Config:
-    """The configuration that a run's folder holds; raises ``UserError`` where it is not one."""
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path} does not exist: name the folder of a run, such as runs/demo") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no configuration of this version: {explain(error)}") from error
-    return parse(text, path)
-
-
-def parse(text: str, source: Path) -> Config:
-    """The configuration in ``text``, YAML as ``to_yaml`` made it, found in ``source``; raises ``UserError``."""
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
-    # OSError, ValueError: OmegaConf's for text that is no mapping.
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        raise UserError(f"{source} is no configuration of this version: {explain(error)}") from error
-    assert isinstance(config, Config)
-    return config
-
-
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
@@ -194,7 +171,12 @@ def differences(one: Config, other: Config) -> list[str]:
 
 def keys(config: Config) -> list[str]:
     """Every dotted key of a configuration."""
-    return list(_flat(OmegaConf.structured(config)))
+    return list(flat(config))
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every dotted key of a configuration with its value."""
+    return _flat(OmegaConf.structured(config))
 
 
 def config_folder() -> Path:
@@ -240,6 +222,13 @@ def check(config: Config) -> None:
         )
     _check_contest(config)
     _check_phases(config)
+
+
+def unknown_choice(config: Config, prefix: str) -> str | None:
+    """The first ``key=value`` of the keys with ``prefix`` that is none of the key's choices; None: there is none."""
+    values = flat(config)
+    chosen = ((key, values[key], choices) for key, choices in _CHOICES.items() if key.startswith(prefix))
+    return next((f"{key}={value}" for key, value, choices in chosen if value not in choices), None)
 
 
 def check_world(config: Config, world_size: int, device: str) -> None:
@@ -362,7 +351,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key in node:
         value = None if OmegaConf.is_missing(node, key) else node[key]
-        if f"{prefix}{key}" in _OPEN:
+        if f"{prefix}{key}" in OPEN:
             flat[f"{prefix}{key}"] = dict(value or {})
         elif OmegaConf.is_dict(value):
             flat.update(_flat(value, f"{prefix}{key}."))

@@ -14,12 +14,14 @@ import xxhash
 
 from glci_dist.checkpoints.image import checksum
 
-FORMAT = "glci-checkpoint-3"
+_FORMATS = "glci-checkpoint-"
+FORMAT = f"{_FORMATS}3"
 NAME = "manifest.json"
 WHOLE = "networks.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = "xxh3_128"
+_ONE_BIT_OFF = {f"{FORMAT[:-1]}{chr(ord(FORMAT[-1]) ^ (1 << bit))}" for bit in range(7)}
 
 
 class Damaged(Exception):
@@ -115,7 +117,14 @@ def read(path: Path) -> Checkpoint:
         raise Damaged(f"{NAME} {_what(error, path / NAME)}") from error
     try:
         record = json.loads(content)
-        if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+        form = record.pop("format", None) if isinstance(record, dict) else None
+        if form != FORMAT and _is_of_another_version(str(form), content):
+            # Whole, as far as can be told: it is another version's, and must not be set aside as damaged.
+            raise Unreadable(
+                f"{path / NAME} is of the format {form}, and this version reads {FORMAT} alone: go on with the "
+                "version that wrote it"
+            )
+        if form != FORMAT:
             raise Damaged(f"{NAME} is of another format than {FORMAT}")
         record.pop(_DIGEST, None)
         files = {name: File(**_entry(entry)) for name, entry in record.pop("files").items()}
@@ -135,6 +144,16 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
+def _is_of_another_version(form: str, content: bytes) -> bool:
+    """Whether a manifest is of another format of ours, and not of this one with a bit flipped in its format's name."""
+    if re.fullmatch(rf"{_FORMATS}\d+", form) is None:
+        return False
+    if form not in _ONE_BIT_OFF:
+        return True
+    text, _, digest = content.decode().rpartition(f',\n "{_DIGEST}": "')
+    return digest.startswith(xxhash.xxh3_128(f"{text}\n}}".encode()).hexdigest())
+
+
 def check_files(checkpoint: Checkpoint, names: Sequence[str] | None = None, *, contents: bool = True) -> list[str]:
     """What is wrong with some files (default all), a line each; without ``contents`` only their sizes are looked at.
 
@@ -146,6 +165,24 @@ def check_files(checkpoint: Checkpoint, names: Sequence[str] | None = None, *, c
         if problem:
             problems.append(f"{name} {problem}")
     return problems
+
+
+def newest_standing(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
+    """The newest checkpoint in ``root`` that looks whole, by manifest and sizes, and what is wrong with newer ones.
+
+    It is what a run goes on from, unless reading its files shows a damage that their sizes do not.
+    """
+    broken: list[tuple[Path, str]] = []
+    for _, path in folders(root):
+        try:
+            checkpoint = read(path)
+            problems = check_files(checkpoint, contents=False)
+        except (Damaged, Unreadable) as error:
+            problems = [str(error)]
+        if not problems:
+            return checkpoint, broken
+        broken.append((path, "; ".join(problems)))
+    return None, broken
 
 
 def _problem(path: Path, file: File, contents: bool) -> str | None:

@@ -6,6 +6,7 @@ import enum
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,8 +41,24 @@ class Part(enum.StrEnum):
     """It ends because another rank is gone, whose cause is the one to look for."""
 
 
+_listener: Callable[[str, Part], None] | None = None
+
+
+def on_ending(listener: Callable[[str, Part], None] | None) -> None:
+    """Call ``listener`` with why this process ends, before it does, whoever ends it; None: nobody any more."""
+    global _listener
+    _listener = listener
+
+
+def say_ending(why: str, part: Part = Part.BROKE) -> None:
+    """Say why this process ends to whoever writes it down (``on_ending``)."""
+    if _listener is not None:
+        _listener(why, part)
+
+
 def tell_cause(why: str, part: Part = Part.BROKE) -> None:
     """Leave why this process fails, and in which step, where torch's elastic agent looks for it; once."""
+    say_ending(why, part)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not Path(file).exists():
         record = {"message": why, "timestamp": int(time.time()), "step": place().step, "part": part}

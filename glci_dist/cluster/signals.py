@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from glci_dist.cluster.environment import say_ending
+
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -64,6 +66,7 @@ class StopRequest:
     def _end(self, why: str, code: int) -> None:
         line = f"glci: {why}; the same command goes on from the last checkpoint"
         print(line, file=sys.stderr, flush=True)
+        say_ending(why)
         os._exit(code)
 
     @contextmanager

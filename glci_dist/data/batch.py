@@ -39,6 +39,8 @@ class Batch:
     keys: tuple[str, ...]
     """``shard-000003.tar/01234`` for each slot."""
     replaced: tuple[Replacement, ...]
+    remade: tuple[str, ...] = ()
+    """What became of loader workers that were lost in making it, so that others made it again."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As arrays: between processes each tensor would cost a file of shared memory and a socket's round

@@ -6,7 +6,6 @@ process imports this module, and the server that the workers are forked from imp
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,10 +14,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from glci_dist.config import DataConfig, HolesConfig
-from glci_dist.data import workers
 from glci_dist.data.batch import Batch, Replacement
 from glci_dist.data.decode import DecodeError, Pixels, decode
 from glci_dist.data.draws import draws, integers, uniform
@@ -26,6 +24,7 @@ from glci_dist.data.holes import draw_holes
 from glci_dist.data.index import Index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
+from glci_dist.data.worker_stream import WorkerStream, in_one_line
 from glci_dist.errors import UserError
 
 NEIGHBOURS = 16
@@ -193,79 +192,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self._data.workers == 0:
-            return (self._dataset[step] for step in self._steps)
-        return self._from_workers()
+            return self._by_itself()
+        return iter(WorkerStream(self._dataset, self._data, self._steps, preload=__name__))
 
-    def _from_workers(self) -> Iterator[Batch]:
-        count, prefetch = self._data.workers, self._data.prefetch
-        ring = _Ring(workers=count, places=prefetch + 1, shape=self._dataset.photo_shape)
-        messages = DataLoader(
-            _RingDataset(self._dataset, ring),
-            batch_size=None,
-            sampler=self._steps,
-            num_workers=count,
-            prefetch_factor=prefetch,
-            multiprocessing_context=workers.context(__name__),
-            worker_init_fn=workers.start,
-            # Its own, because DataLoader would draw from the global generator of the training process.
-            generator=torch.Generator(),
-        )
-        for message in messages:
-            if isinstance(message, UserError):
-                raise message
-            pickled, worker, place = message
-            batch = replace(pickle.loads(pickled), photos=ring.take(worker, place))
-            self._dataset.mirror(batch.step, batch.photos)
+    def _by_itself(self) -> Iterator[Batch]:
+        for step in self._steps:
+            try:
+                batch = self._dataset[step]
+            except (OSError, MemoryError) as error:
+                raise in_one_line(error, step) from error
             yield batch
-
-
-class _Ring:
-    """Shared memory in which the workers make their photos, and which the training process copies them out
-    of.
-
-    Shared memory made anew for each batch costs as much as the decoding: a page fault for each 4 KiB. A place
-    that was just emptied is filled again first, because it may still lie in the processor's cache.
-    """
-
-    def __init__(self, *, workers: int, places: int, shape: tuple[int, ...]) -> None:
-        self._photos = torch.empty((workers, places, *shape), dtype=torch.uint8).share_memory_()
-        # Only its worker fills a place that is empty, only the training process empties one that is full.
-        self._full = torch.zeros((workers, places), dtype=torch.bool).share_memory_()
-
-    def fill(self, worker: int) -> tuple[Tensor, int]:
-        """A place of ``worker``'s that is empty, and its number."""
-        # There always is one: no more than ``places`` - 1 batches are asked of a worker ahead of the one that
-        # the training process is copying.
-        place = int(self._full[worker].numpy().argmin())
-        if self._full[worker, place]:
-            raise RuntimeError(f"loader worker {worker} was asked for more batches than it has places")
-        self._full[worker, place] = True
-        return self._photos[worker, place], place
-
-    def take(self, worker: int, place: int) -> Tensor:
-        """A copy of the photos in a place, which is empty after that."""
-        photos = self._photos[worker, place].clone()
-        self._full[worker, place] = False
-        return photos
-
-
-class _RingDataset(Dataset["tuple[bytes, int, int] | UserError"]):
-    """Each step's pickled batch without its photos, and the worker and place of the ring where they are."""
-
-    def __init__(self, dataset: StepDataset, ring: _Ring) -> None:
-        self._dataset, self._ring = dataset, ring
-
-    def __getitem__(self, step: int) -> tuple[bytes, int, int] | UserError:
-        info = torch.utils.data.get_worker_info()
-        assert info is not None
-        photos, place = self._ring.fill(info.id)
-        try:
-            batch = self._dataset.make(step, photos)
-        except UserError as error:
-            # Returned, because DataLoader would wrap a raised one in the worker's traceback.
-            return error
-        # Pickled here: a thread of the queue would do it in three times as long, while this one waits for it.
-        return pickle.dumps(replace(batch, photos=_NO_PHOTOS)), info.id, place
-
-
-_NO_PHOTOS = torch.empty(0, dtype=torch.uint8)

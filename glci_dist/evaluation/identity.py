@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,13 +42,35 @@ class Identity(Yardstick):
         """Raises UserError where the packages are missing."""
         if find_models() is None or importlib.util.find_spec("dlib") is None:
             raise UserError("identity needs dlib-bin and face-recognition-models: pip install 'glci-dist[identity]'")
-        self._pool = ProcessPoolExecutor(processes, get_context("forkserver"))
         self._processes = processes
+        self._pool = self._start()
 
     def look(self, pictures: Tensor, photos: Tensor) -> Seen:
         parts = min(self._processes, len(pictures))
         pairs = zip(np.array_split(to_uint8(pictures), parts), np.array_split(to_uint8(photos), parts), strict=True)
-        return Seen([torch.from_numpy(np.concatenate(list(self._pool.map(_embed, *zip(*pairs, strict=True)))))])
+        columns = list(zip(*pairs, strict=True))
+        try:
+            found = list(self._pool.map(_embed, *columns))
+        except BrokenProcessPool:
+            # Once: what was killed may have been so for want of memory, which comes and goes.
+            self._pool = self._start()
+            try:
+                found = list(self._pool.map(_embed, *columns))
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a process of --identity was killed twice (out of memory, as a rule): give the evaluation more "
+                    "memory or fewer cores, or leave --identity out"
+                ) from error
+        return Seen([torch.from_numpy(np.concatenate(found))])
+
+    def _start(self) -> ProcessPoolExecutor:
+        try:
+            return ProcessPoolExecutor(self._processes, get_context("forkserver"))
+        except OSError as error:
+            raise UserError(
+                f"the processes of --identity cannot start ({error.strerror}): look at /dev/shm and the limits on open "
+                "files and processes, or leave --identity out"
+            ) from error
 
     def compare(self, one: Seen, other: Seen) -> Tensor:
         return (one.details[0] - other.details[0]).square().sum(1).sqrt()

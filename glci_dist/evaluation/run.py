@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glci_dist import compose
+from glci_dist import compose, stored
 from glci_dist.checkpoints import reading
 from glci_dist.checkpoints.manifest import Unreadable, folder_name
 from glci_dist.cluster import collectives
@@ -151,7 +151,8 @@ def _newest_step(run: str) -> int:
     """The step behind ``@``, or that of the run's newest checkpoint; says which newer ones are damaged."""
     folder, step = _parted(run)
     found = RunFolder(folder)
-    compose.read(found.config_file)
+    for note in stored.read(found.config_file).notes():
+        print(f"{found.config_file} has {note}: the network is read with what is known")
     if step is not None:
         return step
 
@@ -170,7 +171,7 @@ def _newest_step(run: str) -> int:
 def load_trained(folder: Path, step: int) -> Trained:
     """The network of a run's checkpoint; raises ``UserError`` for one that is not there or damaged."""
     found = RunFolder(folder)
-    config = compose.read(found.config_file)
+    config = _known_config(found.config_file)
     path = found.checkpoints / folder_name(step)
     if not path.is_dir():
         raise UserError(f"{folder} has no checkpoint of step {step}: glci checkpoints list {folder}")
@@ -183,6 +184,17 @@ def load_trained(folder: Path, step: int) -> Trained:
     network = build_completion(config)
     reading.load_networks(checkpoint, {"average" if config.engine.ema else "completion": network})
     return Trained(config, step, network.eval())
+
+
+def _known_config(path: Path) -> Config:
+    """A run's configuration; raises ``UserError`` where it says of the network what this version does not know."""
+    found = stored.read(path)
+    network = [f"{key}={value}" for key, value in found.gone.items() if key in compose.keys(found.config)]
+    problem = next((each for each in network if each.startswith(("model.", "data.size", "engine.ema"))), None)
+    problem = problem or compose.unknown_choice(found.config, "model.")
+    if problem:
+        raise UserError(f"{path}: {problem} is not known to this version: evaluate with the version that wrote it")
+    return found.config
 
 
 def complete_with(network: nn.Module, device: torch.device) -> Complete:

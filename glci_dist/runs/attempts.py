@@ -57,6 +57,11 @@ class Attempt:
         """What the attempt last said of itself, see ``Pulse`` in ``ledger.py``."""
         return self.folder / "alive.json"
 
+    @property
+    def over(self) -> Path:
+        """Where its folder lies once a newer attempt took the run over."""
+        return self.folder.with_name(f"{self.folder.name}.over")
+
     def is_over(self) -> bool:
         """Whether a newer attempt took the run over."""
         return not self.folder.exists()
@@ -114,13 +119,22 @@ def numbers(run: Path) -> list[int]:
 
 def lease(run: Path, number: int) -> dict[str, Any]:
     """Number, host, process, time and ranks of an attempt; empty where there is none."""
-    return _read(_lease(run, number))
+    return parse_record(_lease(run, number))
 
 
 def last_sign(run: Path, number: int) -> dict[str, Any]:
     """What an attempt last said of itself; empty where it never did."""
     attempt = Attempt(run, number)
-    return _read(attempt.alive) or _read(_over(attempt) / attempt.alive.name)
+    return parse_record(attempt.alive) or parse_record(attempt.over / attempt.alive.name)
+
+
+def parse_record(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none, or only the beginning of one."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _take_number(run: Path, facts: dict[str, Any]) -> Attempt:
@@ -144,20 +158,8 @@ def _lease(run: Path, number: int) -> Path:
     return run / "attempts" / f"{number:04d}.json"
 
 
-def _over(attempt: Attempt) -> Path:
-    return attempt.folder.with_name(f"{attempt.folder.name}.over")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _fence_off(older: Attempt) -> None:
-    over = _over(older)
+    over = older.over
     # It may have ended, or not begun: then it finds the newer lease before it does anything.
     with suppress(FileNotFoundError):
         os.rename(older.folder, over)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glci_dist import compose
+from glci_dist import compose, stored
 from glci_dist.config import Config
 from glci_dist.data.index import write_whole
-from glci_dist.errors import UserError
+from glci_dist.errors import Ending, UserError
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.endings import Endings
+from glci_dist.stored import GONE, NEW, Stored
 
 _FREE = (
     "runs",
@@ -33,7 +36,8 @@ _FREE = (
 """Keys that may change when a run is resumed: they do not touch its result."""
 
 _NEVER = ("data.size", "model.", "optimizers.completion.kind", "optimizers.discriminator.kind")
-"""Keys whose change no ``checkpoints.accept`` helps: what was saved would not fit."""
+"""Keys whose change no ``checkpoints.accept`` helps: what was saved would not fit. A key that only one of two versions
+has may be accepted all the same: whether the tensors fit, their loading tells."""
 
 
 _FIRST = ("attempts", "journal.jsonl", "code", "jobs")
@@ -59,8 +63,8 @@ class RunFolder:
         changes since the run was last started that ``checkpoints.accept`` lets pass, each with both values.
         """
         changes: list[str] = []
-        if self.config_file.exists():
-            changes = result_changes(compose.read(self.config_file), config)
+        if self.config_file.exists() or self.config_file.is_symlink():
+            changes = result_changes(stored.read(self.config_file), config)
         elif self.path.is_dir() and any(path.name not in _FIRST for path in self.path.iterdir()):
             raise UserError(f"{self.path} exists and is no run's folder: choose another name=... or runs=...")
         if self.corpus_file.exists() and self.corpus_file.read_text() != corpus:
@@ -76,8 +80,21 @@ class RunFolder:
         ``facts`` go into its lease. Raises what ``check`` does, ``UserError`` where nothing can be written, and
         ``Superseded``.
         """
+        # Before the older attempt is fenced off: it may run, and go on well.
+        RunFolder(self.path).check(config, corpus)
         try:
             attempt = attempts.begin(self.path, ranks=ranks, facts=facts)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            return attempt, self._make_own(attempt, config, corpus)
+        except Ending as ending:
+            Endings(attempt, rank=0, host=socket.gethostname()).fail(str(ending))
+            raise
+
+    def _make_own(self, attempt: Attempt, config: Config, corpus: str) -> list[str]:
+        try:
+            # Again: another attempt may have begun, and ended, meanwhile.
             changes = self.check(config, corpus)
             with attempt.fenced():
                 for path, content in ((self.config_file, compose.to_yaml(config)), (self.corpus_file, corpus)):
@@ -87,21 +104,26 @@ class RunFolder:
             for folder in (self.checkpoints, self.tensorboard, self.pictures):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written: {error.strerror}: make room, or choose another runs=..."
-            ) from error
-        return attempt, changes
+            raise self._unwritable(error) from error
+        return changes
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"{self.path} cannot be written: {error.strerror}: make room, or choose another runs=...")
+
+    def version_notes(self) -> list[str]:
+        """What of ``config.yaml`` is of another version than this one, a line each."""
+        return stored.read(self.config_file).notes() if self.config_file.exists() else []
 
 
-def result_changes(before: Config, now: Config) -> list[str]:
+def result_changes(before: Stored, now: Config) -> list[str]:
     """The differences of two configurations that touch a run's result: ``key: before / now``."""
-    return [line for line in compose.differences(before, now) if not line.startswith(_FREE)]
+    return [line for line in before.changes(now) if not line.startswith(_FREE)]
 
 
 def is_accepted(change: str, accepted: Sequence[str]) -> bool:
     """Whether a line of ``result_changes`` is let pass by ``checkpoints.accept``."""
     key = _key(change)
-    return not key.startswith(_NEVER) and any(key == each or key.startswith(f"{each}.") for each in accepted)
+    return not _is_final(change) and any(key == each or key.startswith(f"{each}.") for each in accepted)
 
 
 def refuse(path: Path, changes: Sequence[str]) -> None:
@@ -111,11 +133,16 @@ def refuse(path: Path, changes: Sequence[str]) -> None:
     more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
     keys = [_key(line) for line in changes]
     way_out = "choose another name=..., or remove that folder"
-    if not any(key.startswith(_NEVER) for key in keys):
+    if not any(map(_is_final, changes)):
         way_out += f"; to go on all the same: 'checkpoints.accept=[{','.join(keys)}]'"
     raise UserError(
         f"{path} belongs to another configuration (there / here): {'; '.join(changes[:3])}{more}: {way_out}"
     )
+
+
+def _is_final(change: str) -> bool:
+    is_of_one_version = change.endswith(f" / {GONE}") or f": {NEW} / " in change
+    return _key(change).startswith(_NEVER) and not is_of_one_version
 
 
 def _key(change: str) -> str:

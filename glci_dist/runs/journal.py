@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from glci_dist.errors import UserError
 from glci_dist.runs.attempts import Attempt
 
 
@@ -61,17 +64,46 @@ class Journal:
 
 
 def read_journal(run: Path) -> list[dict[str, Any]]:
-    """Every event of a run, oldest first; a line that a kill or a full disk tore is passed over."""
+    """Every event of a run, oldest first; a line that a kill or a full disk tore is passed over.
+
+    Raises ``UserError`` where the file cannot be read.
+    """
     try:
         lines = (run / "journal.jsonl").read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise UserError(f"{run / 'journal.jsonl'} cannot be read: {error.strerror}: mend that") from error
     events = []
     for line in lines:
         try:
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict) and {"event", "step", "time"} <= event.keys():
+        if isinstance(event, dict) and _is_event(event):
             events.append(event)
     return events
+
+
+def last_saved(events: Sequence[Mapping[str, Any]]) -> int | None:
+    """Step of the newest checkpoint that the journal tells of and nothing in it took back; None: it tells of none."""
+    step: int | None = None
+    for event in events:
+        if event["event"] == "checkpoint":
+            step = int(event["step"])
+        elif event["event"] == "start":
+            step = None
+        elif event["event"] == "resume":
+            # Damaged ones were set aside then, and told of.
+            step = int(event["step"])
+        elif event["event"] == "rollback" and isinstance(event.get("to"), int):
+            step = event["to"]
+    return step
+
+
+def _is_event(event: Mapping[str, Any]) -> bool:
+    """Whether it has what every reader needs; what else stands in it may be of another version."""
+    numbers = (event.get("step"), event.get("time"))
+    return isinstance(event.get("event"), str) and all(
+        isinstance(each, (int, float)) and math.isfinite(each) for each in numbers
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import time
 from collections import defaultdict
@@ -19,12 +20,13 @@ from typing import Any, Protocol
 
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.endings import STATES, cause_of, read_endings
 from glci_dist.runs.journal import read_journal
 
 KINDS = ("compute", "communication", "data", "checkpoint", "startup")
 """What an attempt's time goes into, up to its last step."""
 
-_REST = {"running": "communication", "died": "lost", "stopped": "checkpoint", "done": "checkpoint"}
+_REST = {"running": "communication", "died": "lost", "failed": "lost", "stopped": "checkpoint", "done": "checkpoint"}
 """What an attempt did after the last step that it ended: waiting in the step in hand, or for the last save."""
 
 _SILENT = "it said nothing more: killed, or its host was lost"
@@ -131,9 +133,9 @@ class AttemptAccount:
     seconds: dict[str, float]
     """Of each kind; ``lost`` is taken out of the others."""
     state: str
-    """``running``, ``done``, ``stopped``, ``died``."""
+    """``running``, ``done``, ``stopped``, ``failed`` (it said why), ``died`` (it did not)."""
     reason: str
-    """Why it stopped or died, in words."""
+    """Why it stopped, failed or died, in words."""
     seconds_a_step: float
 
 
@@ -162,7 +164,7 @@ def account(run: Path, *, before: int | None = None) -> Account:
     """What is known of every attempt at ``run``, or of those with numbers less than ``before``."""
     events: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for event in read_journal(run):
-        events[int(event.get("attempt", 0))].append(event)
+        events[_whole(event.get("attempt"))].append(event)
     starts = {number: _resumed_at(found) for number, found in events.items()}
     chosen = [number for number in attempts.numbers(run) if before is None or number < before]
     found = []
@@ -182,13 +184,17 @@ def _one(
     run: Path, number: int, events: Sequence[dict[str, Any]], following: int | None, *, is_newest: bool
 ) -> AttemptAccount:
     lease, said = attempts.lease(run, number), attempts.last_sign(run, number)
-    began = float(lease.get("time", events[0]["time"] if events else 0.0))
-    sign = Sign(**said) if said else Sign(began, began)
+    began = _number(lease.get("time"), float(events[0]["time"]) if events else 0.0)
+    sign = _sign(said) if said else Sign(began, began)
     resumed_at = _resumed_at(events) or 0
     # The journal may know more than the sign of the last second.
     reached = max([sign.step, resumed_at, *(int(event["step"]) for event in events if event["event"] == "checkpoint")])
     lost = max(0, reached - following) if following is not None else 0
-    lost += sum(int(event["step"]) + 1 - int(event["to"]) for event in events if event["event"] == "rollback")
+    lost += sum(
+        max(0, int(event["step"]) + 1 - _whole(event["to"]))
+        for event in events
+        if event["event"] == "rollback" and "to" in event
+    )
     ended = max(sign.time, float(events[-1]["time"]) if events else began)
     worked = sum(sign.seconds[kind] for kind in ("compute", "communication", "data"))
     share = min(1.0, lost / sign.steps) if sign.steps else 0.0
@@ -196,7 +202,7 @@ def _one(
         kind: value * (1 - share if kind in ("compute", "communication", "data") else 1)
         for kind, value in sign.seconds.items()
     }
-    state, reason = _end(events, ended, is_newest=is_newest)
+    state, reason = _end(Attempt(run, number), events, ended, is_newest=is_newest)
     seconds["lost"] = share * worked
     # After the last step that ended, or before the first.
     rest = max(0.0, ended - (sign.began or began) - sum(seconds.values()))
@@ -208,10 +214,10 @@ def _one(
     seconds[_REST[state] if sign.steps else "startup"] += rest
     return AttemptAccount(
         number=number,
-        hosts=tuple(lease.get("hosts", [lease.get("host", "?")])),
+        hosts=_hosts(lease),
         job=str(lease.get("job", "")),
-        restart=int(lease.get("restart", 0)),
-        ranks=int(lease.get("ranks", 0)),
+        restart=_whole(lease.get("restart")),
+        ranks=_whole(lease.get("ranks")),
         began=sign.began or began,
         ended=ended,
         resumed_at=resumed_at,
@@ -228,15 +234,49 @@ def _resumed_at(events: Sequence[dict[str, Any]]) -> int | None:
     return next((int(event["step"]) for event in events if event["event"] in ("start", "resume")), None)
 
 
-def _end(events: Sequence[dict[str, Any]], ended: float, *, is_newest: bool) -> tuple[str, str]:
+def _end(attempt: Attempt, events: Sequence[dict[str, Any]], ended: float, *, is_newest: bool) -> tuple[str, str]:
     for event in reversed(events):
-        if event["event"] == "end":
-            return "done", ""
-        if event["event"] == "stopped":
-            return "stopped", str(event.get("reason", ""))
+        if event["event"] in STATES:
+            return STATES[event["event"]], str(event.get("reason", ""))
+    # What the journal's disk did not take, or what only another rank could say.
+    left = read_endings(attempt)
+    if 0 in left:
+        return STATES.get(str(left[0].get("event")), "failed"), str(left[0].get("reason", ""))
     if is_newest and time.time() - ended < _QUIET_S:
         return "running", ""
-    return "died", _SILENT
+    cause = cause_of(left)
+    return ("failed", cause) if cause else ("died", _SILENT)
+
+
+def _sign(said: Mapping[str, Any]) -> Sign:
+    """What an attempt said, perhaps one of another version: what is not known is passed over."""
+    seconds = said.get("seconds")
+    found = seconds if isinstance(seconds, dict) else {}
+    return Sign(
+        time=_number(said.get("time")),
+        began=_number(said.get("began")),
+        step=_whole(said.get("step")),
+        steps=_whole(said.get("steps")),
+        seconds={kind: _number(found.get(kind)) for kind in KINDS},
+    )
+
+
+def _hosts(lease: Mapping[str, Any]) -> tuple[str, ...]:
+    found = lease.get("hosts", lease.get("host", "?"))
+    return tuple(map(str, found)) if isinstance(found, list) else (str(found),)
+
+
+def _whole(value: Any) -> int:
+    return int(_number(value))
+
+
+def _number(value: Any, otherwise: float = 0.0) -> float:
+    """A number in a record, which may stand in it as a word."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return otherwise
+    return number if math.isfinite(number) else otherwise
 
 
 def _shares(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -33,7 +33,16 @@ def submitted(run: Path) -> list[Submitted]:
         lines = _file(run).read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [Submitted(**json.loads(line)) for line in lines]
+    return [job for line in lines if (job := _job(line)) is not None]
+
+
+def _job(line: str) -> Submitted | None:
+    """A job that this version or another one noted; None for a line that a full disk tore."""
+    try:
+        record = json.loads(line)
+        return Submitted(**{name: record[name] for name in Submitted.__dataclass_fields__})
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def active(run: Path) -> list[Submitted]:

@@ -64,14 +64,15 @@ def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
     """Crashes of a job's workers, oldest first: ``time``, ``step``, ``cause``."""
     files = (run / "jobs").glob(f"{job}.{restart}.*.crashes.jsonl")
     found = [_parsed(line) for path in files for line in path.read_text().splitlines()]
-    return sorted((crash for crash in found if crash), key=lambda crash: float(crash["time"]))
+    known = [crash for crash in found if {"time", "step", "cause"} <= crash.keys()]
+    return sorted(known, key=lambda crash: float(crash["time"]))
 
 
 def asked_again(run: Path, job: str, restart: int) -> tuple[str, str]:
     """Why a start of a job asked to be queued again, and why the scheduler had warned it; empty where it did not."""
     for path in (run / "jobs").glob(f"{job}.{restart}.*.again.json"):
         if record := _parsed(path.read_text()):
-            return str(record["why"]), str(record["warning"])
+            return str(record.get("why", "")), str(record.get("warning", ""))
     return "", ""
 
 
@@ -100,7 +101,7 @@ def verdicts(run: Path, job: str, restart: int | None = None) -> list[dict[str, 
 
 def left_out(run: Path, job: str) -> list[str]:
     """Nodes that a job goes on without, because ranks crashed there."""
-    return sorted({verdict["left_out"] for verdict in verdicts(run, job) if verdict["left_out"]})
+    return sorted({verdict["left_out"] for verdict in verdicts(run, job) if verdict.get("left_out")})
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from glci_dist.checkpoints.manifest import folder_name, newest_standing
 from glci_dist.errors import UserError
-from glci_dist.runs.journal import read_journal
+from glci_dist.runs.journal import last_saved, read_journal
 from glci_dist.runs.ledger import Account, AttemptAccount, account
 from glci_dist.slurm import local, notes, scheduler
 from glci_dist.slurm.jobs import Submitted, submitted
@@ -49,6 +50,8 @@ class Outlook:
     starts: tuple[Start, ...]
     """Runs of its jobs that ended before their workers could begin an attempt."""
     job: Submitted | None
+    missing: str = ""
+    """Which newer checkpoints than ``saved`` are gone or damaged, in words."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,19 @@ def look(run: Path) -> Outlook:
         is_alive = local.is_alive(job.job, job.folder)
         state, detail = ("starting", f"process {job.job}") if is_alive else ("failed", f"see {job.out}")
     starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told, run))
-    saved = [int(event["step"]) for event in read_journal(run) if event["event"] == "checkpoint"]
-    return Outlook(state, detail, saved[-1] if saved else 0, Account(attempts), starts, job)
+    saved, missing = _saved(run)
+    return Outlook(state, detail, saved, Account(attempts), starts, job, missing)
+
+
+def _saved(run: Path) -> tuple[int, str]:
+    """The step that the run would go on from, by the checkpoints that are there, and which newer ones are not."""
+    checkpoint, broken = newest_standing(run / "checkpoints")
+    step = checkpoint.step if checkpoint is not None else 0
+    told = [f"{path.name} is damaged ({problem})" for path, problem in broken]
+    wanted = last_saved(read_journal(run))
+    if wanted is not None and wanted > step and not any(path.name == folder_name(wanted) for path, _ in broken):
+        told.insert(0, f"the checkpoint of step {wanted} is not there any more")
+    return step, "; ".join(told)
 
 
 class _Told:
@@ -168,7 +182,7 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
         # Without what to do now, which holds for the last one alone.
         said, why = attempt.reason.split(";")[0], warning or told.end_of(attempt)
         return replace(attempt, reason=f"{said}; {why}" if why else said)
-    if attempt.state != "died" or not attempt.job:
+    if attempt.state not in ("died", "failed") or not attempt.job:
         return attempt
     until = following.began if following is not None else math.inf
     reason = next(
@@ -178,9 +192,9 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
         # What ended this run of the job, and not only its workers.
         asked = f"{asked}; {reason}" if asked and reason else asked
         reason = _verdict(run, *place) or asked or told.end_of(attempt) or reason
-    elif reason is None:
+    elif reason is None and attempt.state == "died":
         reason = "a rank crashed or was killed; the workers were started again"
-    return replace(attempt, reason=reason or attempt.reason)
+    return replace(attempt, state="died", reason=reason) if reason else attempt
 
 
 def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | None, told: _Told) -> tuple[str, str]:
@@ -226,9 +240,9 @@ def _verdict(run: Path, job: str, restart: int | None) -> str | None:
     found = notes.verdicts(run, job, restart) if job else []
     if not found:
         return None
-    verdict = min(found, key=lambda each: float(each["time"]))
-    samples = f" (samples {', '.join(verdict['samples'])})" if verdict["samples"] else ""
-    return f"on {verdict['host']}: {verdict['reason']}{samples}"
+    verdict = min(found, key=lambda each: float(each.get("time", math.inf)))
+    samples = f" (samples {', '.join(verdict['samples'])})" if verdict.get("samples") else ""
+    return f"on {verdict.get('host', '?')}: {verdict.get('reason', 'no reason given')}{samples}"
 
 
 def until(seconds: float) -> str:

@@ -9,11 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from glci_dist import compose
+from glci_dist import stored
 from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import AttemptAccount
 from glci_dist.slurm.outlook import Outlook, Start, look, until
+from glci_dist.stored import Stored
+
+_MARKS = ("config.yaml", "attempts", "journal.jsonl", "jobs")
+"""What a run's folder has, one of them at the least."""
 
 _DESCRIPTION = """\
 Each attempt at a run: its job (and which start of it), when, which steps, how many of them had to be run again,
@@ -21,7 +25,8 @@ its goodput (the share of its time that became part of the result), how it ended
 that came to no attempt is told too;
 then what the run is doing, from its folder and from the scheduler (running, queued, done, failed, ...), and where
 the wall time of all attempts went. compute is the goodput: work that is part of the result.
-Without RUN: a line for each run in runs/.
+Without RUN: a line for each folder in runs/; one that cannot be told about is named with the reason, and the others
+follow (exit code 0).
 
   compute        updates that are part of the result
   communication  waiting in collectives for other ranks
@@ -53,36 +58,72 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _status(parsed: argparse.Namespace) -> int:
     if parsed.folder is None:
         return _all(Path("runs"), as_json=parsed.json)
-    config = _configuration(parsed.folder)
-    outlook = look(parsed.folder)
+    found, outlook = _look(parsed.folder)
+    config = found.config
     if parsed.json:
         print(json.dumps(_record(outlook, config), indent=1))
         return 0
-    print("\n".join(lines(outlook, steps=_steps(config), global_batch=config.global_batch)))
+    told = lines(outlook, steps=_steps(config), global_batch=config.global_batch)
+    print("\n".join([*told, *(f"its configuration has {note}" for note in found.notes())]))
     return 0
 
 
 def _all(root: Path, *, as_json: bool) -> int:
-    runs = sorted(path.parent for pattern in ("*/config.yaml", "*/jobs/config.yaml") for path in root.glob(pattern))
-    found = {run.parent if run.name == "jobs" else run for run in runs}
-    if not found:
+    folders = sorted(path for path in root.iterdir() if _may_be_run(path)) if root.is_dir() else []
+    if not any((path / mark).exists() for path in folders for mark in _MARKS):
         raise UserError(f"no run in {root}/: name a run's folder, or start one with glci train or glci submit")
-    told = {run: look(run) for run in sorted(found)}
+    records: dict[str, Any] = {}
+    for run in folders:
+        try:
+            found, outlook = _look(run)
+            # As a whole, so that what is malformed in it shows here, and not in the middle of a line.
+            record = _record(outlook, found.config)
+        except UserError as error:
+            records[run.name] = {"error": str(error)}
+            if not as_json:
+                print(f"{run}  cannot be told about: {error}")
+            continue
+        records[run.name] = record
+        if not as_json:
+            print(_line(run, outlook, found.config))
     if as_json:
-        print(json.dumps({run.name: _record(outlook, _configuration(run)) for run, outlook in told.items()}, indent=1))
-        return 0
-    for run, outlook in told.items():
-        attempts = outlook.account.attempts
-        step = attempts[-1].reached if attempts else 0
-        detail = f" ({outlook.detail})" if outlook.detail else ""
-        print(f"{run}  {outlook.state}: step {step} of {_steps(_configuration(run))}{detail}")
+        print(json.dumps(records, indent=1))
     return 0
 
 
-def _configuration(run: Path) -> Config:
+def _may_be_run(path: Path) -> bool:
+    return not path.name.startswith(".") and (path.is_dir() or path.is_symlink())
+
+
+def _look(run: Path) -> tuple[Stored, Outlook]:
+    """A run's configuration, and how it stands. Raises ``UserError`` for whatever keeps them from being told."""
+    if not run.is_dir():
+        raise UserError(f"{run} is no folder: name the folder of a run, such as runs/demo")
+    if not any((run / mark).exists() or (run / mark).is_symlink() for mark in _MARKS):
+        raise UserError(f"{run} is no run's folder: it has none of {', '.join(_MARKS)}")
+    try:
+        return _configuration(run), look(run)
+    except OSError as error:
+        raise UserError(f"{error.filename or run} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        # A file of it that somebody edited, or that another version wrote.
+        raise UserError(f"{run}: a file in it is malformed ({type(error).__name__}: {error})") from error
+
+
+def _line(run: Path, outlook: Outlook, config: Config) -> str:
+    attempts = outlook.account.attempts
+    step = attempts[-1].reached if attempts else 0
+    told = "; ".join(filter(None, (outlook.detail, outlook.missing)))
+    return f"{run}  {outlook.state}: step {step} of {_steps(config)}" + (f" ({told})" if told else "")
+
+
+def _configuration(run: Path) -> Stored:
     """Of the run's last start, or of its submission if it has not started."""
     started, wanted = run / "config.yaml", run / "jobs" / "config.yaml"
-    return compose.read(wanted if wanted.exists() and not started.exists() else started)
+    is_started = started.exists() or started.is_symlink()
+    if not is_started and not wanted.exists():
+        raise UserError(f"{run} has no config.yaml: its first start was ended before it wrote one")
+    return stored.read(started if is_started else wanted)
 
 
 def _steps(config: Config) -> int:
@@ -94,6 +135,7 @@ def _record(outlook: Outlook, config: Config) -> dict[str, Any]:
         "state": outlook.state,
         "detail": outlook.detail,
         "saved": outlook.saved,
+        "missing": outlook.missing,
         "steps": _steps(config),
         "attempts": [asdict(attempt) for attempt in outlook.account.attempts],
         "starts": [asdict(start) for start in outlook.starts],
@@ -121,7 +163,8 @@ def lines(outlook: Outlook, *, steps: int, global_batch: int) -> list[str]:
     seconds = outlook.account.seconds()
     shares = ", ".join(f"{kind} {share:.1%}" for kind, share in outlook.account.shares().items())
     where = [f"wall time of all attempts, {sum(seconds.values()) / 60:.1f} min: {shares}"] if attempts else []
-    return [*told, "", now, *where] if rows else [now]
+    gone = [f"{outlook.missing}: the newest that stands is of step {outlook.saved}"] if outlook.missing else []
+    return [*told, "", now, *gone, *where] if rows else [now, *gone]
 
 
 def _attempt(attempt: AttemptAccount) -> str:

@@ -7,6 +7,7 @@ checkpoints, and the same on every rank, since it comes from the heartbeat.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from glci_dist.training.phases import Moment
@@ -47,6 +48,12 @@ class Balance:
     def forget(self) -> None:
         """Measure again from the next step on: the discriminators are others now."""
         self._phase = -1
+
+    def follow_phase(self, before: Sequence[str], now: Sequence[str]) -> None:
+        """Keep what was measured with its phase, whose number may be another ``now``; the names of the phases."""
+        if 0 <= self._phase < len(before):
+            name = before[self._phase]
+            self._phase = now.index(name) if name in now else -1
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint (JSON)."""

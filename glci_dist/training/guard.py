@@ -45,7 +45,10 @@ class Guard:
         if report.replaced and batch is not None:
             for rank in job.world.to_main(batch.replaced):
                 for each in rank:
+                    job.replaced.see(step, each)
                     job.journal("replaced", step, shard=each.shard, key=each.key, slot=each.slot, reason=each.reason)
+        if report.remade and batch is not None:
+            self._tell_remade(step, batch)
         tolerance = job.config.data.tolerance
         if health.replaced > tolerance * max(health.samples, _FEWEST):
             self._end(
@@ -60,6 +63,17 @@ class Guard:
             job.journal("signal", step, signals=names)
             said = ", ".join(sorted({name for name in names if name is not None}))
             self._end(Interrupted(f"stopped by {said} after step {step}"))
+
+    def _tell_remade(self, step: int, batch: Batch) -> None:
+        """Say and write down which loader workers were lost, of which rank, and to what."""
+        world = self._job.world
+        for rank, (host, reasons) in enumerate(world.to_main((world.host, batch.remade))):
+            for reason in reasons:
+                self._job.journal("worker-lost", step, rank=rank, on=host, reason=reason)
+                self._job.tell(
+                    f"step {step}: a loader worker of rank {rank} on {host} was lost ({reason}); its batch was made "
+                    "again by new workers; if it happens often: fewer data.workers, a smaller data.prefetch"
+                )
 
     def treat(self, report: Report) -> int | None:
         """Let the doctor look at the contest, and answer it; the next step, where the run went back to a checkpoint."""

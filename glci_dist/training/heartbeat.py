@@ -40,7 +40,7 @@ _SIGNALS = (
     "batch_norm_gap",
 )
 _PULLS = ("reconstruction_pull", "adversarial_pull")
-_HOST = ("data_seconds", "collective_seconds", "stall_seconds", "replaced", "stops", "superseded")
+_HOST = ("data_seconds", "collective_seconds", "stall_seconds", "replaced", "stops", "superseded", "remade")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Pulse:
     """Waiting for checkpoints, since the last step's end."""
     superseded: bool = False
     """This rank knows that a newer attempt owns the run."""
+    remade: int = 0
+    """Times that this rank's batch was made again, because a loader worker was lost."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Report:
     """Mean over ranks."""
     superseded: bool
     """A newer attempt owns the run: all end at once."""
+    remade: int = 0
+    """Times that a batch was made again, because a loader worker was lost, over all ranks."""
 
 
 def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Report:
@@ -113,6 +117,7 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
             float(pulse.replaced),
             float(pulse.stop),
             float(pulse.superseded),
+            float(pulse.remade),
         ]
     )
     host[len(_HOST) + world.rank] = pulse.step_seconds
@@ -145,4 +150,5 @@ def beat(world: World, moment: Moment, measures: Measures, pulse: Pulse) -> Repo
         replaced=round(sums["replaced"]),
         stop=sums["stops"] > 0,
         superseded=sums["superseded"] > 0,
+        remade=round(sums["remade"]),
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glci_dist import compose
 from glci_dist.checkpoints import reading
-from glci_dist.checkpoints.manifest import Checkpoint, Damaged, Unreadable, folder_name
+from glci_dist.checkpoints.manifest import Checkpoint, Damaged, Unreadable
 from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import Saved, Saver
 from glci_dist.checkpoints.state import Part, State
@@ -24,9 +24,10 @@ from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError
 from glci_dist.evaluation.result import brief
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
-from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import Ledger
+from glci_dist.training.differences import Differences, missing_checkpoint
 from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
@@ -34,9 +35,12 @@ from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.health import Health
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.history import History
+from glci_dist.training.moves import moves
 from glci_dist.training.observers import Observer, TensorBoard
 from glci_dist.training.phases import Moment, Schedule
-from glci_dist.training.resuming import check_configuration, newest_whole, refuse_unreadable
+from glci_dist.training.replaced import Replaced
+from glci_dist.training.resuming import check_configuration, newest_whole, refuse_unreadable, saved_under
+from glci_dist.training.save_reports import SaveReports
 from glci_dist.training.startup import Laps
 from glci_dist.training.stragglers import Stragglers
 from glci_dist.training.updates import Contest, DeviceBatch, Measures, to_device
@@ -56,8 +60,10 @@ class Job:
     stream: Callable[[Sequence[int]], Iterable[Batch]]
     """The batches of this rank at some steps."""
     health: Health
-    changes: Sequence[str] = ()
-    """In the configuration since the run began, accepted by the user."""
+    endings: Endings
+    """Where this rank writes down why the attempt ends."""
+    differences: Differences = field(default_factory=Differences)
+    """From how the run was left."""
     hosts: Sequence[str] = ()
     """Of each rank."""
     laps: Laps = field(default_factory=Laps)
@@ -66,13 +72,14 @@ class Job:
     observers: list[Observer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.replaced = Replaced(self.config.data.shards, self.folder.journal, self.tell)
         self.doctor = Doctor(self.config.doctor, self.config.global_batch)
         self._resumed: Checkpoint | None = None
         self._before, self._own = History(), History()
-        self._events = Journal(self.attempt) if self.world.is_main else None
+        self._events = self.endings.journal
         self._superseded = False
         self._troubled: set[str] = set()
-        self._kept: str | None = None
+        self._reports = SaveReports(self.journal, self.tell, self.config.checkpoints.stop_within_s)
         self._ledger = Ledger(self.attempt) if self.world.is_main else None
         monitor = self.config.monitor
         hosts = self.hosts or [self.world.host] * self.world.size
@@ -253,9 +260,9 @@ class Job:
         if ending is not None:
             waited = [seconds for seconds in self.world.to_main(stop.seconds) if seconds is not None]
             since = {"seconds": round(max(waited), 3)} if waited else {}
-            self.journal("stopped", step, reason=str(ending), **since)
+            self.endings.end("stopped", str(ending), step=step, **since)
         else:
-            self.journal("end", step)
+            self.endings.end("end", step=step)
         return ending
 
     def take_stall_seconds(self) -> float:
@@ -280,21 +287,26 @@ class Job:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
+        self.differences.missing = missing_checkpoint(self.folder.path) if self.world.is_main else None
         self._resumed = self.newest_checkpoint()
         self.laps.lap("verifying the checkpoint")
         if self._resumed is not None:
             check_configuration(self._resumed, self.config)
             self.load(self._resumed)
             self.first_step = self._resumed.step
+            before = saved_under(self._resumed).config.phases
+            self.differences.moves = moves(self.first_step, before, self.config.phases)
+            self.contest.balance.follow_phase(Schedule(before).names, self.schedule.names)
             self.laps.lap("reading the checkpoint")
 
     def end_if_complete(self) -> bool:
         """Whether no step is left to run; says so, and writes it down."""
         if self.first_step < self.schedule.steps:
             return False
-        self.tell(f"{self.folder.path} is complete: {self.schedule.steps} steps are done")
         self.journal("resume", self.first_step, ranks=self.world.size)
-        self.journal("end", self.first_step)
+        self._tell_differences()
+        self.tell(f"{self.folder.path} is complete: {self.schedule.steps} steps are done")
+        self.endings.end("end", step=self.first_step)
         return True
 
     def slowest_host(self) -> float:
@@ -310,8 +322,7 @@ class Job:
         engine, world, resumed = self.config.engine, self.world, self._resumed
         event = "resume" if resumed else "start"
         self.journal(event, self.first_step, ranks=world.size, device=str(world.device), precision=engine.precision)
-        if self.changes:
-            self.journal("changed", self.first_step, keys=list(self.changes))
+        self._tell_differences()
         from_world = f" (saved by {resumed.manifest.world_size} rank(s))" if resumed else ""
         self.tell(
             f"{event} {self.folder.path} at step {self.first_step} of {self.schedule.steps}{from_world}: "
@@ -325,9 +336,16 @@ class Job:
             # What a rollback before the first checkpoint goes back to.
             self._saver.save(self.state(), step=0, phase=self.schedule.at(0).phase, ends_phase=False)
 
+    def _tell_differences(self) -> None:
+        for event, details in self.differences.events():
+            self.journal(event, self.first_step, **details)
+        for line in self.differences.lines(self.folder, resumed_at=self._resumed.step if self._resumed else None):
+            self.tell(line)
+
     def close(self) -> None:
         for observer in self.observers:
             observer.close()
+        self.replaced.sum_up()
         if self._ledger is not None:
             self._ledger.write()
 
@@ -363,34 +381,7 @@ class Job:
         """Write down what became of a save; called in the saving thread of rank 0."""
         for damaged in saved.damaged:
             self._tell_damaged(*damaged)
-        if saved.error is not None:
-            self.journal("checkpoint-failed", saved.step, reason=saved.error)
-            self.tell(
-                f"checkpoint of step {saved.step} could not be written ({saved.error}): training goes on, "
-                f"and the checkpoint of step {self._saver.committed or 0} is kept"
-            )
-            return
-        self.journal(
-            "checkpoint",
-            saved.step,
-            phase=saved.phase,
-            path=folder_name(saved.step),
-            bytes=saved.bytes,
-            copy_seconds=round(saved.copy_seconds, 4),
-            write_seconds=round(saved.write_seconds, 4),
-            deleted=list(saved.deleted),
-        )
-        # Once: it will be so at the next save too, and nothing is lost by keeping more.
-        is_news, self._kept = saved.kept != self._kept, saved.kept
-        if saved.kept is not None and is_news:
-            self.journal("retention-failed", saved.step, reason=saved.kept)
-            self.tell(f"older checkpoints cannot be removed ({saved.kept}): all are kept, and the disk fills up")
-        within, seconds = self.config.checkpoints.stop_within_s, saved.copy_seconds + saved.write_seconds
-        if 0 < within < seconds:
-            self.tell(
-                f"saving took {seconds:.1f} s, more than checkpoints.stop_within_s={within:g}: "
-                "a signal would end the run without saving; raise it, and the scheduler's lead"
-            )
+        self._reports.see(saved, newest=self._saver.committed or 0)
 
 
 def _prefix(side: str) -> str:

@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 
+import torch
+
 from glci_dist.cluster import collectives
-from glci_dist.cluster.environment import Part, StepNote, tell_cause
+from glci_dist.cluster.environment import Part, StepNote, on_ending, say_ending, tell_cause
 from glci_dist.cluster.signals import StopRequest, stop_request
-from glci_dist.cluster.world import is_lost_peer, joined
+from glci_dist.cluster.world import World, is_lost_peer, joined
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Fault, Interrupted, Superseded, UserError
+from glci_dist.errors import Ending, Fault, Interrupted, Superseded, UserError
 from glci_dist.training.guard import Guard
 from glci_dist.training.heartbeat import Pulse, beat
 from glci_dist.training.job import Job
@@ -31,22 +33,53 @@ def train(config: Config) -> None:
     laps.lap("imports")
     with joined(config.engine) as world, stop_request(config.checkpoints.stop_within_s) as stop:
         laps.lap("joining the world")
-        job = prepare(config, world, laps)
         try:
-            if job.end_if_complete():
-                return
-            job.begin()
-            ending = run(job, stop)
-        except RuntimeError as error:
-            if not is_lost_peer(error):
-                raise
-            why = f"rank {world.rank} on {world.host} lost another rank, whose own message says why"
-            tell_cause(why, Part.LOST)
-            ending = Fault(f"{why}; the same command goes on from the last checkpoint", one_rank=True)
+            ending = _train(prepare(config, world, laps), stop)
+            if ending is not None:
+                raise ending
+        except BaseException as error:
+            told = _in_words(error, world)
+            say_ending(str(told), Part.LOST if _is_lost(error) else Part.BROKE)
+            if isinstance(told, Fault) and told is not error:
+                if _is_lost(error):
+                    tell_cause(str(told), Part.LOST)
+                raise told from error
+            raise
         finally:
-            job.close()
-        if ending is not None:
-            raise ending
+            on_ending(None)
+
+
+def _train(job: Job, stop: StopRequest) -> Exception | None:
+    try:
+        if job.end_if_complete():
+            return None
+        job.begin()
+        return run(job, stop)
+    finally:
+        job.close()
+
+
+def _is_lost(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and is_lost_peer(error)
+
+
+def _in_words(error: BaseException, world: World) -> Exception:
+    """What an error that ends the attempt is to a reader of its journal; a ``Fault`` where one line says it all."""
+    if isinstance(error, Ending):
+        return error
+    here = f"rank {world.rank} on {world.host}"
+    if _is_lost(error):
+        why = f"{here} lost another rank, whose own message says why"
+        return Fault(f"{why}; the same command goes on from the last checkpoint", one_rank=True)
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said:
+        return Fault(
+            f"{here} is out of memory ({said}): use more ranks, engine.accumulation, fewer data.workers or a smaller "
+            "global_batch; the same command goes on from the last checkpoint",
+            one_rank=True,
+        )
+    return RuntimeError(f"{here}: {said}")
 
 
 def run(job: Job, stop: StopRequest) -> Exception | None:
@@ -76,6 +109,7 @@ def run(job: Job, stop: StopRequest) -> Exception | None:
             collective_seconds=collectives.take_collective_seconds(),
             stall_seconds=job.take_stall_seconds(),
             replaced=0 if batch is None else len(batch.replaced),
+            remade=0 if batch is None else len(batch.remade),
             stop=bool(stop),
             superseded=job.is_superseded,
         )
@@ -107,6 +141,6 @@ def _take(batches: Iterator[Batch], job: Job) -> Batch:
     """The next batch; what is wrong with this rank's data is said by this rank."""
     try:
         return next(batches)
-    except UserError as error:
+    except (UserError, Fault) as error:
         world = job.world
-        raise UserError(f"rank {world.rank} on {world.host}: {error}", one_rank=True) from error
+        raise type(error)(f"rank {world.rank} on {world.host}: {error}", one_rank=True) from error

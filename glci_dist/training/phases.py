@@ -52,6 +52,11 @@ class Schedule:
         self.steps = sum(phase.steps for _, phase in self._phases)
         """Steps of the whole run."""
 
+    @property
+    def names(self) -> list[str]:
+        """Of the phases, by ``Moment.phase_number``."""
+        return [name for name, _ in self._phases]
+
     def at(self, step: int) -> Moment:
         """What step ``step`` does, 0 <= ``step`` < ``steps``; raises ``IndexError`` outside."""
         if not 0 <= step < self.steps:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from glci_dist import compose
+from glci_dist import stored
 from glci_dist.checkpoints import reading
-from glci_dist.checkpoints.manifest import Checkpoint, Unreadable
+from glci_dist.checkpoints.manifest import Checkpoint, Unreadable, newest_standing
 from glci_dist.config import Config
 from glci_dist.errors import Fault
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import is_accepted, refuse, result_changes
+from glci_dist.stored import Stored
 
 
 def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, Path], None]) -> Checkpoint | None:
@@ -45,10 +46,24 @@ def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, 
     return found
 
 
+def saved_under(checkpoint: Checkpoint) -> Stored:
+    """The configuration that a checkpoint was saved under; raises ``UserError`` where it holds none."""
+    return stored.parse(str(checkpoint.manifest.facts.get("config", "")), checkpoint.path)
+
+
+def check_standing(root: Path, config: Config) -> None:
+    """``check_configuration`` of the checkpoint that the run will go on from, as far as can be told without reading it.
+
+    It comes before the lease, so that what is refused fences no attempt off that still runs.
+    """
+    checkpoint, _ = newest_standing(root)
+    if checkpoint is not None:
+        check_configuration(checkpoint, config)
+
+
 def check_configuration(checkpoint: Checkpoint, config: Config) -> None:
     """Raise ``UserError`` where it was saved under another configuration, in what ``checkpoints.accept`` does not."""
-    saved_under = compose.parse(str(checkpoint.manifest.facts["config"]), checkpoint.path)
-    changes = result_changes(saved_under, config)
+    changes = result_changes(saved_under(checkpoint), config)
     refuse(checkpoint.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
 
 

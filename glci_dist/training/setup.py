@@ -10,7 +10,7 @@ import torch
 
 from glci_dist import compose
 from glci_dist.cluster import collectives
-from glci_dist.cluster.environment import job
+from glci_dist.cluster.environment import job, on_ending
 from glci_dist.cluster.world import World
 from glci_dist.config import Config, OptimizerConfig
 from glci_dist.data.batch import Batch
@@ -25,7 +25,9 @@ from glci_dist.errors import UserError
 from glci_dist.models.build import build_completion, build_discriminators, check_models
 from glci_dist.models.completion import fill_colour
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
+from glci_dist.training.differences import Differences
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
 from glci_dist.training.evaluations import Evaluations
@@ -35,6 +37,7 @@ from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoa
 from glci_dist.training.perceptual import PerceptualTerm
 from glci_dist.training.phases import Schedule
 from glci_dist.training.pictures import PictureGrid
+from glci_dist.training.resuming import check_standing
 from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Contest
 
@@ -54,12 +57,16 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     index, colour = _open_data(config, world, folder)
     laps.lap("opening the data")
     hosts = world.to_all(world.host)
-    attempt, changes = _take(config, world, folder, index, hosts)
     collectives.begin("building the networks")
+    # Before the lease, as much as can be: what fails here leaves an attempt that still runs alone.
     contest = build_contest(config, world)
     fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
     average = MovingAverage(contest.completion.network, config.engine.ema) if config.engine.ema else None
+    notes = world.once(folder.version_notes)
+    attempt, changes = _take(config, world, folder, index, hosts)
+    endings = Endings(attempt, rank=world.rank, host=world.host)
+    on_ending(endings.fail)
 
     def stream(steps: Sequence[int]) -> Iterable[Batch]:
         return make_loader(
@@ -83,7 +90,8 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
         average=average,
         stream=stream,
         health=Health(config.engine),
-        changes=changes,
+        endings=endings,
+        differences=Differences(changes, notes),
         hosts=hosts,
         laps=laps,
         evaluations=evaluations,
@@ -129,6 +137,7 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
 
     def look() -> list[float]:
         folder.check(config, index.digest)
+        check_standing(folder.checkpoints, config)
         return config.data.mean_colour or _mean_colour(index, config)
 
     return index, world.once(look)

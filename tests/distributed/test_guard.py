@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import tarfile
 from collections.abc import Iterable
@@ -191,15 +193,27 @@ def train_to_the_end(overrides: list[str]) -> str:
     return ""
 
 
+def train_and_say(overrides: list[str]) -> tuple[str, str]:
+    """How training ends, and what this rank printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ending = train_to_the_end(overrides)
+    return ending, said.getvalue()
+
+
 def test_a_sample_that_does_not_decode_is_named_in_the_journal_and_the_run_goes_on(
     damaged: tuple[Path, str], tmp_path: Path
 ) -> None:
     shards, key = damaged
     # Four steps of four slots are one epoch: the sample is met once.
     overrides = small(shards, tmp_path, steps=(2, 1, 1))
-    assert run_world(2, train_to_the_end, overrides) == ["", ""]
+    (ending, said), other = run_world(2, train_and_say, overrides)
+    assert (ending, other) == ("", ("", ""))
 
     (entry,) = events(tmp_path, "replaced")
+    assert f"step {entry['step']}: shard-000001.tar/{key} does not decode ({entry['reason']})" in said
+    assert f"glci shards verify {shards}" in said
+    assert "1 photo(s) that do not decode were replaced by others, 1 time(s) in 1 step(s)" in said
+    assert str(tmp_path / "run" / "journal.jsonl") in said
     assert (entry["shard"], entry["key"]) == ("shard-000001.tar", key)
     assert entry["slot"] in range(4)
     assert entry["step"] in range(4)
@@ -211,9 +225,12 @@ def test_past_the_tolerance_every_rank_ends_with_one_line_and_the_state_is_saved
     damaged: tuple[Path, str], tmp_path: Path
 ) -> None:
     overrides = small(damaged[0], tmp_path, steps=(8, 1, 1), extra=("data.tolerance=0",))
-    messages = run_world(2, train_to_the_end, overrides)
+    (first, said), (second, _) = run_world(2, train_and_say, overrides)
 
+    messages = [first, second]
     assert messages[0] == messages[1]
+    # At an ending that is none of a run that is done, too.
+    assert "1 photo(s) that do not decode were replaced" in said
     assert "1 of" in messages[0]
     assert "samples did not decode, more than data.tolerance=0.0" in messages[0]
     assert str(tmp_path / "run" / "journal.jsonl") in messages[0]

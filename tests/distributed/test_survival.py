@@ -90,6 +90,8 @@ def test_a_rank_that_hangs_is_named_with_the_collective_by_the_one_that_waits(
     if stopped:
         assert "not there: rank 1 on" in line
         assert "no sign of life" in line
+        (failed,) = events(tmp_path / "run", "failed")
+        assert failed["reason"] in line
     else:
         # The store was in the process that was stopped.
         assert "not there: rank 0 (no word of it" in line
@@ -128,6 +130,8 @@ def test_a_second_interrupt_ends_a_rank_that_waits_in_a_collective(faces_shards:
         assert command.ranks[0].wait(10) == 130
         assert "glci: stopped at once" in command.said()
         assert "Traceback" not in command.said()
+    (failed,) = events(tmp_path / "run", "failed")
+    assert failed["reason"] == "stopped at once"
 
 
 def test_a_signal_to_rank_1_alone_ends_the_run_within_a_step_and_a_write(faces_shards: str, tmp_path: Path) -> None:
@@ -164,6 +168,8 @@ def test_past_the_configured_time_a_stopping_run_ends_unsaved_and_says_so(faces_
         assert command.ranks[0].wait(60) == 3
         assert "stopped without saving: it took more than checkpoints.stop_within_s=2" in command.said()
     assert newest_in(tmp_path / "run" / "checkpoints") is None
+    (failed,) = events(tmp_path / "run", "failed")
+    assert failed["reason"].startswith("stopped without saving")
 
 
 @pytest.fixture

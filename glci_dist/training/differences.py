@@ -1,0 +1,52 @@
+"""What is not as a run was left when it goes on: its configuration, its checkpoints, where its step stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glci_dist.checkpoints.manifest import folder_name
+from glci_dist.runs.folder import RunFolder
+from glci_dist.runs.journal import last_saved, read_journal
+
+
+@dataclass
+class Differences:
+    """Said, and written down, before the first step."""
+
+    changes: Sequence[str] = ()
+    """In the configuration since the run began, accepted by the user."""
+    notes: Sequence[str] = ()
+    """What of the run's configuration another version wrote."""
+    missing: int | None = None
+    """Step of the newest checkpoint that the journal tells of, where it is not there any more."""
+    moves: Sequence[str] = ()
+    """What changed phases do to the step that the run goes on at."""
+
+    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """For the journal."""
+        if self.changes:
+            yield "changed", {"keys": list(self.changes)}
+        if self.notes:
+            yield "version", {"notes": list(self.notes)}
+        if self.missing is not None:
+            yield "missing", {"checkpoint": folder_name(self.missing)}
+        if self.moves:
+            yield "moved", {"moves": list(self.moves)}
+
+    def lines(self, folder: RunFolder, *, resumed_at: int | None) -> Iterator[str]:
+        """For the screen."""
+        yield from (f"accepted: {change}" for change in self.changes)
+        yield from (f"{folder.config_file} was written by another version, with {note}" for note in self.notes)
+        if self.missing is not None:
+            since = "begins at step 0" if resumed_at is None else f"goes on from step {resumed_at}"
+            yield f"{folder.checkpoints / folder_name(self.missing)} is not there any more: the run {since}"
+        yield from self.moves
+
+
+def missing_checkpoint(run: Path) -> int | None:
+    """Step of the newest checkpoint that the run's journal tells of, if it is not there."""
+    step = last_saved(read_journal(run))
+    return None if step is None or (run / "checkpoints" / folder_name(step)).is_dir() else step or None

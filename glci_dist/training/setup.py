@@ -31,7 +31,7 @@ from glci_dist.training.engines import Engine
 from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.health import Health
 from glci_dist.training.job import Job
-from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard
+from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard, Unprinted
 from glci_dist.training.perceptual import PerceptualTerm
 from glci_dist.training.phases import Schedule
 from glci_dist.training.pictures import PictureGrid
@@ -183,4 +183,6 @@ def _observers(job: Job, index: Index) -> list[Observer]:
         observers.append(
             Progress(first_step=job.first_step, steps=job.schedule.steps, global_batch=config.global_batch)
         )
+    # The last: it sees what the others lost.
+    observers.append(Unprinted(job.journal))
     return observers

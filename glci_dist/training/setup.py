@@ -38,6 +38,8 @@ from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Contest
 
+_OF_A_HOST = ("runs:", "data.", "cluster.", "engine.", "monitor.", "checkpoints.")
+"""Keys that may differ from host to host."""
 _COLOUR_PHOTOS = 256
 _COLOUR_SHARDS = 8
 """So few that a remote corpus is not fetched whole for its colour."""
@@ -45,6 +47,7 @@ _COLOUR_SHARDS = 8
 
 def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     """Everything that a run needs, on every rank; raises ``UserError`` where something is wrong."""
+    _check_same(config, world)
     compose.check_world(config, world.size, world.device.type)
     check_holes(config.holes, config.data.size)
     check_models(config)
@@ -93,6 +96,18 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     if world.is_main and ready.first_step < ready.schedule.steps:
         ready.observers = _observers(ready, index)
     return ready
+
+
+def _check_same(config: Config, world: World) -> None:
+    """Raise ``UserError`` where the ranks were not given one run, as the tasks of a job step may be."""
+    told = world.to_all(config)
+    for rank, other in enumerate(told):
+        parts = [line for line in compose.differences(told[0], other) if not line.startswith(_OF_A_HOST)]
+        if parts:
+            raise UserError(
+                f"ranks 0 and {rank} of one world were given different runs ({'; '.join(parts)}): give all ranks the "
+                "same, or start each run by itself"
+            )
 
 
 def build_contest(config: Config, world: World) -> Contest:

@@ -86,7 +86,9 @@ def told(code: int, *, is_product: bool) -> int:
     loss = output.lost("stdout")
     if loss is None or loss.nobody_reads or launchers.speaker() != 0:
         return code
-    output.say(f"glci: error: what it printed could not all be written ({loss.reason})")
+    output.say(
+        f"glci: error: what it printed could not all be written ({loss.reason}): make room, or write it elsewhere"
+    )
     return code or (2 if is_product else 0)
 
 

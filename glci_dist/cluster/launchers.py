@@ -106,7 +106,8 @@ def settle() -> Launched | None:
     if found is None:
         return None
     if found.size > 1 and not (found.address and found.port):
-        raise UserError(_where_is_rank_0(found))
+        # The others may know it.
+        raise UserError(_where_is_rank_0(found), one_rank="RANK" in os.environ)
     told = {
         "RANK": found.rank,
         "WORLD_SIZE": found.size,
@@ -126,7 +127,8 @@ def speaker() -> int:
     try:
         found = find()
     except UserError:
-        names = ("RANK", *(family.rank for family in _MPI), "SLURM_PROCID")
+        # RANK is what may be wrong: all that have no other number speak.
+        names = (*(family.rank for family in _MPI), "SLURM_PROCID")
         told = [os.environ[name] for name in names if name in os.environ]
         return max((int(text) for text in told if text.isdecimal()), default=0)
     return found.rank if found is not None else 0

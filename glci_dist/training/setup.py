@@ -38,7 +38,10 @@ from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Contest
 
-_OF_A_HOST = ("runs:", "data.", "cluster.", "engine.", "monitor.", "checkpoints.")
+_OF_A_HOST = (
+    *("runs:", "data.", "cluster.", "monitor.", "checkpoints."),
+    *("engine.threads:", "engine.device:", "engine.timeout_s:"),
+)
 """Keys that may differ from host to host."""
 _COLOUR_PHOTOS = 256
 _COLOUR_SHARDS = 8
@@ -102,6 +105,8 @@ def _check_same(config: Config, world: World) -> None:
     """Raise ``UserError`` where the ranks were not given one run, as the tasks of a job step may be."""
     told = world.to_all(config)
     for rank, other in enumerate(told):
+        if other == told[0]:
+            continue
         parts = [line for line in compose.differences(told[0], other) if not line.startswith(_OF_A_HOST)]
         if parts:
             raise UserError(

@@ -12,7 +12,7 @@ from glci_dist import output
 def entry() -> None:
     """Run one command and end the process with its exit code."""
     output.take_over()
-    # What it reads in opens files, and keeps streams: that comes after.
+    # What these read in opens files, and keeps streams: that comes after.
     from glci_dist.cli import main, told
     from glci_dist.cluster.environment import tell_cause
 

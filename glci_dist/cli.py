@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from glci_dist import __version__, compose, output
 from glci_dist.checkpoints import commands as checkpoint_commands
@@ -41,9 +42,17 @@ _READER_S = 5.0
 """A reader that takes nothing, such as a pager, holds no training longer."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of a mistake in the words, which all ranks have, one of them tells."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if launchers.speaker() == 0:
+            super()._print_message(message, file)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="glci", description="Distributed training of globally and locally consistent image completion."
     )
     parser.add_argument("--version", action="version", version=f"glci-dist {__version__}")

@@ -148,7 +148,7 @@ def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta)
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         dist.init_process_group(backend, timeout=timeout)
-    except dist.DistError as error:
+    except RuntimeError as error:
         said = str(error).strip().splitlines()[0]
         if "EADDRINUSE" in str(error):
             raise UserError(

@@ -223,7 +223,7 @@ class Progress:
 
 
 class Unprinted:
-    """Writes down that what is printed does not arrive, once a stream: nothing else follows from it."""
+    """Tells once a stream that what is printed does not arrive: nothing else follows from it."""
 
     def __init__(self, journal: Callable[..., None]) -> None:
         """``journal``: of the run, called with an event, its step and its details."""
@@ -232,6 +232,8 @@ class Unprinted:
     def see(self, report: Report) -> None:
         for loss in output.take_losses():
             self._journal("not-printed", report.moment.step, stream=loss.stream, reason=loss.reason)
+            # The shell waits for the run, whose reader has left, and somebody may wonder why.
+            output.say(f"glci: {loss.stream} cannot be written ({loss.reason}); training goes on, see `glci status`")
 
     def rewind(self, step: int) -> None:
         """What was printed stays."""

@@ -60,17 +60,29 @@ def _ended_well(runs: Path) -> bool:
 
 def test_a_run_goes_on_to_its_end_whatever_becomes_of_what_it_prints(faces_shards: str, tmp_path: Path) -> None:
     ways = {
-        "left": ('"$@" 2>&1 | head -n 1', "Broken pipe"),
+        "left": ('"$@" | head -n 1', "Broken pipe"),
         "closed": ('exec "$@" <&- >&- 2>&-', "it was closed when the command began"),
         "full": ('exec "$@" > /dev/full 2>&1', "No space left on device"),
     }
+    # These inherit the streams.
+    workers = ("data.workers=1",)
     ours, theirs = pty.openpty()
     with ExitStack() as stack:
         processes = {
             name: stack.enter_context(
                 _started(
-                    *("bash", "-o", "pipefail", "-c", line, "bash", *GLCI, *_run(faces_shards, tmp_path / name)),
+                    *(
+                        "bash",
+                        "-o",
+                        "pipefail",
+                        "-c",
+                        line,
+                        "bash",
+                        *GLCI,
+                        *_run(faces_shards, tmp_path / name, *workers),
+                    ),
                     stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
                 )
             )
             for name, (line, _) in ways.items()
@@ -83,6 +95,8 @@ def test_a_run_goes_on_to_its_end_whatever_becomes_of_what_it_prints(faces_shard
         assert codes == dict.fromkeys(processes, 0)
         assert processes["left"].stdout is not None
         assert processes["left"].stdout.read().startswith("start ")
+        assert processes["left"].stderr is not None
+        assert processes["left"].stderr.read().count("stdout cannot be written (Broken pipe); training goes on") == 1
     for name, reason in [*((name, reason) for name, (_, reason) in ways.items()), ("terminal", "Input/output error")]:
         assert _ended_well(tmp_path / name), name
         events = _events(tmp_path / name)
@@ -90,6 +104,11 @@ def test_a_run_goes_on_to_its_end_whatever_becomes_of_what_it_prints(faces_shard
         told = [(event["stream"], event["reason"]) for event in events if event["event"] == "not-printed"]
         assert ("stdout", reason) in told, name
         assert len(told) == len(set(told)) <= 2
+    # An evaluation writes its report all the same.
+    measure = (*GLCI, "evaluate", str(tmp_path / "left" / "run"), "--data", faces_shards, "--photos", "4")
+    with _started("bash", "-o", "pipefail", "-c", '"$@" 2>&1 | true', "bash", *measure, "--resamples", "0") as process:
+        assert process.wait(100) == 0
+    assert json.loads((tmp_path / "left" / "run" / "evaluation" / "evaluation.json").read_text())
 
 
 def test_two_ranks_whose_reader_leaves_go_on_to_their_end(faces_shards: str, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
     """Of a mistake in the words, which all ranks have, one of them tells."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if launchers.speaker() == 0:
+        if not launchers.is_echo():
             super()._print_message(message, file)
 
 
@@ -134,7 +134,7 @@ def _is_mine(parsed: argparse.Namespace) -> bool:
     except UserError:
         # It concerns no command that needs no world.
         return True
-    if found is None or found.size == 1:
+    if found is None or not found.is_one_of_many:
         return True
     if not getattr(parsed, "is_product", False):
         raise UserError(

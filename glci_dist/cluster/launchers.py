@@ -16,6 +16,7 @@ from pathlib import Path
 from glci_dist.errors import UserError
 
 _WAY_OUT = "start the ranks with torchrun or `glci submit`"
+_BARE = "RANK and WORLD_SIZE"
 _USUAL_PORT = 29500
 _FIRST_PORT, _PORTS = 20000, 9000
 """Below those that the system lends to connections, and those of ``cluster.reserved_port``."""
@@ -37,6 +38,11 @@ class Launched:
     address: str = ""
     """Of rank 0's host; empty where nothing tells it."""
     port: int | None = None
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether the same command runs in other processes now: RANK and WORLD_SIZE alone may be those of a machine."""
+        return self.size > 1 and self.by != _BARE
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,15 @@ def speaker() -> int:
     return found.rank if found is not None else 0
 
 
+def is_echo() -> bool:
+    """Whether what this process says of its words another one says too."""
+    try:
+        found = find()
+    except UserError:
+        return speaker() != 0
+    return found is not None and found.is_one_of_many and found.rank != 0
+
+
 def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launched | None) -> Launched:
     local_rank = other.local_rank if other is not None else 0
     if "LOCAL_RANK" in variables:
@@ -143,8 +158,9 @@ def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launche
     local_size = _number(variables, name) if name else other.local_size if other is not None else None
     if local_size is not None and name is not None:
         _check_rank(local_rank, local_size, "LOCAL_RANK", name)
+    by = other.by if other is not None else "deepspeed" if "CROSS_RANK" in variables else _BARE
     return Launched(
-        "torchrun" if "TORCHELASTIC_RUN_ID" in variables else "RANK and WORLD_SIZE",
+        "torchrun" if "TORCHELASTIC_RUN_ID" in variables else by,
         rank,
         size,
         local_rank,
@@ -250,7 +266,7 @@ def _where_is_rank_0(found: Launched) -> str:
             f"{found.by} started {found.size} ranks on several hosts, and {asked} does not say where rank 0 is: set it "
             f"for all ranks (mpirun -x {asked}=HOST, or -genv {asked} HOST), or {_WAY_OUT}"
         )
-    return f"rank {found.rank} of {found.size} ({found.by}) cannot find rank 0: {asked} is not set: {_WAY_OUT}"
+    return f"rank {found.rank} of {found.size} (by {found.by}) cannot find rank 0: {asked} is not set: {_WAY_OUT}"
 
 
 def _check_rank(rank: int, size: int, rank_name: str, size_name: str) -> None:

@@ -156,8 +156,11 @@ def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta)
                 "the same for all ranks",
                 one_rank=True,
             ) from error
-        who = f"rank {launched.rank} of {launched.size} ({launched.by})"
-        raise Fault(f"{who} did not meet the others at {where}: {said}", one_rank=True) from error
+        raise Fault(
+            f"rank {launched.rank} of {launched.size} (by {launched.by}) did not meet the others at {where} "
+            f"(MASTER_ADDR, MASTER_PORT; rank 0's host): {said}",
+            one_rank=True,
+        ) from error
 
 
 def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int, int]:

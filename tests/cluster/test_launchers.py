@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from glci_dist.cluster.launchers import Launched, find, first_host, settle, speaker
+from glci_dist.cluster.launchers import Launched, find, first_host, is_echo, settle, speaker
 from glci_dist.errors import UserError
 
 OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
@@ -114,6 +114,26 @@ def test_a_process_knows_its_place(
         assert 1024 <= int(variables["MASTER_PORT"]) < 65536
         assert _place(find()) == place
     assert speaker() == (place[0] if place else 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_there"),
+    [
+        (STEP, True),
+        (OMPI_ON_ONE_HOST, True),
+        (ELASTIC, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", "CROSS_RANK": "0", **NAMED}, True),
+        # A machine of a cluster that sets them for all that runs on it.
+        ({"RANK": "1", "WORLD_SIZE": "2", **NAMED}, False),
+        ({"RANK": "1"}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_launcher_says_that_others_run_the_same_words(
+    variables: dict[str, str], told: dict[str, str], is_there: bool
+) -> None:
+    variables |= told
+    assert is_echo() == is_there
 
 
 def test_all_ranks_of_a_step_meet_at_one_port_and_those_of_another_one_elsewhere(variables: dict[str, str]) -> None:

@@ -115,6 +115,8 @@ def settle() -> Launched | None:
         # The others may know it.
         raise UserError(_where_is_rank_0(found), one_rank="RANK" in os.environ)
     told = {
+        # c10d warns of every connection from an address that has no name in the DNS, as between a cluster's nodes.
+        "TORCH_CPP_LOG_LEVEL": "ERROR" if found.by == "srun" else None,
         "RANK": found.rank,
         "WORLD_SIZE": found.size,
         "LOCAL_RANK": found.local_rank,

@@ -6,19 +6,25 @@ import os
 import sys
 import traceback
 
-from glci_dist.cli import main
-from glci_dist.cluster.environment import tell_cause
+from glci_dist import output
 
 
 def entry() -> None:
     """Run one command and end the process with its exit code."""
+    output.take_over()
+    # What these read in opens files, and keeps streams: that comes after.
+    from glci_dist.cli import main, told
+    from glci_dist.cluster.environment import tell_cause
+
     try:
         code = main()
+    except SystemExit as ending:
+        # Of the parser: a help that was printed, or a mistake in the words.
+        code = told(ending.code if isinstance(ending.code, int) else 1, is_product=True)
     except Exception:
         tell_cause(traceback.format_exc())
         raise
-    sys.stdout.flush()
-    sys.stderr.flush()
+    output.flush()
     if "deepspeed" in sys.modules:
         # DeepSpeed keeps process groups whose threads abort the interpreter's own shutdown now and
         # then ("terminate called without an active exception"): a finished run would count as failed.

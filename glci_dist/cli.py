@@ -7,12 +7,13 @@ and resumable; 4 another attempt owns the run; 1 a fault.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from typing import Any
 
-from glci_dist import __version__, compose
+from glci_dist import __version__, compose, output
 from glci_dist.checkpoints import commands as checkpoint_commands
-from glci_dist.cluster.environment import environment_rank, tell_cause
+from glci_dist.cluster import launchers
+from glci_dist.cluster.environment import tell_cause
 from glci_dist.data import commands as data_commands
 from glci_dist.diagnosis import commands as diagnosis_commands
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError
@@ -37,18 +38,31 @@ Each key is explained in glci_dist/config.py.
 """
 
 
+_READER_S = 5.0
+"""A reader that takes nothing, such as a pager, holds no training longer."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Of a mistake in the words, which all ranks have, one of them tells."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if not launchers.is_echo():
+            super()._print_message(message, file)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="glci", description="Distributed training of globally and locally consistent image completion."
     )
     parser.add_argument("--version", action="version", version=f"glci-dist {__version__}")
+    parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     data_commands.add_parser(subparsers)
     data_commands.add_demo_parser(subparsers)
     train = _add(subparsers, "train", "train a run, or resume it", _TRAIN.format(**_groups()))
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, is_for_ranks=True)
     show = _add(
         subparsers,
         "config",
@@ -57,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         "example:\n  glci config experiment=faces160 recipe=paper data.shards=shards/train\n",
     )
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
-    show.set_defaults(run=_config)
+    show.set_defaults(run=_config, is_product=True)
     evaluation_commands.add_parser(subparsers)
     diagnosis_commands.add_parser(subparsers)
     checkpoint_commands.add_parser(subparsers)
@@ -69,7 +83,28 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parsed = build_parser().parse_args(arguments)
+    return told(_run(parsed), is_product=getattr(parsed, "is_product", False))
+
+
+def told(code: int, *, is_product: bool) -> int:
+    """The exit code of a command that has ended with ``code``; says where what it printed could not be written.
+
+    ``is_product``: that was all that it is for, and it has failed with it, unless nobody reads it.
+    """
+    output.flush()
+    loss = output.lost("stdout")
+    if loss is None or loss.nobody_reads or launchers.speaker() != 0:
+        return code
+    output.say(
+        f"glci: error: what it printed could not all be written ({loss.reason}): make room, or write it elsewhere"
+    )
+    return code or (2 if is_product else 0)
+
+
+def _run(parsed: argparse.Namespace) -> int:
     try:
+        if not _is_mine(parsed):
+            return 0
         return parsed.run(parsed)
     except UserError as error:
         return _say(f"glci: error: {error}", 2, every_rank=error.one_rank)
@@ -81,14 +116,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"glci: fault: {error}", 1, every_rank=error.one_rank)
     except KeyboardInterrupt:
         return _say("glci: stopped at once", 130)
-    except BrokenPipeError:
-        return 0
+
+
+def _is_mine(parsed: argparse.Namespace) -> bool:
+    """Whether the command is for this process, of those that a launcher started. Raises ``UserError``."""
+    if getattr(parsed, "is_for_ranks", False):
+        # Some launchers give this to all ranks beside the variables, or in their place.
+        found = launchers.settle()
+        if found is None and (parsed.local_rank or 0) > 0:
+            raise UserError(
+                f"--local-rank={parsed.local_rank}, but no launcher's variables are there (RANK, WORLD_SIZE, ...): "
+                "start the ranks with torchrun or `glci submit`"
+            )
+        return True
+    try:
+        found = launchers.find()
+    except UserError:
+        # It concerns no command that needs no world.
+        return True
+    if found is None or not found.is_one_of_many:
+        return True
+    if not getattr(parsed, "is_product", False):
+        raise UserError(
+            f"this command is for one process, and {found.by} started {found.size}: start it by itself, without a "
+            "launcher (only train and evaluate are for many ranks)"
+        )
+    return found.rank == 0
 
 
 def _train(parsed: argparse.Namespace) -> int:
     config = compose.load(parsed.overrides)
     from glci_dist.training.loop import train
 
+    output.wait_at_most(_READER_S)
     train(config)
     return 0
 
@@ -117,7 +177,7 @@ def _groups() -> dict[str, str]:
 def _say(line: str, code: int, *, every_rank: bool = False) -> int:
     """Print on rank 0, or on the rank that alone knows; every rank returns the code."""
     tell_cause(line)
-    if every_rank or environment_rank() == 0:
-        sys.stdout.flush()
-        print(line, file=sys.stderr, flush=True)
+    if every_rank or launchers.speaker() == 0:
+        output.flush()
+        output.say(line)
     return code

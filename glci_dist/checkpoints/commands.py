@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "A line for each checkpoint: its step, phase, age, size, the world and the attempt that wrote it. Files\n"
         "are compared by size only; `verify` reads them.\n\nexample:\n  glci checkpoints list runs/faces64\n",
     )
-    listing.set_defaults(run=_list)
+    listing.set_defaults(run=_list, is_product=True)
     verify = _add(
         commands,
         "verify",
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "example:\n  glci checkpoints show runs/faces64 --step 1200\n",
     )
     show.add_argument("--step", type=int, default=None, metavar="N", help="the checkpoint of this step (the newest)")
-    show.set_defaults(run=_show)
+    show.set_defaults(run=_show, is_product=True)
     for command in (listing, verify, show):
         command.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
 

@@ -1,4 +1,4 @@
-"""What the launcher (torchrun, `glci submit`'s, or none) says of this process, and what is said back to it."""
+"""What the agent that started this process is told of it, and the scheduler's job that it is part of."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from glci_dist.cluster.collectives import place
-
-
-def environment_rank() -> int:
-    """The rank that the launcher gave this process; 0 without a launcher."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def job() -> dict[str, str]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from glci_dist import output
 from glci_dist.cluster.environment import say_ending
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def answered(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those of these signals that this process does not ignore."""
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 class StopRequest:
@@ -64,8 +69,7 @@ class StopRequest:
                 self._end("stopped at once", 130)
 
     def _end(self, why: str, code: int) -> None:
-        line = f"glci: {why}; the same command goes on from the last checkpoint"
-        print(line, file=sys.stderr, flush=True)
+        output.say(f"glci: {why}; the same command goes on from the last checkpoint")
         say_ending(why)
         os._exit(code)
 
@@ -87,10 +91,13 @@ class StopRequest:
 
 @contextmanager
 def stop_request(within_s: float = 0.0) -> Iterator[StopRequest]:
-    """Turn SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 into a ``StopRequest`` while the block lasts."""
+    """Turn SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 into a ``StopRequest`` while the block lasts.
+
+    But for those that this process was started to ignore (``nohup``, a shell's ``trap "" HUP``): they stay ignored.
+    """
     request = StopRequest(within_s)
     with request._listening():
-        before = {number: signal.signal(number, request._handle) for number in STOPPING}
+        before = {number: signal.signal(number, request._handle) for number in answered(STOPPING)}
         try:
             yield request
         finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from glci_dist import output
 from glci_dist.cluster.collectives import Place, place
 from glci_dist.cluster.environment import Part, tell_cause
 
@@ -76,11 +76,11 @@ class Watch:
         behind = missing(here, self._rank, first, second)
         waiting = f"rank {self._rank} on {self._host} {doing} {waited + _SIGN_S:.0f} s in {where}"
         if behind and all(each.is_patient for each in behind):
-            print(f"glci: {waiting} and goes on waiting: {blame(behind)}", file=sys.stderr, flush=True)
+            output.say(f"glci: {waiting} and goes on waiting: {blame(behind)}")
             return
         why = f"{waiting}, more than engine.timeout_s={self._timeout_s:g}: {blame(behind)}"
         tell_cause(why, Part.WAITED if here.is_collective else Part.BROKE)
-        print(f"glci: fault: {why}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        output.say(f"glci: fault: {why}; the same command goes on from the last checkpoint")
         os._exit(1)
 
     def _describe(self, here: Place) -> str:

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from glci_dist.cluster import launchers
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.watch import Watch
 from glci_dist.config import EngineConfig
-from glci_dist.errors import Ending, UserError
+from glci_dist.errors import Ending, Fault, UserError
 
 _GRACE_S = 60.0
 
@@ -138,22 +140,55 @@ def is_lost_peer(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
+def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta) -> None:
+    """Make the process group; raises ``UserError`` or ``Fault`` where the ranks do not come together."""
+    if launched is None or launched.size == 1:
+        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+        return
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        dist.init_process_group(backend, timeout=timeout)
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"{where}, where the ranks meet, is another program's already: choose another port (MASTER_PORT=...), "
+                "the same for all ranks",
+                one_rank=True,
+            ) from error
+        raise Fault(
+            f"rank {launched.rank} of {launched.size} (by {launched.by}) did not meet the others at {where} "
+            f"(MASTER_ADDR, MASTER_PORT; rank 0's host): {said}",
+            one_rank=True,
+        ) from error
+
+
+def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int, int]:
+    """How many ranks are on this host, and this rank's share of the cores that it may run on.
+
+    Some launchers bind each rank to cores of its own, others let all run on all of them.
+    """
+    mine = os.sched_getaffinity(0)
+    told: list[Any] = [None] * size
+    dist.all_gather_object(told, (host, mine), group=words)
+    here = [cores for name, cores in told if name == host]
+    return len(here), int(sum(Fraction(1, sum(core in cores for cores in here)) for core in mine))
+
+
 @contextmanager
 def joined(config: EngineConfig) -> Iterator[World]:
     """This process's place in the world that the launcher describes, for as long as the block lasts."""
+    launched = launchers.settle()
     kind = choose_device(config.device)
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_rank = launched.local_rank if launched is not None else 0
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise UserError(
-                f"{local_size} ranks on a machine of {torch.cuda.device_count()} GPU(s): start one rank a GPU "
+                f"LOCAL_RANK={local_rank} on a machine of {torch.cuda.device_count()} GPU(s): start one rank a GPU "
                 "(torchrun --nproc-per-node), or use engine.device=cpu"
             )
         torch.cuda.set_device(device)
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(config.threads or max(1, cores // local_size))
     # A discriminator that wins has gradients so small that their squares are denormal, and those cost
     # a CPU a hundred times a normal number's time.
     torch.set_flush_denormal(True)
@@ -165,12 +200,11 @@ def joined(config: EngineConfig) -> Iterator[World]:
     # The watch ends a rank that waits longer than engine.timeout_s, and says for whom; the backend's own
     # time-out, which knows neither, only stands behind it.
     timeout = timedelta(seconds=config.timeout_s + _GRACE_S)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    _meet(launched, backend, timeout)
     rank, size, host = dist.get_rank(), dist.get_world_size(), socket.gethostname()
     words, behind = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
+    local_size, cores = _share_of_host(host, size, words)
+    torch.set_num_threads(config.threads or max(1, cores))
     watch = Watch(rank=rank, size=size, host=host, timeout_s=config.timeout_s)
     try:
         world = World(rank, size, local_rank, local_size, device, words, behind, watch)

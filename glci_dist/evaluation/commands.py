@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="LPIPS with these weights, alexnet-owt-7be5be79.pth",
     )
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(run=_evaluate, is_for_ranks=True)
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:

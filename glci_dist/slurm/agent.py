@@ -22,6 +22,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from glci_dist.cluster.environment import Part, noted_step
+from glci_dist.cluster.signals import answered
 from glci_dist.slurm import task
 
 _FINAL = (2, 4)
@@ -137,8 +138,8 @@ class Agent(LocalElasticAgent):
             self.take_signals()
 
     def take_signals(self) -> None:
-        """Have signals to this process passed on to its workers, and remembered."""
-        for number in task.SIGNALS:
+        """Have signals to this process passed on to its workers, and remembered; those that it ignores stay so."""
+        for number in answered(task.SIGNALS):
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:

@@ -51,7 +51,7 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
     explain.add_argument(
         "--images-per-second", type=float, default=None, metavar="N", help="speed to reckon with (that measured)"
     )
-    explain.set_defaults(run=_explain)
+    explain.set_defaults(run=_explain, is_product=True)
     cancel = _add(subparsers, "cancel", "cancel a run's job", _CANCEL)
     cancel.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
     cancel.set_defaults(run=_cancel)

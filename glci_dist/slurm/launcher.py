@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from glci_dist import output
 from glci_dist.checkpoints.manifest import folders
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
@@ -54,6 +55,7 @@ class Launch:
         """Run the workers to the end of the run; what became of it. Raises where the job has failed."""
         from submitit import JobEnvironment
 
+        output.take_over()
         environment = JobEnvironment()
         hosts = list(environment.hostnames)
         script = environment.paths.submission_file

@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     status.add_argument("folder", metavar="RUN", nargs="?", type=Path, help="the run's folder (all in runs/)")
     status.add_argument("--json", action="store_true", help="print the same as JSON")
-    status.set_defaults(run=_status)
+    status.set_defaults(run=_status, is_product=True)
 
 
 def _status(parsed: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from glci_dist.errors import UserError
 from glci_dist.slurm import jobs, snapshot
 from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launcher import Launch
+from glci_dist.slurm.task import IGNORED
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -210,13 +211,15 @@ def _on_this_machine(code: Path) -> Iterator[None]:
     """Have a job's processes, which inherit from this one, run the copy of the code, and not hold its terminal."""
     path = filter(None, [str(code), os.environ.get("PYTHONPATH")])
     # Safe: python -m would look into the current folder first, which may be a checkout.
-    inherited = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+    terminal = (signal.SIGINT, signal.SIGHUP)
+    ignored = " ".join(number.name for number in terminal if signal.getsignal(number) == signal.SIG_IGN)
+    inherited = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path), IGNORED: ignored}
     before = {name: os.environ.get(name) for name in inherited}
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(number) for number in range(3)]
     nowhere = os.open(os.devnull, os.O_RDWR)
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in terminal}
     os.environ.update(inherited)
     for number in range(3):
         os.dup2(nowhere, number)

@@ -9,9 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Collection
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Those that a job may be warned or ended by."""
+
+
+IGNORED = "GLCI_IGNORED_SIGNALS"
+"""What `glci submit` was started to ignore, for jobs on this machine."""
 
 
 def hold() -> None:
@@ -24,9 +29,18 @@ def release() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
+def answer(ignored: Collection[str]) -> None:
+    """Answer again what `glci submit` ignored for its terminal's sake, but for ``ignored``, the names of signals."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if number.name not in ignored:
+            signal.signal(number, signal.SIG_DFL)
+
+
 if __name__ == "__main__":
     hold()
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         # A key in the terminal that it was submitted from does not concern it.
         os.setsid()
+        # From here on those come from elsewhere, and are meant for it.
+        answer(os.environ.get(IGNORED, "").split())
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])

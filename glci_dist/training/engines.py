@@ -300,6 +300,9 @@ def _import_deepspeed(world: World) -> Any:
     # DeepSpeed picks its accelerator at import; on a GPU machine engine.device=cpu must hold too.
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
     os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:
+        # Of a torchrun that mpirun started it is another one, which DeepSpeed refuses.
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = os.environ["LOCAL_RANK"]
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
     from deepspeed.ops import __compatible_ops__

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from glci_dist import output
 from glci_dist.compose import to_yaml
 from glci_dist.config import Config
 from glci_dist.diagnosis.states import Finding, State
@@ -219,6 +220,26 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class Unprinted:
+    """Tells once a stream that what is printed does not arrive: nothing else follows from it."""
+
+    def __init__(self, journal: Callable[..., None]) -> None:
+        """``journal``: of the run, called with an event, its step and its details."""
+        self._journal = journal
+
+    def see(self, report: Report) -> None:
+        for loss in output.take_losses():
+            self._journal("not-printed", report.moment.step, stream=loss.stream, reason=loss.reason)
+            # The shell waits for the run, whose reader has left, and somebody may wonder why.
+            output.say(f"glci: {loss.stream} cannot be written ({loss.reason}); training goes on, see `glci status`")
+
+    def rewind(self, step: int) -> None:
+        """What was printed stays."""
+
+    def close(self) -> None:
+        pass
 
 
 class Pictures:

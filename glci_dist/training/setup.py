@@ -33,7 +33,7 @@ from glci_dist.training.engines import Engine
 from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.health import Health
 from glci_dist.training.job import Job
-from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard
+from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard, Unprinted
 from glci_dist.training.perceptual import PerceptualTerm
 from glci_dist.training.phases import Schedule
 from glci_dist.training.pictures import PictureGrid
@@ -41,6 +41,11 @@ from glci_dist.training.resuming import check_standing
 from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Contest
 
+_OF_A_HOST = (
+    *("runs:", "data.", "cluster.", "monitor.", "checkpoints."),
+    *("engine.threads:", "engine.device:", "engine.timeout_s:"),
+)
+"""Keys that may differ from host to host."""
 _COLOUR_PHOTOS = 256
 _COLOUR_SHARDS = 8
 """So few that a remote corpus is not fetched whole for its colour."""
@@ -48,6 +53,7 @@ _COLOUR_SHARDS = 8
 
 def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     """Everything that a run needs, on every rank; raises ``UserError`` where something is wrong."""
+    _check_same(config, world)
     compose.check_world(config, world.size, world.device.type)
     check_holes(config.holes, config.data.size)
     check_models(config)
@@ -101,6 +107,20 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     if world.is_main and ready.first_step < ready.schedule.steps:
         ready.observers = _observers(ready, index)
     return ready
+
+
+def _check_same(config: Config, world: World) -> None:
+    """Raise ``UserError`` where the ranks were not given one run, as the tasks of a job step may be."""
+    told = world.to_all(config)
+    for rank, other in enumerate(told):
+        if other == told[0]:
+            continue
+        parts = [line for line in compose.differences(told[0], other) if not line.startswith(_OF_A_HOST)]
+        if parts:
+            raise UserError(
+                f"ranks 0 and {rank} of one world were given different runs ({'; '.join(parts)}): give all ranks the "
+                "same, or start each run by itself"
+            )
 
 
 def build_contest(config: Config, world: World) -> Contest:
@@ -194,4 +214,6 @@ def _observers(job: Job, index: Index) -> list[Observer]:
         observers.append(
             Progress(first_step=job.first_step, steps=job.schedule.steps, global_batch=config.global_batch)
         )
+    # The last: it sees what the others lost.
+    observers.append(Unprinted(job.journal))
     return observers

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from glci_dist import compose
 from glci_dist.data.index import load_index
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
+from glci_dist.runs.ledger import account
 from glci_dist.slurm import snapshot
 from glci_dist.slurm.jobs import active
 from glci_dist.slurm.launcher import samples_of, usable_nodes
@@ -63,6 +66,42 @@ def test_a_run_on_this_machine_is_told_as_it_is_and_cancelled(faces_shards: str,
     assert "has ended already" in glci("cancel", str(run))
     (log,) = (run / "jobs").glob("*log.err")
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_a_job_of_this_machine_ignores_what_its_submission_did_and_answers_what_it_did_not(
+    faces_shards: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["cluster=local", *small(faces_shards, tmp_path, steps=(4000, 0, 0))]
+    # A submission whose output is closed submits all the same.
+    shell = ["sh", "-c", 'trap "" HUP; exec "$@" <&- >&- 2>&-', "sh"]
+    command = [*shell, sys.executable, "-m", "glci_dist", "submit", *words]
+    subprocess.run(command, check=True, timeout=100)
+    deadline = time.monotonic() + 150
+
+    def wait_for_step(step: int) -> None:
+        while not (attempts := account(run).attempts) or attempts[-1].reached < step:
+            assert time.monotonic() < deadline, f"never came to step {step}"
+            time.sleep(0.1)
+
+    wait_for_step(1)
+    (launcher,) = (
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "submitit.core._submit" in (process.info["cmdline"] or []) and str(run / "jobs") in process.info["cmdline"]
+    )
+    launcher.send_signal(signal.SIGHUP)
+    for rank in launcher.children():
+        rank.send_signal(signal.SIGHUP)
+    wait_for_step(account(run).attempts[-1].reached + 5)
+    launcher.send_signal(signal.SIGINT)
+    while active(run):
+        assert time.monotonic() < deadline, "it does not end"
+        time.sleep(0.1)
+    assert account(run).attempts[-1].reason.startswith("stopped by SIGINT")
+    assert newest_in(run / "checkpoints") is not None
 
 
 def glci(*words: str) -> str:

@@ -1,0 +1,300 @@
+"""Which world this process is part of, by what its launcher left in the environment.
+
+torchrun, DeepSpeed's launcher and `glci submit`'s agent say it in torch's variables (RANK, WORLD_SIZE, ...); srun and
+mpirun have their own, which ``settle`` puts into torch's, so that everything else reads one set of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from glci_dist.errors import UserError
+
+_WAY_OUT = "start the ranks with torchrun or `glci submit`"
+_BARE = "RANK and WORLD_SIZE"
+_USUAL_PORT = 29500
+_FIRST_PORT, _PORTS = 20000, 9000
+"""Below those that the system lends to connections, and those of ``cluster.reserved_port``."""
+_SPECIAL_STEPS = 0xFFFFFFF0
+"""From here on SLURM numbers its own steps: the batch script, the shell of salloc."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """This process among those that one launcher started."""
+
+    by: str
+    """What started it, for messages."""
+    rank: int
+    size: int
+    local_rank: int = 0
+    local_size: int | None = None
+    """Ranks on this host; None: not told."""
+    address: str = ""
+    """Of rank 0's host; empty where nothing tells it."""
+    port: int | None = None
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether the same command runs in other processes now: RANK and WORLD_SIZE alone may be those of a machine."""
+        return self.size > 1 and self.by != _BARE
+
+
+@dataclass(frozen=True)
+class _Family:
+    """The variables of launchers that are not torch's."""
+
+    by: str
+    rank: str
+    size: str
+    local_rank: str
+    local_size: str
+    job: tuple[str, ...] = ()
+    """Variables that tell one start of ranks from another one."""
+
+
+_MPI = (
+    _Family(
+        "mpirun (Open MPI)",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
+    ),
+    _Family(
+        "mpirun (MVAPICH)",
+        "MV2_COMM_WORLD_RANK",
+        "MV2_COMM_WORLD_SIZE",
+        "MV2_COMM_WORLD_LOCAL_RANK",
+        "MV2_COMM_WORLD_LOCAL_SIZE",
+    ),
+    _Family("mpirun (MPICH, Intel MPI)", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+
+
+def find() -> Launched | None:
+    """Who started this process as part of a world; None: it is one by itself.
+
+    Raises ``UserError`` where the variables are not whole, or say different things.
+    """
+    variables = os.environ
+    other = _of_others(variables)
+    has_rank, has_size = "RANK" in variables, "WORLD_SIZE" in variables
+    if not has_rank and not has_size:
+        return other
+    if other is None and not (has_rank and has_size):
+        there, gone = ("RANK", "WORLD_SIZE") if has_rank else ("WORLD_SIZE", "RANK")
+        raise UserError(f"{there}={variables[there]} is set, but {gone} is not: {_WAY_OUT}, or unset {there}")
+    rank = _number(variables, "RANK") if has_rank else other.rank if other else 0
+    size = _number(variables, "WORLD_SIZE") if has_size else other.size if other else 1
+    _check_rank(rank, size, "RANK", "WORLD_SIZE")
+    # An agent of torch's may be what the other launcher started, once a node.
+    if other is not None and "TORCHELASTIC_RUN_ID" not in variables and (rank, size) != (other.rank, other.size):
+        raise UserError(
+            f"RANK and WORLD_SIZE say rank {rank} of {size}, but {other.by} says rank {other.rank} of {other.size}: "
+            "unset RANK and WORLD_SIZE, or start the ranks by one launcher alone"
+        )
+    return _by_torch(variables, rank, size, other)
+
+
+def settle() -> Launched | None:
+    """As ``find``, with torch's variables set to what it found; and where rank 0 waits for the others is known.
+
+    Raises ``UserError``.
+    """
+    found = find()
+    if found is None:
+        return None
+    if found.size > 1 and not (found.address and found.port):
+        # The others may know it.
+        raise UserError(_where_is_rank_0(found), one_rank="RANK" in os.environ)
+    told = {
+        # c10d warns of every connection from an address that has no name in the DNS, as between a cluster's nodes.
+        "TORCH_CPP_LOG_LEVEL": "ERROR" if found.by == "srun" else None,
+        "RANK": found.rank,
+        "WORLD_SIZE": found.size,
+        "LOCAL_RANK": found.local_rank,
+        "LOCAL_WORLD_SIZE": found.local_size,
+        "MASTER_ADDR": found.address or None,
+        "MASTER_PORT": found.port,
+    }
+    for name, value in told.items():
+        if value is not None:
+            os.environ.setdefault(name, str(value))
+    return found
+
+
+def speaker() -> int:
+    """This process's rank, for what one prints for all; a guess where the variables contradict each other."""
+    try:
+        found = find()
+    except UserError:
+        # RANK is what may be wrong: all that have no other number speak.
+        names = (*(family.rank for family in _MPI), "SLURM_PROCID")
+        told = [os.environ[name] for name in names if name in os.environ]
+        return max((int(text) for text in told if text.isdecimal()), default=0)
+    return found.rank if found is not None else 0
+
+
+def is_echo() -> bool:
+    """Whether what this process says of its words another one says too."""
+    try:
+        found = find()
+    except UserError:
+        return speaker() != 0
+    return found is not None and found.is_one_of_many and found.rank != 0
+
+
+def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launched | None) -> Launched:
+    local_rank = other.local_rank if other is not None else 0
+    if "LOCAL_RANK" in variables:
+        local_rank = _number(variables, "LOCAL_RANK")
+    # DeepSpeed's launcher has a name of its own for it.
+    name = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in variables), None)
+    local_size = _number(variables, name) if name else other.local_size if other is not None else None
+    if local_size is not None and name is not None:
+        _check_rank(local_rank, local_size, "LOCAL_RANK", name)
+    by = other.by if other is not None else "deepspeed" if "CROSS_RANK" in variables else _BARE
+    return Launched(
+        "torchrun" if "TORCHELASTIC_RUN_ID" in variables else by,
+        rank,
+        size,
+        local_rank,
+        local_size,
+        variables.get("MASTER_ADDR") or (other.address if other is not None else ""),
+        _port(variables) or (other.port if other is not None else None),
+    )
+
+
+def _of_others(variables: Mapping[str, str]) -> Launched | None:
+    """What launchers but torch's say; None where they started no more than one process."""
+    by_mpi = next((found for family in _MPI if (found := _by_mpi(family, variables)) is not None), None)
+    by_srun = _by_srun(variables)
+    if by_mpi is None or (by_srun is not None and (by_srun.rank, by_srun.size) == (by_mpi.rank, by_mpi.size)):
+        # srun speaks PMI too, and knows more.
+        found = by_srun
+    else:
+        # What mpirun starts on a node, it may start by srun.
+        found = by_mpi
+    if found is None and "RANK" not in variables and variables.get("PMIX_RANK", "0") != "0":
+        raise UserError(f"PMIX_RANK={variables['PMIX_RANK']} is set, but nothing says of how many: {_WAY_OUT}")
+    return found
+
+
+def _by_mpi(family: _Family, variables: Mapping[str, str]) -> Launched | None:
+    if family.rank not in variables and family.size not in variables:
+        return None
+    for name, other in ((family.rank, family.size), (family.size, family.rank)):
+        if name not in variables:
+            raise UserError(f"{other}={variables[other]} is set, but {name} is not: {_WAY_OUT}")
+    rank, size = _number(variables, family.rank), _number(variables, family.size)
+    _check_rank(rank, size, family.rank, family.size)
+    if size == 1:
+        return None
+    local_rank = _number(variables, family.local_rank) if family.local_rank in variables else 0
+    local_size = _number(variables, family.local_size) if family.local_size in variables else None
+    address, port = variables.get("MASTER_ADDR", ""), _port(variables)
+    if local_size == size and not address:
+        job = next((variables[name] for name in family.job if name in variables), None) or _launcher_of(family.rank)
+        address, port = "127.0.0.1", port or _port_of(job)
+    return Launched(family.by, rank, size, local_rank, local_size, address, port or _USUAL_PORT)
+
+
+def _by_srun(variables: Mapping[str, str]) -> Launched | None:
+    """A task among several of one job step; a batch script, or salloc's shell, is none, however many it may start."""
+    step = variables.get("SLURM_STEP_ID", "")
+    if "SLURM_PROCID" not in variables or not step.isdecimal() or int(step) >= _SPECIAL_STEPS:
+        return None
+    size_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in variables else "SLURM_NTASKS"
+    if size_name not in variables or (size := _number(variables, size_name)) == 1:
+        return None
+    rank = _number(variables, "SLURM_PROCID")
+    _check_rank(rank, size, "SLURM_PROCID", size_name)
+    nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_NODELIST", "")
+    is_one_host = (variables.get("SLURM_STEP_NUM_NODES") or variables.get("SLURM_NNODES")) == "1"
+    job = f"{variables.get('SLURM_JOB_ID', '')}.{step}"
+    return Launched(
+        "srun",
+        rank,
+        size,
+        _number(variables, "SLURM_LOCALID") if "SLURM_LOCALID" in variables else 0,
+        size if is_one_host else _tasks_here(variables),
+        variables.get("MASTER_ADDR") or ("127.0.0.1" if is_one_host else first_host(nodes)),
+        _port(variables) or _port_of(job),
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a list as SLURM writes it: ``n01`` of ``n[01-03,7],m4``."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group() if first else "")
+
+
+def _tasks_here(variables: Mapping[str, str]) -> int | None:
+    """Of this node, by a list such as ``2(x3),1`` and the node's place in it."""
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", variables.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(count)] * int(times or 1)
+    node = variables.get("SLURM_NODEID", "")
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else None
+
+
+def _launcher_of(variable: str) -> str:
+    """The process that set ``variable``, which is the same one for all ranks of this host."""
+    process = os.getpid()
+    while process > 1:
+        folder = Path(f"/proc/{process}")
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            if not any(each.startswith(f"{variable}=".encode()) for each in variables):
+                break
+            process = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            # Another user's: it is no rank.
+            break
+    return str(process)
+
+
+def _where_is_rank_0(found: Launched) -> str:
+    asked = "MASTER_PORT" if found.address else "MASTER_ADDR"
+    if found.by.startswith("mpirun"):
+        return (
+            f"{found.by} started {found.size} ranks on several hosts, and {asked} does not say where rank 0 is: set it "
+            f"for all ranks (mpirun -x {asked}=HOST, or -genv {asked} HOST), or {_WAY_OUT}"
+        )
+    return f"rank {found.rank} of {found.size} (by {found.by}) cannot find rank 0: {asked} is not set: {_WAY_OUT}"
+
+
+def _check_rank(rank: int, size: int, rank_name: str, size_name: str) -> None:
+    if size < 1:
+        raise UserError(f"{size_name}={size} is no number of ranks: {_WAY_OUT}, or unset it")
+    if not 0 <= rank < size:
+        raise UserError(f"{rank_name}={rank} is no rank of {size_name}={size}, which are 0 to {size - 1}: {_WAY_OUT}")
+
+
+def _port(variables: Mapping[str, str]) -> int | None:
+    if not variables.get("MASTER_PORT"):
+        return None
+    port = _number(variables, "MASTER_PORT")
+    if not 0 < port < 2**16:
+        raise UserError(f"MASTER_PORT={port} is no port: choose a free one from 1024 to 65535")
+    return port
+
+
+def _port_of(job: str) -> int:
+    """The same for all ranks of a start, and most likely another one than for other starts."""
+    return _FIRST_PORT + zlib.crc32(f"{os.getuid()}/{job}".encode()) % _PORTS
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    text = variables[name]
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{name}={text} is no whole number: {_WAY_OUT}, or unset it") from None

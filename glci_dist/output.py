@@ -1,0 +1,189 @@
+"""What a command prints is no part of what it does: a reader that leaves or a full disk ends nothing.
+
+``take_over`` makes the standard streams such that a write never raises. What is lost is noted with its reason, once a
+stream: a run tells it to its journal, and the command line says what a lost output means for the exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import stat
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+_NAMES = ("stdin", "stdout", "stderr")
+_FOR_EVER = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ENODEV, errno.ECONNRESET, errno.ESHUTDOWN)
+"""After these nothing that is written to a pipe, a socket or a terminal will ever arrive."""
+_CHUNK = 4096
+"""Bytes that a pipe which can be written to takes at once (PIPE_BUF)."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """That something which was printed did not arrive."""
+
+    stream: str
+    """stdout or stderr."""
+    reason: str
+    nobody_reads: bool
+    """The reader left, or the stream was closed: it is not missed."""
+
+
+class _Losses:
+    """The first of each stream."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: dict[str, Loss] = {}
+        self._untold: list[Loss] = []
+
+    def note(self, loss: Loss) -> None:
+        with self._lock:
+            if loss.stream not in self._of:
+                self._of[loss.stream] = loss
+                self._untold.append(loss)
+
+    def of(self, stream: str) -> Loss | None:
+        return self._of.get(stream)
+
+    def take(self) -> list[Loss]:
+        with self._lock:
+            untold, self._untold = self._untold, []
+        return untold
+
+
+_losses = _Losses()
+_patience_s: float | None = None
+
+
+class _Guarded(io.FileIO):
+    """A file descriptor; what cannot be written to it is noted and dropped."""
+
+    def __init__(self, number: int, stream: str) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._stream = stream
+        self._is_stuck = False
+
+    def write(self, data: Any, /) -> int:
+        with memoryview(data) as view, view.cast("B") as left:
+            size, place = left.nbytes, 0
+            while place < size:
+                try:
+                    if not self._is_ready():
+                        return self._lose(f"its reader takes nothing for {_patience_s:g} s", size)
+                    place += super().write(left[place : place + _CHUNK]) or 0
+                except OSError as error:
+                    is_gone = error.errno in _FOR_EVER and not stat.S_ISREG(os.fstat(self.fileno()).st_mode)
+                    if is_gone:
+                        # Also for what writes to it by itself: libraries, child processes.
+                        _open_nowhere(self.fileno())
+                    return self._lose(error.strerror or str(error), size, nobody_reads=is_gone)
+        return size
+
+    def _is_ready(self) -> bool:
+        """Wait until something can be written, as long as ``wait_at_most`` allows; at once where it was in vain."""
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLOUT)
+        patience_s = 0.0 if self._is_stuck else _patience_s
+        self._is_stuck = not poll.poll(None if patience_s is None else 1000 * patience_s)
+        return not self._is_stuck
+
+    def _lose(self, reason: str, size: int, *, nobody_reads: bool = False) -> int:
+        _losses.note(Loss(self._stream, reason, nobody_reads))
+        return size
+
+
+def take_over() -> None:
+    """Make this process's standard streams safe, from now on to its end; called before anything else is opened.
+
+    A stream that was closed would lend its number to the next file or socket, and what libraries print would be
+    written into that: it is opened on the null device.
+    """
+    for number, name in enumerate(_NAMES):
+        stream: TextIO | None = getattr(sys, name)
+        is_there = _is_open(number)
+        if not is_there:
+            _open_nowhere(number)
+        if name == "stdin":
+            sys.stdin = stream or open(number, closefd=False)  # noqa: SIM115
+            continue
+        if stream is None or not is_there:
+            _losses.note(Loss(name, "it was closed when the command began", nobody_reads=True))
+        if stream is None and is_there:
+            # Something else was opened under its number already.
+            number = os.open(os.devnull, os.O_WRONLY)
+        setattr(sys, name, _guarded(number, name, stream))
+
+
+def wait_at_most(seconds: float) -> None:
+    """From now on a reader that takes nothing, such as a paused terminal, is waited for so long, once."""
+    global _patience_s
+    _patience_s = seconds
+
+
+def flush() -> None:
+    """Have all that was printed written, as far as it can be."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+def lost(stream: str) -> Loss | None:
+    """What was first lost of ``stdout`` or ``stderr``; None: nothing that was written so far."""
+    return _losses.of(stream)
+
+
+def take_losses() -> list[Loss]:
+    """What was lost since the last call, one a stream at the most."""
+    return _losses.take()
+
+
+def say(line: str) -> None:
+    """Print a line to stderr, also where that is no longer possible."""
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _guarded(number: int, name: str, before: TextIO | None) -> TextIO:
+    """A stream like ``before``, on file descriptor ``number``."""
+    if isinstance(before, io.TextIOWrapper):
+        with suppress(OSError):
+            before.flush()
+        encoding, errors, lines, at_once = before.encoding, before.errors, before.line_buffering, before.write_through
+    else:
+        encoding, errors, lines, at_once = "utf-8", "strict", name == "stderr", False
+    raw = _Guarded(number, name)
+    return io.TextIOWrapper(
+        # As Python makes them itself: with -u there is nothing in between.
+        raw if at_once else io.BufferedWriter(raw),
+        encoding=encoding,
+        # A name that the terminal's encoding does not have is shown by its numbers.
+        errors="backslashreplace" if errors == "strict" else errors,
+        newline="\n",
+        line_buffering=lines,
+        write_through=at_once,
+    )
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _open_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere == number:
+        os.set_inheritable(number, True)
+        return
+    os.dup2(nowhere, number)
+    os.close(nowhere)

@@ -138,7 +138,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides))
+            composed = compose("config", overrides=[_freed(word) for word in overrides])
         _check_keys(list(_flat(composed)))
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
@@ -146,8 +146,10 @@ def load(overrides: Sequence[str] = ()) -> Config:
         config = OmegaConf.to_object(composed)
     # ValueError: Hydra's for a group that is set to null.
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(explain(error)) from error
+        # As it was given, and not as ``_freed`` made it.
+        raise UserError(explain(error).replace("++cluster.", "cluster.", 1)) from error
     assert isinstance(config, Config)
+    _check_free(config)
     check(config)
     return config
 
@@ -320,6 +322,22 @@ def _check_lists(config: Config) -> None:
     for side, betas in (("completion", optimizers.completion.betas), ("discriminator", optimizers.discriminator.betas)):
         if not (len(betas) == 2 and all(0 <= value < 1 for value in betas)):
             raise UserError(f"optimizers.{side}.betas={betas} must be two numbers, each at least 0 and less than 1")
+
+
+def _freed(word: str) -> str:
+    """An override that may also add, where the keys are the user's: Hydra asks for a + there."""
+    plain = word.lstrip("+")
+    key = plain.partition("=")[0]
+    is_free = any(key == name or key.startswith(f"{name}.") for name in _OPEN)
+    return f"++{plain}" if is_free else word
+
+
+def _check_free(config: Config) -> None:
+    """Refuse values under free keys that are no single word, which slip past OmegaConf's own check."""
+    for name, mapping in (("environment", config.cluster.environment), ("sbatch", config.cluster.sbatch)):
+        for key, value in mapping.items():
+            if not isinstance(value, str | None):
+                raise UserError(f"cluster.{name}.{key}={value} has the wrong type: give one word, or null")
 
 
 def _check_keys(composed: list[str]) -> None:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from glci_dist import free_keys
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.errors import UserError
 from glci_dist.mistakes import explain, removed_key, unknown_key
@@ -116,9 +117,6 @@ _ABOVE_ZERO = (
     "cluster.restart_window_s",
 )
 
-_OPEN = ("cluster.environment", "cluster.sbatch")
-"""Mappings whose keys are the user's; each is one value."""
-
 _BELOW_ONE = (
     "model.discriminator.slope",
     "losses.label_smoothing",
@@ -138,7 +136,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = compose("config", overrides=[_freed(word) for word in overrides])
+            composed = compose("config", overrides=[free_keys.freed(word) for word in overrides])
         _check_keys(list(_flat(composed)))
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
@@ -149,7 +147,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
         # As it was given, and not as ``_freed`` made it.
         raise UserError(explain(error).replace("++cluster.", "cluster.", 1)) from error
     assert isinstance(config, Config)
-    _check_free(config)
+    free_keys.check(config)
     check(config)
     return config
 
@@ -324,22 +322,6 @@ def _check_lists(config: Config) -> None:
             raise UserError(f"optimizers.{side}.betas={betas} must be two numbers, each at least 0 and less than 1")
 
 
-def _freed(word: str) -> str:
-    """An override that may also add, where the keys are the user's: Hydra asks for a + there."""
-    plain = word.lstrip("+")
-    key = plain.partition("=")[0]
-    is_free = any(key == name or key.startswith(f"{name}.") for name in _OPEN)
-    return f"++{plain}" if is_free else word
-
-
-def _check_free(config: Config) -> None:
-    """Refuse values under free keys that are no single word, which slip past OmegaConf's own check."""
-    for name, mapping in (("environment", config.cluster.environment), ("sbatch", config.cluster.sbatch)):
-        for key, value in mapping.items():
-            if not isinstance(value, str | None):
-                raise UserError(f"cluster.{name}.{key}={value} has the wrong type: give one word, or null")
-
-
 def _check_keys(composed: list[str]) -> None:
     """Refuse the keys that ``+key`` added and ``~key`` removed, which slip past Hydra's own check."""
     schema = list(_flat(OmegaConf.structured(Config())))
@@ -380,7 +362,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key in node:
         value = None if OmegaConf.is_missing(node, key) else node[key]
-        if f"{prefix}{key}" in _OPEN:
+        if f"{prefix}{key}" in free_keys.FREE:
             flat[f"{prefix}{key}"] = dict(value or {})
         elif OmegaConf.is_dict(value):
             flat.update(_flat(value, f"{prefix}{key}."))

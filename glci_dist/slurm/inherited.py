@@ -82,9 +82,7 @@ def lines(cluster: ClusterConfig, environment: Mapping[str, str]) -> Iterator[st
     if out:
         # First those that are asked for elsewhere.
         out.sort(key=lambda name: name not in _KEYS)
-        told = [
-            f"{name}={environment[name]} (say {_KEYS[name]})" if name in _KEYS else name for name in out[:_SHOWN]
-        ]
+        told = [f"{name}={environment[name]} (say {_KEYS[name]})" if name in _KEYS else name for name in out[:_SHOWN]]
         more = f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else ""
         yield f"left out of the environment, the configuration alone counts: {', '.join(told)}{more}"
     given = [name for name in sorted(environment) if name.startswith(_LIBRARIES) and name not in cluster.environment]

@@ -144,7 +144,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
         config = OmegaConf.to_object(composed)
     # ValueError: Hydra's for a group that is set to null.
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        # As it was given, and not as ``_freed`` made it.
+        # As it was given, and not as ``freed`` made it.
         raise UserError(explain(error).replace("++cluster.", "cluster.", 1)) from error
     assert isinstance(config, Config)
     free_keys.check(config)

@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="glci", description="Distributed training of globally and locally consistent image completion."
     )
     parser.add_argument("--version", action="version", version=f"glci-dist {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     data_commands.add_parser(subparsers)
     data_commands.add_demo_parser(subparsers)
     train = _add(subparsers, "train", "train a run, or resume it", _TRAIN.format(**_groups()))
@@ -66,21 +66,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+_ON_RANKS = ("train", "evaluate")
+"""Commands that a launcher may start once a rank."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parsed = build_parser().parse_args(arguments)
+    # What no launcher starts has no rank, whatever an outer one left in the environment.
+    alone = parsed.command not in _ON_RANKS
     try:
         return parsed.run(parsed)
     except UserError as error:
-        return _say(f"glci: error: {error}", 2, every_rank=error.one_rank)
+        return _say(f"glci: error: {error}", 2, every_rank=alone or error.one_rank)
     except Interrupted as error:
-        return _say(f"glci: {error}", 3)
+        return _say(f"glci: {error}", 3, every_rank=alone)
     except Superseded as error:
-        return _say(f"glci: {error}", 4)
+        return _say(f"glci: {error}", 4, every_rank=alone)
     except Fault as error:
-        return _say(f"glci: fault: {error}", 1, every_rank=error.one_rank)
+        return _say(f"glci: fault: {error}", 1, every_rank=alone or error.one_rank)
     except KeyboardInterrupt:
-        return _say("glci: stopped at once", 130)
+        return _say("glci: stopped at once", 130, every_rank=alone)
     except BrokenPipeError:
         return 0
 

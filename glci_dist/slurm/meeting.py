@@ -65,21 +65,29 @@ def meet(
 
     if not is_host:
         return at(_port_of(notes, host, timeout_s))
-    for port in _in_turn(first_port, number):
-        if not _is_free(port):
-            tell(f"port {port} is taken on this node: the nodes meet at another")
+    for place, port in enumerate(_in_turn(first_port, number)):
+        handler = _hosted(at, port)
+        if handler is None:
             continue
-        try:
-            handler = at(port)
-        except RendezvousConnectionError as problem:
-            # Taken since.
-            if not any(name in str(problem.__cause__) for name in _TAKEN):
-                raise
-            tell(f"port {port} is taken on this node: the nodes meet at another")
-            continue
+        if place:
+            taken = f"port {first_port + number % PORTS} is" if place == 1 else f"{place} ports are"
+            tell(f"{taken} taken on this node: the nodes meet at port {port}")
         notes.meet(host=host, port=port)
         return handler
     raise RendezvousConnectionError(f"of the ports {first_port} to {first_port + PORTS - 1} none is free on {host}")
+
+
+def _hosted(at: Callable[[int], RendezvousHandler], port: int) -> RendezvousHandler | None:
+    """The meeting at a port of this node; none where that is taken."""
+    if not _is_free(port):
+        return None
+    try:
+        return at(port)
+    except RendezvousConnectionError as problem:
+        # Taken since.
+        if any(name in str(problem.__cause__) for name in _TAKEN):
+            return None
+        raise
 
 
 def _in_turn(first: int, number: int) -> Iterator[int]:

@@ -131,7 +131,7 @@ def _ask_scheduler(request: Request) -> Iterator[str]:
             with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
                 script = Path(folder) / "job.sh"
                 script.write_text(batch_script(request))
-                refusal = scheduler.refusal(script)
+                refusal = _refusal(script, cluster)
             refusal = capacity.refusal(cluster, refusal) if refusal is not None else None
             found += [refusal] if refusal is not None else []
     except Silence:
@@ -141,6 +141,14 @@ def _ask_scheduler(request: Request) -> Iterator[str]:
         yield str(error)
     for reason in found:
         yield f"by the scheduler: {reason} (asked for: {_asked(cluster)})"
+
+
+def _refusal(script: Path, cluster: ClusterConfig) -> str | None:
+    """What ``sbatch --test-only`` objects to; of several partitions it looks at less than sbatch does."""
+    refusal = scheduler.refusal(script)
+    several = cluster.partition.split(",") if "," in cluster.partition and "partition" not in cluster.sbatch else []
+    is_taken = refusal is None or any(scheduler.refusal(script, partition=each) is None for each in several)
+    return None if is_taken else refusal
 
 
 def _asked(cluster: ClusterConfig) -> str:

@@ -151,14 +151,15 @@ def submit(script: Path) -> str:
             reason = last_line(errors[-1]).removeprefix("sbatch: ").removeprefix("error: ")
             raise UserError(f"the scheduler refused the job: {reason}")
         # It may have been taken, and only the answer be lost.
-        again = wait("sbatch", said)
-        with_number = _number_of(script) if again else None
-        if with_number is not None:
-            return with_number
-        if not again:
-            raise Silence(
-                f"{silent('sbatch', said)}; it is not known to be queued: if it is after all, it ends by itself"
-            )
+        lost = f"{silent('sbatch', said)}; it is not known to be queued: if it is after all, it ends by itself"
+        if not wait("sbatch", said):
+            raise Silence(lost)
+        try:
+            number = _number_of(script)
+        except Silence as silence:
+            raise Silence(lost) from silence
+        if number is not None:
+            return number
 
 
 def _number_of(script: Path) -> str | None:
@@ -174,9 +175,11 @@ def _number_of(script: Path) -> str | None:
     return None
 
 
-def refusal(script: Path, *, exclude: str = "") -> str | None:
-    """Why the scheduler would not take the batch script, without some nodes perhaps; None: it would."""
-    answer = ask(["sbatch", "--test-only", *([f"--exclude={exclude}"] if exclude else []), str(script)])
+def refusal(script: Path, *, exclude: str = "", partition: str = "") -> str | None:
+    """Why the scheduler would not take the batch script, without some nodes or in one partition; None: it would."""
+    options = {"exclude": exclude, "partition": partition}
+    further = [f"--{name}={value}" for name, value in options.items() if value]
+    answer = ask(["sbatch", "--test-only", *further, str(script)])
     if answer.returncode == 0:
         return None
     return last_line(answer.stderr).removeprefix("allocation failure: ")

@@ -202,14 +202,14 @@ def _lacks(asked: Ask, node: Mapping[str, str]) -> Iterator[str]:
         yield f"cluster.cpus={asked.cpus}, and they have {node['CPUs']}"
     if asked.memory_mb > _number(node["Memory"]):
         yield f"cluster.memory_gb={asked.memory_mb / 1024:g}, and they have {_number(node['Memory']) / 1024:.1f}"
-    if asked.gpus > _gpus(node["Gres"]):
-        yield f"cluster.gpus={asked.gpus}, and they have {_gpus(node['Gres'])}"
+    if asked.gpus > gpus(node["Gres"]):
+        yield f"cluster.gpus={asked.gpus}, and they have {gpus(node['Gres'])}"
     missing = set(asked.features) - set(node["Features"].split(","))
     if missing:
         yield f"cluster.constraint: they have no {', '.join(sorted(missing))}"
 
 
-def _gpus(gres: str) -> int:
+def gpus(gres: str) -> int:
     """Of ``gpu:8`` or ``gpu:a100:4(S:0-1),gpu:v100:2``."""
     return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", gres))
 

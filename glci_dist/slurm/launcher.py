@@ -48,6 +48,8 @@ class Launch:
         """Run the workers to the end of the run; what became of it. Raises where the job has failed."""
         from submitit import JobEnvironment
 
+        # submitit's debug executor leaves it out.
+        os.environ.setdefault("SUBMITIT_FOLDER", str(self.run / "jobs"))
         environment = JobEnvironment()
         hosts = list(environment.hostnames)
         script = environment.paths.submission_file

@@ -188,7 +188,7 @@ def silent_controller(seconds: float) -> Iterator[None]:
 def test_a_controller_that_does_not_answer_for_a_while_is_asked_again_and_gets_each_job_once(
     box: Box, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with silent_controller(11):
+    with silent_controller(16):
         done = glci("submit", "cluster=box", *overrides(box.shards, tmp_path))
     assert done.returncode == 0, done.stderr
     assert "the scheduler does not answer (scontrol: " in done.stderr

@@ -83,17 +83,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parsed = build_parser().parse_args(arguments)
-    return told(_run(parsed), is_product=getattr(parsed, "is_product", False))
+    return told(_run(parsed), is_product=getattr(parsed, "is_product", False), speaks=_is_alone(parsed))
 
 
-def told(code: int, *, is_product: bool) -> int:
+def told(code: int, *, is_product: bool, speaks: bool = False) -> int:
     """The exit code of a command that has ended with ``code``; says where what it printed could not be written.
 
-    ``is_product``: that was all that it is for, and it has failed with it, unless nobody reads it.
+    ``is_product``: that was all that it is for, and it has failed with it, unless nobody reads it. ``speaks``: this
+    process has no others to speak for it, whatever rank the environment gives it.
     """
     output.flush()
     loss = output.lost("stdout")
-    if loss is None or loss.nobody_reads or launchers.speaker() != 0:
+    if loss is None or loss.nobody_reads or not (speaks or launchers.speaker() == 0):
         return code
     output.say(
         f"glci: error: what it printed could not all be written ({loss.reason}): make room, or write it elsewhere"
@@ -102,20 +103,21 @@ def told(code: int, *, is_product: bool) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    alone = _is_alone(parsed)
     try:
         if not _is_mine(parsed):
             return 0
         return parsed.run(parsed)
     except UserError as error:
-        return _say(f"glci: error: {error}", 2, every_rank=error.one_rank)
+        return _say(f"glci: error: {error}", 2, every_rank=alone or error.one_rank)
     except Interrupted as error:
-        return _say(f"glci: {error}", 3)
+        return _say(f"glci: {error}", 3, every_rank=alone)
     except Superseded as error:
-        return _say(f"glci: {error}", 4)
+        return _say(f"glci: {error}", 4, every_rank=alone)
     except Fault as error:
-        return _say(f"glci: fault: {error}", 1, every_rank=error.one_rank)
+        return _say(f"glci: fault: {error}", 1, every_rank=alone or error.one_rank)
     except KeyboardInterrupt:
-        return _say("glci: stopped at once", 130)
+        return _say("glci: stopped at once", 130, every_rank=alone)
 
 
 def _is_mine(parsed: argparse.Namespace) -> bool:
@@ -129,19 +131,31 @@ def _is_mine(parsed: argparse.Namespace) -> bool:
                 "start the ranks with torchrun or `glci submit`"
             )
         return True
-    try:
-        found = launchers.find()
-    except UserError:
-        # It concerns no command that needs no world.
+    if _is_alone(parsed):
         return True
-    if found is None or not found.is_one_of_many:
-        return True
+    found = launchers.find()
+    assert found is not None
     if not getattr(parsed, "is_product", False):
         raise UserError(
             f"this command is for one process, and {found.by} started {found.size}: start it by itself, without a "
             "launcher (only train and evaluate are for many ranks)"
         )
     return found.rank == 0
+
+
+def _is_alone(parsed: argparse.Namespace) -> bool:
+    """Whether no launcher started this command in other processes too; an outer one may have left its variables."""
+    if getattr(parsed, "is_for_ranks", False):
+        return False
+    if getattr(parsed, "asks_cluster", False):
+        # From inside an allocation, whose variables are no part of what is asked for.
+        return True
+    try:
+        found = launchers.find()
+    except UserError:
+        # It concerns no command that needs no world.
+        return True
+    return found is None or not found.is_one_of_many
 
 
 def _train(parsed: argparse.Namespace) -> int:

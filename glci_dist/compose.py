@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from glci_dist import free_keys
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.errors import UserError
 from glci_dist.mistakes import explain, removed_key, unknown_key
@@ -115,9 +116,6 @@ _ABOVE_ZERO = (
     "cluster.restart_window_s",
 )
 
-OPEN = ("cluster.environment", "cluster.sbatch")
-"""Mappings whose keys are the user's; each is one value."""
-
 _BELOW_ONE = (
     "model.discriminator.slope",
     "losses.label_smoothing",
@@ -137,7 +135,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides))
+            composed = compose("config", overrides=[free_keys.freed(word) for word in overrides])
         _check_keys(list(_flat(composed)))
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
@@ -145,8 +143,10 @@ def load(overrides: Sequence[str] = ()) -> Config:
         config = OmegaConf.to_object(composed)
     # ValueError: Hydra's for a group that is set to null.
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(explain(error)) from error
+        # As it was given, and not as ``freed`` made it.
+        raise UserError(explain(error).replace("++cluster.", "cluster.", 1)) from error
     assert isinstance(config, Config)
+    free_keys.check(config)
     check(config)
     return config
 
@@ -351,7 +351,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key in node:
         value = None if OmegaConf.is_missing(node, key) else node[key]
-        if f"{prefix}{key}" in OPEN:
+        if f"{prefix}{key}" in free_keys.FREE:
             flat[f"{prefix}{key}"] = dict(value or {})
         elif OmegaConf.is_dict(value):
             flat.update(_flat(value, f"{prefix}{key}."))

@@ -360,10 +360,10 @@ class ClusterConfig:
     """First of 1,000 ports, one of which the nodes meet at (chosen by the job's number)."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the job's command, such as ``module load cuda``."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Variables of the workers, such as ``NCCL_SOCKET_IFNAME``."""
-    sbatch: dict[str, str] = field(default_factory=dict)
-    """Further options of sbatch, such as ``{mail-type: END}``."""
+    environment: dict[str, str | None] = field(default_factory=dict)
+    """Variables of the workers, such as ``NCCL_SOCKET_IFNAME``; null: they are to be without it."""
+    sbatch: dict[str, str | None] = field(default_factory=dict)
+    """Further options of sbatch, such as ``{mail-type: END, exclusive: true}``; null or false: without the option."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from glci_dist import compose
+from glci_dist import compose, free_keys
 from glci_dist.config import Config, DataConfig, PhaseConfig
 from glci_dist.errors import UserError
 from glci_dist.mistakes import explain
@@ -117,7 +117,7 @@ def _known(
                 else keys
                 for phase, keys in value.items()
             }
-        elif _is_group(schema[name]) and isinstance(value, Mapping) and key not in compose.OPEN:
+        elif _is_group(schema[name]) and isinstance(value, Mapping) and key not in free_keys.FREE:
             known[name] = _known(value, schema[name], f"{key}.", gone, new)
         else:
             known[name] = value
@@ -126,7 +126,7 @@ def _known(
         if name in found or f"{prefix}{name}" in ("name", "phases"):
             continue
         key = f"{prefix}{name}"
-        new.update({key: value} if key in compose.OPEN else _leaves({key: value}))
+        new.update({key: value} if key in free_keys.FREE else _leaves({key: value}))
     return known
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glci_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from glci_dist.slurm.submit import Request
+
+_SUBMIT_S = 120.0
+"""For how long a scheduler that does not answer is asked again."""
 
 _SUBMIT = """\
 Put a run on a cluster, once: the job queues itself again at its time limit and after a preemption, goes on from
@@ -19,6 +28,8 @@ examples:
   glci submit experiment=demo cluster=local --wait
 
 Overrides are those of `glci train`. Values with a comma between them are a sweep: a job array with one run each.
+Submitted again, perhaps with more values, only those of its runs are that are neither complete nor in the queue.
+Variables of this shell that Slurm or submitit would read (SLURM_*, SBATCH_*, ...) do not count, and are named.
 cluster={clusters} chooses a file of configs/cluster; each key is explained in glci_dist/config.py, and
 docs/slurm.md leads from a first submission to a post-mortem.
 """
@@ -45,28 +56,32 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
     submit = _add(subparsers, "submit", "put a run on a cluster", _SUBMIT.replace("{clusters}", clusters))
     submit.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     submit.add_argument("--wait", action="store_true", help="follow the job's output until it ends")
-    submit.set_defaults(run=_submit)
+    submit.set_defaults(run=_submit, asks_cluster=True)
     explain = _add(subparsers, "explain", "say what submitting a run would do and need", _EXPLAIN)
     explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     explain.add_argument(
         "--images-per-second", type=float, default=None, metavar="N", help="speed to reckon with (that measured)"
     )
-    explain.set_defaults(run=_explain, is_product=True)
+    explain.set_defaults(run=_explain, is_product=True, asks_cluster=True)
     cancel = _add(subparsers, "cancel", "cancel a run's job", _CANCEL)
     cancel.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
-    cancel.set_defaults(run=_cancel)
+    cancel.set_defaults(run=_cancel, asks_cluster=True)
 
 
 def _submit(parsed: argparse.Namespace) -> int:
     from glci_dist.slurm import submit
+    from glci_dist.slurm.asking import patience
     from glci_dist.slurm.follow import follow
-    from glci_dist.slurm.refusals import refusals
 
     wanted = submit.requests(parsed.overrides)
-    reasons = refusals(wanted)
-    if reasons:
-        raise UserError(f"refused: {'; '.join(reasons)}; `glci explain` shows what is asked of the cluster")
-    made = submit.submit(wanted)
+    _tell_environment(wanted[0])
+    with patience(_SUBMIT_S):
+        wanted = _missing(wanted)
+        if not wanted:
+            print("all runs of the sweep are there already: nothing is submitted")
+            return 0
+        _refuse(wanted)
+        made = submit.submit(wanted)
     for request, (told, _) in zip(wanted, made, strict=True):
         run = _shown(request.run)
         print(f"job {told.job} ({told.executor}): {run}")
@@ -78,30 +93,68 @@ def _submit(parsed: argparse.Namespace) -> int:
     return max(follow(request.run, *job) for request, job in zip(wanted, made, strict=True))
 
 
+def _tell_environment(request: Request) -> None:
+    """Say what counts of this process's environment, and what does not."""
+    from glci_dist.slurm import inherited
+
+    for line in inherited.lines(request.config.cluster, os.environ):
+        print(line, flush=True)
+
+
+def _missing(wanted: Sequence[Request]) -> list[Request]:
+    """Those of a sweep that are neither complete nor in the queue; the others are named. A run alone is wanted."""
+    from glci_dist.slurm.refusals import standing
+
+    if len(wanted) == 1:
+        return list(wanted)
+    there = {request.run: standing(request) for request in wanted}
+    for run, what in there.items():
+        if what:
+            print(f"{_shown(run)} {what}: it is not submitted again", flush=True)
+    return [request for request in wanted if not there[request.run]]
+
+
+def _refuse(wanted: Sequence[Request]) -> None:
+    """Raise ``UserError`` with all that stands against these runs; say what they wait for, if that is known."""
+    from glci_dist.slurm.refusals import refusals, waits_for
+
+    reasons = refusals(wanted)
+    if reasons:
+        raise UserError(f"refused: {'; '.join(reasons)}; `glci explain` shows what is asked of the cluster")
+    if delay := waits_for(wanted[0]):
+        print(delay, flush=True)
+
+
 def _explain(parsed: argparse.Namespace) -> int:
+    from glci_dist.slurm.asking import patience
     from glci_dist.slurm.explain import explain
     from glci_dist.slurm.submit import requests
 
-    for number, request in enumerate(requests(parsed.overrides)):
-        if number:
-            print()
-        explain(request, images_per_second=parsed.images_per_second)
+    wanted = requests(parsed.overrides)
+    _tell_environment(wanted[0])
+    with patience(_SUBMIT_S):
+        for number, request in enumerate(_missing(wanted)):
+            if number:
+                print()
+            explain(request, images_per_second=parsed.images_per_second)
     return 0
 
 
 def _cancel(parsed: argparse.Namespace) -> int:
     from glci_dist.slurm import local, scheduler
+    from glci_dist.slurm.asking import patience
     from glci_dist.slurm.jobs import active, submitted
 
     jobs = submitted(parsed.folder)
     if not jobs:
         raise UserError(f"{parsed.folder} was never submitted: name a run's folder, such as runs/first")
-    waiting = active(parsed.folder)
-    if not waiting:
-        print(f"job {jobs[-1].job} of {parsed.folder} has ended already")
-    for each in waiting:
-        (local.end if each.executor == "local" else scheduler.cancel)(each.job)
-        print(f"job {each.job} of {parsed.folder} is cancelled; to go on: glci submit {shlex.join(each.overrides)}")
+    with patience(_SUBMIT_S):
+        waiting = active(parsed.folder)
+        if not waiting:
+            print(f"job {jobs[-1].job} of {parsed.folder} has ended already")
+        for each in waiting:
+            (local.end if each.executor == "local" else scheduler.cancel)(each.job)
+            print(f"job {each.job} of {parsed.folder} is cancelled; to go on: glci submit {shlex.join(each.overrides)}")
     return 0
 
 

@@ -20,7 +20,8 @@ from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import scheduler
-from glci_dist.slurm.refusals import refusals
+from glci_dist.slurm.asking import Silence
+from glci_dist.slurm.refusals import refusals, waits_for
 from glci_dist.slurm.submit import Request, batch_script
 
 _DISK_BYTES_S = 200e6
@@ -71,7 +72,11 @@ def checkpoint_bytes(config: Config) -> int:
 def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]:
     """What is to be said of a submission, line by line; raises ``UserError`` where it would be refused."""
     config, cluster = request.config, request.config.cluster
-    reasons = refusals([request])
+    reasons, silence = [], None
+    try:
+        reasons = refusals([request])
+    except Silence as error:
+        silence = error
     yield f"run        {request.run}"
     yield from _batch(config)
     with suppress(UserError):
@@ -92,8 +97,12 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
     if cluster.executor == "slurm":
         with suppress(UserError):
             yield from _script(request)
+    if silence is not None:
+        raise silence
     if reasons:
         raise UserError(f"it would be refused: {'; '.join(reasons)}")
+    if delay := waits_for(request):
+        yield delay
     yield "it would be taken"
 
 
@@ -177,7 +186,8 @@ def _script(request: Request) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="glci-explain-") as folder:
         script = Path(folder) / "job.sh"
         script.write_text(batch_script(request))
-        yield f"scheduler  {scheduler.expected_start(script)}"
+        with suppress(UserError):
+            yield f"scheduler  {scheduler.expected_start(script)}"
         yield ""
         yield from script.read_text().rstrip().splitlines()
         yield ""

@@ -7,6 +7,7 @@ saying so is taken at the start.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import takewhile
@@ -27,6 +28,7 @@ class Notes:
         self._crashes = self._jobs / f"{job}.{restart}.{host}.crashes.jsonl"
         self._verdict = self._jobs / f"{job}.{restart}.{host}.verdict.json"
         self._again = self._jobs / f"{job}.{restart}.{host}.again.json"
+        self._meeting = self._jobs / f"{job}.{restart}.meeting.json"
 
     def reserve(self) -> None:
         """Take the room for a verdict; give back what earlier starts of the job did not need."""
@@ -45,6 +47,25 @@ class Notes:
         """Note a crash that began on this host."""
         with suppress(OSError), self._crashes.open("a") as file:
             file.write(json.dumps({"time": round(time, 3), "step": step, "cause": cause}) + "\n")
+
+    def meet(self, *, host: str, port: int) -> None:
+        """Say where the job's nodes meet in this start of it. Raises ``OSError``: without it they cannot."""
+        aside = self._meeting.with_name(f".{self._meeting.name}")
+        aside.write_text(json.dumps({"host": host, "port": port}))
+        aside.replace(self._meeting)
+
+    def meeting(self) -> int | None:
+        """The port that the first node said; None: it has not yet."""
+        with suppress(OSError):
+            # A shared folder's client may believe for a while that a file is not there, unless its folder is listed.
+            if self._meeting.name in os.listdir(self._jobs):
+                return _port_in(_parsed(self._meeting.read_text()))
+        return None
+
+    def part(self) -> None:
+        """Nobody is to meet there any more."""
+        with suppress(OSError):
+            self._meeting.unlink()
 
     def again(self, *, step: int, why: str, warning: str) -> None:
         """Note that the job asks to be queued again: with the checkpoint of which step, and why.
@@ -102,6 +123,10 @@ def verdicts(run: Path, job: str, restart: int | None = None) -> list[dict[str, 
 def left_out(run: Path, job: str) -> list[str]:
     """Nodes that a job goes on without, because ranks crashed there."""
     return sorted({verdict["left_out"] for verdict in verdicts(run, job) if verdict.get("left_out")})
+
+
+def _port_in(record: Mapping[str, Any]) -> int | None:
+    return int(record["port"]) if "port" in record else None
 
 
 def _parsed(text: str) -> dict[str, Any]:

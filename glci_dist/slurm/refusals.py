@@ -17,8 +17,10 @@ from glci_dist.data.order import Order
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
-from glci_dist.slurm import scheduler
+from glci_dist.slurm import capacity, scheduler
+from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.jobs import active
+from glci_dist.slurm.meeting import PORTS
 from glci_dist.slurm.submit import Request, batch_script, gpus_here
 
 _ASKS = (
@@ -34,7 +36,7 @@ def refusals(wanted: Sequence[Request]) -> list[str]:
     for request in wanted:
         found += [*_of_cluster(request.config), *_of_run(request)]
     if wanted[0].config.cluster.executor == "slurm":
-        found += _said(lambda: _ask_scheduler(wanted[0]))
+        found += _ask_scheduler(wanted[0])
     # In a sweep most are the same for every run.
     return list(dict.fromkeys(found))
 
@@ -55,6 +57,11 @@ def _of_cluster(config: Config) -> Iterator[str]:
         yield f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
     if cluster.executor == "local" and cluster.gpus > len(gpus_here()):
         yield f"cluster.gpus={cluster.gpus} is more than there are here ({len(gpus_here())}): make it less"
+    if cluster.reserved_port + PORTS > 65536:
+        yield (
+            f"cluster.reserved_port={cluster.reserved_port} leaves no {PORTS} ports up to 65535: make it at most "
+            f"{65536 - PORTS}"
+        )
     ranks, parts = cluster.nodes * cluster.workers, config.global_batch // config.engine.accumulation
     if config.global_batch % config.engine.accumulation or parts % ranks:
         yield (
@@ -64,6 +71,21 @@ def _of_cluster(config: Config) -> Iterator[str]:
         return
     is_here = cluster.executor != "slurm" and not torch.cuda.is_available()
     yield from _said(lambda: compose.check_world(config, ranks, "cpu" if is_here else "cuda"))
+
+
+def standing(request: Request) -> str | None:
+    """What of a run there is already, where nothing is to be submitted: it is complete, or a job carries it.
+
+    Raises ``UserError`` where its folder holds another run, ``Silence`` without the scheduler's answer.
+    """
+    run = request.run
+    reached = max((step for step, _ in folders(run / "checkpoints")), default=0)
+    steps = sum(phase.steps for phase in request.config.phases.values())
+    if reached >= steps:
+        RunFolder(run).check(request.config, load_index(request.config.data.shards).digest)
+        return f"is complete (step {steps})"
+    carrying = active(run)
+    return f"has job {carrying[-1].job} in the queue already" if carrying else None
 
 
 def _of_run(request: Request) -> Iterator[str]:
@@ -94,14 +116,39 @@ def _check_idle(run: Path) -> None:
         raise UserError(f"{run} has job {job.job} in the queue already: see `glci status`, or end it by `glci cancel`")
 
 
-def _ask_scheduler(request: Request) -> None:
-    """Raise ``UserError`` where SLURM would not take the job."""
-    with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(batch_script(request))
-        refusal = scheduler.refusal(script)
-    if refusal is not None:
-        raise UserError(f"by the scheduler: {refusal} (asked for: {_asked(request.config.cluster)})")
+def waits_for(request: Request) -> str | None:
+    """What a run that would be taken waits for, where somebody has to bring it back: nodes, a partition."""
+    return capacity.waits_for(request.config.cluster) if request.config.cluster.executor == "slurm" else None
+
+
+def _ask_scheduler(request: Request) -> Iterator[str]:
+    """Why SLURM would not take the job, or would let it wait for ever. Raises ``Silence`` without its answer."""
+    cluster = request.config.cluster
+    found: list[str] = []
+    try:
+        found += capacity.never(cluster)
+        if not found:
+            with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
+                script = Path(folder) / "job.sh"
+                script.write_text(batch_script(request))
+                refusal = _refusal(script, cluster)
+            refusal = capacity.refusal(cluster, refusal) if refusal is not None else None
+            found += [refusal] if refusal is not None else []
+    except Silence:
+        # It is no refusal.
+        raise
+    except UserError as error:
+        yield str(error)
+    for reason in found:
+        yield f"by the scheduler: {reason} (asked for: {_asked(cluster)})"
+
+
+def _refusal(script: Path, cluster: ClusterConfig) -> str | None:
+    """What ``sbatch --test-only`` objects to; of several partitions it looks at less than sbatch does."""
+    refusal = scheduler.refusal(script)
+    several = cluster.partition.split(",") if "," in cluster.partition and "partition" not in cluster.sbatch else []
+    is_taken = refusal is None or any(scheduler.refusal(script, partition=each) is None for each in several)
+    return None if is_taken else refusal
 
 
 def _asked(cluster: ClusterConfig) -> str:
@@ -114,8 +161,10 @@ def _asked(cluster: ClusterConfig) -> str:
 
 
 def _said(check: Callable[[], object]) -> Iterator[str]:
-    """What a check objects to."""
+    """What a check objects to. Raises ``Silence``, which is no objection."""
     try:
         check()
+    except Silence:
+        raise
     except UserError as error:
         yield str(error)

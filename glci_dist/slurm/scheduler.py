@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
 import math
 import shutil
-import signal
-import subprocess
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from glci_dist.errors import UserError
+from glci_dist.slurm.asking import Silence, ask, ask_once, last_line, silent, wait
 
-_PATIENCE_S = 60.0
+_LATE_S = 5.0
+"""After it answers again, until a job that it was sent before is in its queue."""
 _SKEW_S = 3600.0
 """By which the clocks of this machine and of the controller may differ at most."""
 
@@ -81,9 +83,9 @@ def is_there() -> bool:
 def queued(job: str) -> Queued | None:
     """The job, if the controller has it still; raises ``UserError`` without SLURM, or without an answer."""
     fields = "State:|,Reason:|,NodeList:|,StartTime:|,RestartCnt:|"
-    answer = _ask(["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={fields}"])
+    answer = ask(["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={fields}"])
     if answer.returncode and "Invalid job id" not in answer.stderr:
-        raise UserError(f"squeue: {(answer.stderr.strip().splitlines() or ['no answer'])[-1]}")
+        raise UserError(f"squeue: {last_line(answer.stderr)}")
     lines = answer.stdout.splitlines()
     if answer.returncode or not lines:
         return None
@@ -98,9 +100,9 @@ def history(job: str, *, since: float) -> list[Ran]:
     """
     fields = "JobID,State,NodeList,Start,End,ExitCode"
     start = datetime.fromtimestamp(since - _SKEW_S).isoformat(timespec="seconds")
-    answer = _ask(["sacct", "-X", "-D", "-P", "-n", f"--jobs={job}", f"--format={fields}", f"--starttime={start}"])
+    asked = ["sacct", "-X", "-D", "-P", "-n", f"--jobs={job}", f"--format={fields}", f"--starttime={start}"]
     found = []
-    for line in answer.stdout.splitlines() if answer.returncode == 0 else []:
+    for line in _accounting(asked):
         name, state, nodes, start, end, code = line.split("|")
         if name == job:
             # As in "CANCELLED by 0".
@@ -112,7 +114,7 @@ def warning(job: str, *, lead_s: int) -> str:
     """Why the scheduler warns a running job by a signal; ``lead_s``: how long before its time limit it should."""
     # It looks at time limits twice a minute, and warns when the next look would be too late.
     fields = "PreemptTime:.30,TimeLeft:.30"
-    answer = _ask(["squeue", "--noheader", f"--jobs={job}", f"--Format={fields}"])
+    answer = ask(["squeue", "--noheader", f"--jobs={job}", f"--Format={fields}"])
     preempted, left = ([*answer.stdout.split(), "", ""])[:2]
     if preempted not in ("", "N/A", "None"):
         return PREEMPTED
@@ -124,9 +126,8 @@ def warning(job: str, *, lead_s: int) -> str:
 def lost_nodes(ran: Ran) -> list[str]:
     """Nodes of a job's run that went down while it ran, as far as the accounting knows."""
     asked = ["sacctmgr", "-n", "-P", "show", "event", f"nodes={ran.nodes}", f"start={ran.start}"]
-    answer = _ask([*asked, "format=nodename,timestart,state"])
     found = []
-    for line in answer.stdout.splitlines() if answer.returncode == 0 else []:
+    for line in _accounting([*asked, "format=nodename,timestart,state"]):
         node, start, state = line.split("|")
         # Both are local times in ISO's format, which sort as text.
         if state.startswith("DOWN") and ran.start <= start <= ran.end and node not in found:
@@ -134,58 +135,122 @@ def lost_nodes(ran: Ran) -> list[str]:
     return found
 
 
-def refusal(script: Path, *, exclude: str = "") -> str | None:
-    """Why the scheduler would not take the batch script, without some nodes perhaps; None: it would."""
-    answer = _ask(["sbatch", "--test-only", *([f"--exclude={exclude}"] if exclude else []), str(script)])
+def submit(script: Path) -> str:
+    """Put a batch script into the queue, once whatever the controller does; the job's number.
+
+    Raises ``Silence`` without its answer, and ``UserError`` where it refuses.
+    """
+    while True:
+        answer, said = ask_once(["sbatch", "--parsable", str(script)])
+        if answer is not None and answer.returncode == 0:
+            # With several clusters, theirs follows.
+            return answer.stdout.split()[-1].split(";")[0]
+        if said is None:
+            assert answer is not None
+            errors = [line for line in answer.stderr.splitlines() if "error:" in line] or [answer.stderr]
+            reason = last_line(errors[-1]).removeprefix("sbatch: ").removeprefix("error: ")
+            raise UserError(f"the scheduler refused the job: {reason}")
+        # It may have been taken, and only the answer be lost.
+        lost = f"{silent('sbatch', said)}; it is not known to be queued: if it is after all, it ends by itself"
+        if not wait("sbatch", said):
+            raise Silence(lost)
+        try:
+            number = _number_of(script)
+        except Silence as silence:
+            raise Silence(lost) from silence
+        if number is not None:
+            return number
+
+
+def _number_of(script: Path) -> str | None:
+    """The number of the job that a batch script became, if it did."""
+    fields = "ArrayJobID:|,Command:|"
+    asked = ["squeue", "--noheader", "--states=all", f"--user={getpass.getuser()}", f"--Format={fields}"]
+    for pause in (0.0, _LATE_S):
+        time.sleep(pause)
+        for line in ask(asked, check=True).stdout.splitlines():
+            job, command = line.split("|")[:2]
+            if command == str(script):
+                return job
+    return None
+
+
+def refusal(script: Path, *, exclude: str = "", partition: str = "") -> str | None:
+    """Why the scheduler would not take the batch script, without some nodes or in one partition; None: it would."""
+    options = {"exclude": exclude, "partition": partition}
+    further = [f"--{name}={value}" for name, value in options.items() if value]
+    answer = ask(["sbatch", "--test-only", *further, str(script)])
     if answer.returncode == 0:
         return None
-    lines = [line for line in answer.stderr.splitlines() if line.strip()]
-    return lines[-1].removeprefix("allocation failure: ") if lines else "sbatch --test-only gave no reason"
+    return last_line(answer.stderr).removeprefix("allocation failure: ")
 
 
 def expected_start(script: Path) -> str:
     """What the scheduler says of when and where the batch script would start."""
-    answer = _ask(["sbatch", "--test-only", str(script)])
-    return answer.stderr.strip().splitlines()[-1].removeprefix("sbatch: ") if answer.stderr.strip() else ""
+    answer = ask(["sbatch", "--test-only", str(script)])
+    return last_line(answer.stderr).removeprefix("sbatch: ")
+
+
+def partitions() -> list[dict[str, str]]:
+    """What the controller says of each partition, by its own names: ``PartitionName``, ``MaxTime``, ..."""
+    answer = ask(["scontrol", "show", "partition", "--oneliner"], check=True)
+    return [_pairs(line) for line in answer.stdout.splitlines() if "PartitionName=" in line]
+
+
+def nodes(partition: str) -> list[dict[str, str]]:
+    """The nodes of a partition, or of several with commas, whatever state they are in; fields of ``sinfo``."""
+    names = ("NodeHost", "StateLong", "CPUs", "Memory", "Gres", "Features", "Reason")
+    fields = ",".join(f"{name}:|" for name in names)
+    answer = ask(["sinfo", "--noheader", "--Node", f"--partition={partition}", f"--Format={fields}"], check=True)
+    found = [dict(zip(names, line.split("|"), strict=False)) for line in answer.stdout.splitlines()]
+    # One that is in several partitions comes once for each.
+    return list({node["NodeHost"]: node for node in found}.values())
+
+
+def host_names(nodes: str) -> list[str]:
+    """The nodes of a list such as ``n[1-3],m5``."""
+    return ask(["scontrol", "show", "hostnames", nodes], check=True).stdout.split()
+
+
+def qos_limit(name: str) -> str:
+    """The longest time that a quality of service allows, as SLURM writes it; empty: none, or it is not known."""
+    return "".join(_accounting(["sacctmgr", "-n", "-P", "show", "qos", f"name={name}", "format=maxwall"])).strip()
+
+
+def enforces_limits() -> bool:
+    """Whether the limits of the accounting (QOS, associations) hold."""
+    for line in ask(["scontrol", "show", "config"]).stdout.splitlines():
+        if line.startswith("AccountingStorageEnforce "):
+            return any(word in line for word in ("limits", "qos", "safe", "all"))
+    return False
 
 
 def requeue(job: str) -> None:
     """Put a running job, perhaps that of this process, into the queue again."""
-    _ask(["scontrol", "requeue", job], check=True, deaf=True)
+    ask(["scontrol", "requeue", job], check=True, deaf=True)
 
 
 def exclude(job: str, nodes: str) -> None:
     """Have a job that waits in the queue not start on some nodes. Raises ``UserError`` if it runs."""
-    _ask(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=True, deaf=True)
+    ask(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=True, deaf=True)
 
 
 def cancel(job: str) -> None:
     """Cancel a job that waits or runs."""
-    _ask(["scancel", job], check=True)
+    answer = ask(["scancel", job])
+    # The answer to an earlier asking may have been lost.
+    if answer.returncode and "already completing or completed" not in answer.stderr:
+        raise UserError(f"scancel {job}: {last_line(answer.stderr)}")
 
 
-def _ask(command: list[str], *, check: bool = False, deaf: bool = False) -> subprocess.CompletedProcess[str]:
-    """The program's answer. ``deaf``: it is called from within the job that is being ended, and has to get through."""
-    try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE_S, preexec_fn=_be_deaf if deaf else None
-        )
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no {command[0]} on this machine: go to a login node of the cluster, try cluster.executor=local, "
-            "or bring a cluster up here (make slurm-up)"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} gave no answer within {_PATIENCE_S:.0f} s: is the controller up?") from None
-    if answer.returncode and "Could not establish a configuration source" in answer.stderr:
-        raise UserError(
-            "SLURM's programs find no configuration on this machine: go to a login node, or say where it is (for the "
-            "cluster in a box: export SLURM_CONF=/var/lib/glci-slurm/slurm.conf)"
-        )
-    if check and answer.returncode:
-        said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()[-1:]
-        raise UserError(f"{' '.join(command)}: {' '.join(said)}")
-    return answer
+def _accounting(command: list[str]) -> list[str]:
+    """The lines of an answer of the accounting; none without one: what is asked of it is good to know, no more."""
+    answer, silence = ask_once(command)
+    return answer.stdout.splitlines() if answer is not None and silence is None and answer.returncode == 0 else []
+
+
+def _pairs(line: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
 def _seconds(moment: str) -> float:
@@ -193,7 +258,3 @@ def _seconds(moment: str) -> float:
         return datetime.fromisoformat(moment).timestamp()
     except ValueError:
         return math.inf
-
-
-def _be_deaf() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -13,12 +13,15 @@ from glci_dist import stored
 from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import AttemptAccount
+from glci_dist.slurm.asking import patience
 from glci_dist.slurm.outlook import Outlook, Start, look, until
 from glci_dist.stored import Stored
 
 _MARKS = ("config.yaml", "attempts", "journal.jsonl", "jobs")
 """What a run's folder has, one of them at the least."""
 
+_ANSWER_S = 60.0
+"""For how long a scheduler that does not answer is asked again."""
 _DESCRIPTION = """\
 Each attempt at a run: its job (and which start of it), when, which steps, how many of them had to be run again,
 its goodput (the share of its time that became part of the result), how it ended, and where it ran; a job's start
@@ -56,6 +59,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _status(parsed: argparse.Namespace) -> int:
+    with patience(_ANSWER_S):
+        return _tell(parsed)
+
+
+def _tell(parsed: argparse.Namespace) -> int:
     if parsed.folder is None:
         return _all(Path("runs"), as_json=parsed.json)
     found, outlook = _look(parsed.folder)

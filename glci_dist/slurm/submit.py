@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import time
@@ -17,17 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from glci_dist import compose
-from glci_dist.config import Config
+from glci_dist.config import ClusterConfig, Config
 from glci_dist.errors import UserError
-from glci_dist.slurm import jobs, snapshot
+from glci_dist.slurm import executor, inherited, jobs, snapshot
 from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launcher import Launch
 from glci_dist.slurm.task import IGNORED
 
 if TYPE_CHECKING:
     from submitit import Job
-
-_NO_LIMIT_MIN = 60 * 24 * 365
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,10 @@ def requests(overrides: Sequence[str]) -> list[Request]:
             # Hydra reads an = in a value only in quotes.
             chosen[-1] = "name='" + chosen[-1].removeprefix("name=") + "'"
         made.append(Request(compose.load(chosen), chosen))
+    runs = [request.run for request in made]
+    for request in made:
+        if runs.count(request.run) > 1:
+            raise UserError(f"the sweep has {request.run} twice: leave a value out, or write it so that names differ")
     return made
 
 
@@ -85,16 +86,24 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
             ) from error
         launches.append(launch(request))
     first = wanted[0]
-    executor = make_executor(first, codes[0], folder=first.run / "jobs")
-    is_here = first.config.cluster.executor == "local"
-    with _refusals(), _on_this_machine(codes[0]) if is_here else nullcontext():
-        made: list[Job[str]] = [executor.submit(launches[0])] if len(launches) == 1 else executor.submit_array(launches)
+    cluster = first.config.cluster
+    made_by = executor.make(cluster, name=first.config.name, code=codes[0], folder=first.run / "jobs")
+    with inherited.applied(cluster.executor), _on_this_machine(codes[0]) if is_here(cluster) else nullcontext():
+        made: list[Job[str]] = made_by.submit(launches)
     return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, made, strict=True)]
+
+
+def is_here(cluster: ClusterConfig) -> bool:
+    """Whether a job is processes of this machine that go on without this one."""
+    return cluster.executor == "local"
 
 
 def batch_script(request: Request) -> str:
     """What sbatch would be given for a run; its copy of the code is not made yet."""
-    return make_executor(request, request.run / "code" / "<digest>", folder=request.run / "jobs").script()
+    config, run = request.config, request.run
+    made_by = executor.make(config.cluster, name=config.name, code=run / "code" / "<digest>", folder=run / "jobs")
+    assert isinstance(made_by, executor.SlurmExecutor)
+    return made_by.script()
 
 
 def launch(request: Request) -> Launch:
@@ -106,7 +115,7 @@ def launch(request: Request) -> Launch:
         # A save that takes longer than the lead is of no use, and what is said of it should be true.
         words.append(f"checkpoints.stop_within_s={min(config.checkpoints.stop_within_s or lead, lead)}")
     cluster = config.cluster
-    if cluster.executor == "local":
+    if is_here(cluster):
         # submitit hides them from its jobs.
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus_here()[: cluster.gpus or None])}
         cluster = replace(cluster, environment={**visible, **cluster.environment})
@@ -117,79 +126,6 @@ def gpus_here() -> list[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return list(map(str, range(torch.cuda.device_count()))) if named is None else list(filter(None, named.split(",")))
-
-
-class Executor:
-    """submitit's, with what a run asks for."""
-
-    def __init__(self, automatic: Any) -> None:
-        self._automatic = automatic
-
-    def submit(self, function: Launch) -> Any:
-        return self._automatic.submit(function)
-
-    def submit_array(self, functions: Sequence[Launch]) -> list[Any]:
-        with self._automatic.batch():
-            return [self._automatic.submit(function) for function in functions]
-
-    def script(self) -> str:
-        """The batch script (SLURM)."""
-        inner = self._automatic._executor
-        return str(inner._make_submission_file_text(inner._submitit_command_str, "explained"))
-
-
-def make_executor(request: Request, code: Path, *, folder: Path) -> Executor:
-    """The executor of ``cluster.executor`` for jobs like this one; raises ``UserError``."""
-    import submitit
-
-    config = request.config
-    cluster = config.cluster
-    # A signal that comes before the launcher is ready has to wait for it.
-    python = f"{shlex.quote(sys.executable)} -m glci_dist.slurm.task"
-    try:
-        pythons = {"slurm_python": python, "local_python": python}
-        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor, **pythons)
-    except RuntimeError as error:
-        raise UserError(
-            f"cluster.executor={cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
-            "cluster.executor=local, or bring a cluster up here (make slurm-up)"
-        ) from error
-    automatic.update_parameters(name=config.name, timeout_min=cluster.time_min, nodes=cluster.nodes)
-    if cluster.executor != "slurm":
-        # Nobody would start it again after a time limit.
-        automatic.update_parameters(timeout_min=_NO_LIMIT_MIN)
-        return Executor(automatic)
-    # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
-    path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    setup = [path, *cluster.setup]
-    # What has no value of its own, such as exclusive, is on.
-    further: dict[str, Any] = {key: True if text.lower() == "true" else text for key, text in cluster.sbatch.items()}
-    further["requeue"] = True
-    if cluster.min_nodes and cluster.min_nodes < cluster.nodes:
-        further["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
-    # srun does not take this from the request.
-    cpus = [f"--cpus-per-task={cluster.cpus}"] if cluster.cpus else []
-    options = {
-        "partition": cluster.partition,
-        "account": cluster.account,
-        "qos": cluster.qos,
-        "constraint": cluster.constraint,
-        "exclude": cluster.exclude,
-        "gpus_per_node": cluster.gpus,
-        "cpus_per_task": cluster.cpus,
-        "mem": f"{round(cluster.memory_gb * 1024)}MB" if cluster.memory_gb else "",
-    }
-    automatic.update_parameters(
-        **{f"slurm_{key}": value for key, value in options.items() if value},
-        slurm_signal_delay_s=cluster.signal_lead_s,
-        slurm_setup=setup,
-        # One task a node here, not in the request: with it the scheduler would give a range of nodes its least.
-        # Tasks that are not needed end early, and are no reason to end the others, whatever the cluster's WaitTime.
-        slurm_srun_args=["--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=0", *cpus],
-        slurm_stderr_to_stdout=True,
-        slurm_additional_parameters=further,
-    )
-    return Executor(automatic)
 
 
 def _record(request: Request, code: Path, job: Any) -> Submitted:
@@ -235,19 +171,6 @@ def _on_this_machine(code: Path) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({name: value} if value is not None else {})
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what the scheduler refuses into one line."""
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    try:
-        yield
-    except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
-        said = (lines or str(error).strip().splitlines())[-1]
-        raise UserError(f"the scheduler refused the job: {said.removeprefix('sbatch: ')}") from error
 
 
 def _split(word: str) -> list[str]:

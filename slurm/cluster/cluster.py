@@ -332,7 +332,10 @@ def _exists(link: str) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "SLURM_CONF": str(CONF)}
+    """The caller's, without what changes the programs' answers, or is a folder that daemons' users cannot write."""
+    programs = ("SLURM_", "SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(programs) and name != "TMPDIR"}
+    return {**kept, "SLURM_CONF": str(CONF)}
 
 
 def _wait(what: str, daemons: Sequence[str], is_ready: Callable[[], bool], *, seconds: float = 90) -> None:

@@ -26,6 +26,54 @@ NODES = ("glci-n1", "glci-n2", "glci-n3", "glci-n4")
 STEPS = (30, 4, 6)
 EVERY = 5
 """Steps between checkpoints."""
+SHELL = {
+    # What `salloc -N1 -n1 --mem-per-cpu=100`, a user's profile and a container's start leave in a shell.
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOBID": "7",
+    "SLURM_NTASKS": "1",
+    "SLURM_NPROCS": "1",
+    "SLURM_NNODES": "1",
+    "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_TASKS_PER_NODE": "1",
+    "SLURM_JOB_NODELIST": "glci-n9",
+    "SLURM_NODEID": "3",
+    "SLURM_MEM_PER_CPU": "100",
+    "SLURM_MEM_PER_NODE": "100",
+    "SLURM_CPU_BIND": "rank",
+    "SLURM_RESTART_COUNT": "5",
+    "SLURM_DISTRIBUTION": "plane=9",
+    "SLURM_OVERLAP": "1",
+    "SLURM_EXPORT_ENV": "NONE",
+    "SLURM_TIMELIMIT": "1",
+    "SBATCH_PARTITION": "nowhere",
+    "SBATCH_TIMELIMIT": "1",
+    "SBATCH_ARRAY_INX": "0-3",
+    "SBATCH_NO_REQUEUE": "1",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_MEM_PER_NODE": "1",
+    "SBATCH_WAIT": "1",
+    "SBATCH_SIGNAL": "KILL@1",
+    "SQUEUE_FORMAT": "%i",
+    "SQUEUE_STATES": "FAILED",
+    "SQUEUE_USERS": "nobody",
+    "SQUEUE_PARTITION": "nowhere",
+    "SINFO_FORMAT": "%n",
+    "SACCT_FORMAT": "user",
+    "SLURM_TIME_FORMAT": "relative",
+    "SCANCEL_STATE": "PENDING",
+    "SUBMITIT_PREEMPT_SIGNAL": "USR1",
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_DEBUG_JOB_ID": "9",
+    "RANK": "3",
+    "WORLD_SIZE": "9",
+    "MASTER_ADDR": "nowhere",
+    "MASTER_PORT": "1",
+    "TORCHELASTIC_RUN_ID": "9",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "PMI_RANK": "3",
+    "CUDA_VISIBLE_DEVICES": "5",
+}
+"""The variables of the shell that these tests call `glci` in: none of them may change what it does."""
 
 
 def overrides(shards: Path, runs: Path, *extra: str, steps: tuple[int, int, int] = STEPS) -> list[str]:
@@ -207,7 +255,12 @@ class Box:
 
 def glci(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "glci_dist", *words], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, "-m", "glci_dist", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env={**os.environ, **SHELL},
     )
 
 

@@ -64,3 +64,14 @@ def test_a_sweep_is_a_job_array_with_a_run_of_each_combination(box: Box, tmp_pat
     assert len({job.split("_")[0] for job in jobs}) == 1
     assert {job.split("_")[1] for job in jobs} == {"0", "1"}
     assert [state(run) for run in runs] == ["done", "done"]
+    # With one more value, that one alone is submitted; the others are named.
+    again = glci("submit", *words, "phases.joint.alpha=4e-4,1e-3,2e-3")
+    assert again.returncode == 0, again.stderr
+    assert [f"{run} is complete (step 10): it is not submitted again" in again.stdout for run in runs] == [True, True]
+    (new,) = set(tmp_path.glob("run-*")) - set(runs)
+    number = json.loads((new / "jobs" / "submitted.jsonl").read_text())["job"]
+    assert "_" not in number
+    once_more = glci("submit", *words, "phases.joint.alpha=4e-4,1e-3,2e-3")
+    assert once_more.returncode == 0, once_more.stderr
+    assert f"{new} has job {number} in the queue already" in once_more.stdout
+    assert "nothing is submitted" in once_more.stdout

@@ -7,14 +7,16 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist.runs.journal import read_journal
-from tests.slurm.box import EVERY, STEPS, Box, completes, furthest_loss, glci, wait_until
+from tests.slurm.box import EVERY, NODES, STEPS, Box, completes, furthest_loss, glci, wait_until
 from tests.slurm.trouble import crash_on, slow_steps
 from tests.small_run import final_files
 
@@ -62,6 +64,56 @@ def test_a_killed_rank_restarts_the_workers_inside_the_allocation(
     assert first.reached - 1 <= crash["step"] <= first.reached + 1
     assert f"died: {crash['cause']}" in glci("status", str(job.run)).stdout
     assert final_files(job.run, sum(STEPS)) == expected
+
+
+_TAKE_PORTS = """
+import socket, sys, time
+taken = [socket.create_server(("", 29400 + (int(sys.argv[1]) + place) % 1000)) for place in range(40)]
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def taken_ports() -> Iterator[None]:
+    """On every node another program listens at the ports where the next jobs would meet."""
+    asked = ["sbatch", "--parsable", "--output=/dev/null", "--wrap=true"]
+    last = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    programs = [
+        subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{node}", sys.executable, "-c", _TAKE_PORTS, last],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for node in NODES
+    ]
+    try:
+        for program in programs:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "taken\n"
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.chaos, id="first"), pytest.param(1, id="second")])
+def test_a_killed_launcher_is_as_a_lost_node_and_nodes_meet_at_a_port_that_is_free(
+    box: Box, tmp_path: Path, expected_of_two: dict[str, bytes], taken_ports: None, place: int
+) -> None:
+    job = box.submit(tmp_path, "cluster.workers=1")
+    job.wait_for_checkpoint(EVERY, seconds=60)
+    assert "ports are taken on this node: the nodes meet at port" in job.output()
+    victim, start = job.nodes[place], time.time()
+    (launcher,) = box.launchers(victim)
+    os.kill(launcher, signal.SIGKILL)
+    job.wait_for_attempt(2)
+    print(f"the launcher of node {place}: next step after {time.time() - start:.1f} s")
+    completes(job)
+    assert [attempt.restart for attempt in job.account().attempts] == [0, 1]
+    assert f"a launcher was killed: {victim} (Killed)" in glci("status", str(job.run)).stdout
+    assert final_files(job.run, sum(STEPS)) == expected_of_two
 
 
 def test_a_killed_batch_host_is_replaced_and_without_another_node_it_goes_on_with_fewer(

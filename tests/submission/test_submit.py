@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from glci_dist import compose
+from glci_dist import compose, stored
 from glci_dist.data.index import load_index
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
@@ -33,9 +33,26 @@ PLAIN = ["data.shards=shards/train", "name=run"]
 def test_a_run_submitted_to_this_machine_is_followed_to_its_end(faces_shards: str, tmp_path: Path) -> None:
     words = ["cluster=local", *small(faces_shards, tmp_path, steps=(4, 1, 1))]
     command = [sys.executable, "-m", "glci_dist", "submit", *words, "--wait"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    # From a shell inside an allocation, or a container's.
+    shell = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": "5",
+        "SLURM_NTASKS": "9",
+        "SUBMITIT_DEBUG_JOB_ID": "9",
+        "SUBMITIT_PREEMPT_SIGNAL": "NONE",
+        "RANK": "3",
+        "WORLD_SIZE": "9",
+        "MASTER_ADDR": "nowhere",
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=200, env={**os.environ, **shell}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "left out of the environment, the configuration alone counts: MASTER_ADDR, RANK, SLURM_JOB_ID" in done.stdout
     run = tmp_path / "run"
+    (attempt,) = account(run).attempts
+    # It is no part of the allocation.
+    assert (attempt.job, attempt.restart) == ("", 0)
     assert f"glci status {run}" in done.stdout
     assert "2 rank(s)" in done.stdout
     saved = newest_in(run / "checkpoints")
@@ -132,6 +149,10 @@ def test_without_a_sweep_there_is_one_run_as_it_is_named() -> None:
         (["cluster.partition=main,high"], "write a list as \"cluster.partition='main,high'\""),
         (["cluster.executor=pbs"], "cluster.executor=pbs is not known"),
         (["cluster.partiton=main"], "did you mean cluster.partition"),
+        (["cluster.sbatch={wckey: [a]}"], "cluster.sbatch.wckey=['a'] has the wrong type"),
+        (["cluster.sbatch=foo"], "cluster.sbatch=foo has the wrong type"),
+        (["cluster.sbatches={wckey: a}"], "did you mean cluster.sbatch"),
+        (["seed=1,1"], "the sweep has"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(words: list[str], said: str) -> None:
@@ -139,6 +160,34 @@ def test_what_cannot_be_asked_is_refused_in_one_line(words: list[str], said: str
         requests([*PLAIN, *words])
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["cluster.sbatch={wckey: foo}"], {"wckey": "foo"}),
+        (["cluster.sbatch.wckey=foo"], {"wckey": "foo"}),
+        (["+cluster.sbatch.wckey=foo"], {"wckey": "foo"}),
+        (["++cluster.sbatch={wckey: foo}"], {"wckey": "foo"}),
+        (["cluster.sbatch.mail-type=END", "cluster.sbatch.nice=7"], {"mail-type": "END", "nice": "7"}),
+        (["cluster.sbatch={exclusive: true, comment: null}"], {"exclusive": "True", "comment": None}),
+    ],
+)
+def test_options_of_sbatch_have_keys_of_their_own_with_and_without_a_plus(
+    words: list[str], options: dict[str, str | None]
+) -> None:
+    (made,) = requests([*PLAIN, "cluster=box", *words])
+    assert made.config.cluster.sbatch == options
+    assert stored.parse(compose.to_yaml(made.config), Path("config.yaml")).config == made.config
+
+
+def test_variables_of_the_workers_are_added_without_a_plus_and_taken_out_by_null() -> None:
+    (made,) = requests([*PLAIN, "cluster=box", "cluster.environment={NCCL_DEBUG: INFO, OMP_NUM_THREADS: null}"])
+    assert made.config.cluster.environment == {
+        "GLOO_SOCKET_IFNAME": "eth0",
+        "OMP_NUM_THREADS": None,
+        "NCCL_DEBUG": "INFO",
+    }
 
 
 @pytest.fixture
@@ -169,6 +218,7 @@ def test_all_that_stands_against_a_submission_is_said_at_once(well: list[str], t
         (["cluster=slurm", "cluster.nodes=5"], "do not share the global batch evenly"),
         (["cluster.nodes=2", "cluster.workers=1"], "cluster.nodes=2 with cluster.executor=local"),
         (["data.shards=nowhere"], "no shards: nowhere is no folder"),
+        (["cluster.reserved_port=65000"], "cluster.reserved_port=65000 leaves no 1000 ports up to 65535"),
     ],
 )
 def test_what_cannot_be_is_refused(well: list[str], words: list[str], said: str) -> None:
@@ -180,6 +230,23 @@ def test_a_run_of_another_configuration_is_refused(well: list[str], tmp_path: Pa
     assert refusals(requests(well)) == []
     (reason,) = refusals(requests([*well, "seed=9"]))
     assert f"{tmp_path}/run belongs to another configuration (there / here): seed: 0 / 9" in reason
+
+
+def test_of_a_sweep_that_is_submitted_again_only_what_is_missing_is_asked_for(well: list[str], tmp_path: Path) -> None:
+    both = [*well, "seed=1,2"]
+    for request in requests(both):
+        RunFolder(request.run).take(request.config, load_index(_shards(well)).digest, ranks=2)
+        (request.run / "checkpoints" / "step-00000006").mkdir(parents=True)
+    complete = ["run-seed=1 is complete (step 6)", "run-seed=2 is complete (step 6)"]
+    told = glci("submit", *both)
+    assert "nothing is submitted" in told
+    told += glci("explain", *well, "seed=1,2,3")
+    assert [told.count(f"{tmp_path}/{line}: it is not submitted again") for line in complete] == [2, 2]
+    assert f"run        {tmp_path}/run-seed=3" in told
+    assert told.count("it would be taken") == 1
+    # One run alone is asked for by its name.
+    (reason,) = refusals(requests([*well, "seed=1", "name='run-seed=1'"]))
+    assert "is complete (step 6), there is nothing to do" in reason
 
 
 def _shards(words: list[str]) -> str:

@@ -1,0 +1,166 @@
+"""submitit's executors, with what a run asks for, and its batch script."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glci_dist.config import ClusterConfig
+from glci_dist.errors import UserError
+from glci_dist.slurm import inherited, scheduler
+
+if TYPE_CHECKING:
+    from glci_dist.slurm.launcher import Launch
+
+_NO_LIMIT_MIN = 60 * 24 * 365
+_KILLED = 128
+"""Exit codes of srun from here on: a process of the step was killed by a signal."""
+
+
+class Executor:
+    """submitit's executor for this machine (``local``, ``debug``)."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def submit(self, functions: Sequence[Launch]) -> list[Any]:
+        """A job for each function; several are one array, where there are arrays."""
+        if len(functions) == 1:
+            return [self._inner.submit(functions[0])]
+        with self._inner.batch():
+            return [self._inner.submit(function) for function in functions]
+
+
+class SlurmExecutor(Executor):
+    """submitit's for SLURM; sbatch is called by ``scheduler``, which knows what to do without its answer."""
+
+    def submit(self, functions: Sequence[Launch]) -> list[Any]:
+        from submitit.core.utils import DelayedSubmission, JobPaths
+        from submitit.slurm.slurm import SlurmJob
+
+        inner = self._inner
+        folder = JobPaths.get_first_id_independent_folder(inner.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        pickles = []
+        for function in functions:
+            delayed = DelayedSubmission(function)
+            delayed.set_timeout(inner.parameters.get("time", 5), inner.max_num_timeout)
+            pickles.append(folder / f"{uuid.uuid4().hex}.pkl")
+            delayed.dump(pickles[-1])
+        if len(functions) > 1:
+            inner.parameters["map_count"] = len(functions)
+        script = folder / f".submission_file_{uuid.uuid4().hex}.sh"
+        script.write_text(self.script())
+        try:
+            number = scheduler.submit(script)
+        except UserError:
+            for path in (*pickles, script):
+                path.unlink(missing_ok=True)
+            raise
+        tasks = list(range(inner._num_tasks()))
+        first: Any = SlurmJob(folder=inner.folder, job_id=number, tasks=tasks)
+        first.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)
+        names = [number] if len(functions) == 1 else [f"{number}_{place}" for place in range(len(functions))]
+        jobs: list[Any] = [SlurmJob(folder=inner.folder, job_id=name, tasks=tasks) for name in names]
+        for job, path in zip(jobs, pickles, strict=True):
+            job.paths.move_temporary_file(path, "submitted_pickle")
+        return jobs
+
+    def script(self) -> str:
+        """The batch script."""
+        inner = self._inner
+        return str(inner._make_submission_file_text(inner._submitit_command_str, "explained"))
+
+
+def make(cluster: ClusterConfig, *, name: str, code: Path, folder: Path) -> Executor:
+    """The executor of ``cluster.executor`` for jobs called ``name``; raises ``UserError``.
+
+    ``code``: what goes onto the job's ``PYTHONPATH`` (SLURM); ``folder``: for what belongs to the job.
+    """
+    # A signal that comes before the launcher is ready has to wait for it.
+    python = f"{shlex.quote(sys.executable)} -m glci_dist.slurm.task"
+    # submitit reads some of them when it is imported.
+    with inherited.applied(cluster.executor):
+        import submitit
+        from submitit.slurm.slurm import SlurmExecutor as Inner
+
+    if cluster.executor != "slurm":
+        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor, local_python=python)
+        # Nobody would start it again after a time limit.
+        automatic.update_parameters(name=name, timeout_min=_NO_LIMIT_MIN, nodes=cluster.nodes)
+        return Executor(automatic)
+    try:
+        inner = Inner(folder=folder, python=python)
+    except RuntimeError as error:
+        raise UserError(
+            f"cluster.executor={cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
+            "cluster.executor=local, or bring a cluster up here (make slurm-up)"
+        ) from error
+    inner.update_parameters(**_parameters(cluster, name=name, code=code, folder=folder))
+    return SlurmExecutor(inner)
+
+
+def _parameters(cluster: ClusterConfig, *, name: str, code: Path, folder: Path) -> dict[str, Any]:
+    """What submitit makes the batch script of."""
+    further: dict[str, Any] = {"signal": f"USR2@{cluster.signal_lead_s}"}
+    if cluster.min_nodes and cluster.min_nodes < cluster.nodes:
+        further["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
+    for key, text in cluster.sbatch.items():
+        option = key.lstrip("-").replace("_", "-")
+        if text is None or text.lower() == "false":
+            further.pop(option, None)
+        else:
+            # What has no value of its own, such as exclusive, is on.
+            further[option] = True if text.lower() == "true" else text
+    further["requeue"] = True
+    # srun does not take this from the request.
+    cpus = [f"--cpus-per-task={cluster.cpus}"] if cluster.cpus else []
+    options = {
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "gpus_per_node": cluster.gpus,
+        "cpus_per_task": cluster.cpus,
+        "mem": f"{round(cluster.memory_gb * 1024)}MB" if cluster.memory_gb else "",
+    }
+    return {
+        **{key: value for key, value in options.items() if value},
+        "job_name": name,
+        "time": cluster.time_min,
+        "nodes": cluster.nodes,
+        "signal_delay_s": cluster.signal_lead_s,
+        "setup": [*_SETUP, _path(code), *cluster.setup],
+        "teardown": _teardown(folder),
+        # One task a node here, not in the request: with it the scheduler would give a range of nodes its least.
+        # Tasks that are not needed end early, and are no reason to end the others, whatever the cluster's WaitTime.
+        "srun_args": ["--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=0", *cpus],
+        "stderr_to_stdout": True,
+        # submitit would give one of its own.
+        "wckey": None,
+        "additional_parameters": further,
+    }
+
+
+_SETUP = [
+    # So that srun passes the path on, whatever sbatch's --export was.
+    "unset SLURM_EXPORT_ENV",
+    'echo "glci: job $SLURM_JOB_ID starts, restart ${SLURM_RESTART_COUNT:-0}: $SLURM_JOB_NODELIST"',
+]
+
+
+def _path(code: Path) -> str:
+    # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
+    return f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+
+
+def _teardown(folder: Path) -> list[str]:
+    """What the batch script does after srun: a launcher that was killed could not have the job queued again."""
+    command = f"{shlex.quote(sys.executable)} -m glci_dist.slurm.aftermath {shlex.quote(os.path.abspath(folder))}"
+    return ["status=$?", f"[ $status -lt {_KILLED} ] || {command} $status", "exit $status"]

@@ -1,0 +1,131 @@
+"""One start of a job towards the scheduler: whether it is over, having the job queued again, saying why it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from glci_dist.checkpoints.manifest import folders
+from glci_dist.config import ClusterConfig
+from glci_dist.errors import Fault, UserError
+from glci_dist.slurm import scheduler
+from glci_dist.slurm.notes import Notes, idle_starts
+
+DEFERENCE_S = 15.0
+"""That a node leaves to the one whose turn it is to ask."""
+_PAUSE_S = 2.0
+
+
+class JobStart:
+    """A start of the job ``job``, its ``restart``-th, as one of its nodes, ``host``, sees it."""
+
+    def __init__(self, run: Path, job: str, restart: int, host: str, cluster: ClusterConfig) -> None:
+        self.run, self.job, self.restart, self.host, self.cluster = run, job, restart, host, cluster
+        self.notes = Notes(run, job, restart, host)
+        self.is_scheduled = cluster.executor == "slurm"
+        """Whether there is a scheduler that knows of the job."""
+
+    def queue_again(self, why: str, *, asks: bool, warning: str = "", cause: str = "") -> str:
+        """Have the job run again, if that is of use, and wait for its end. Raises ``Fault`` where it is of none.
+
+        ``asks``: it is on this node to ask. ``warning``: why the scheduler had warned it. ``cause``: what else ended
+        its processes, where their own words do not tell it.
+        """
+        if not self.is_scheduled:
+            self.write_verdict(why)
+            raise Fault(why)
+        # A signal may have come to this node alone, and the one whose turn it is waits for this one.
+        if not asks and self.is_taken_away(within_s=DEFERENCE_S):
+            return why
+        cluster = self.cluster
+        step = next((step for step, _ in folders(self.run / "checkpoints")), 0)
+        made_room = warning == scheduler.PREEMPTED
+        idle = 0 if made_room else idle_starts(self.run, self.job, step=step, before=self.restart)
+        refusal = ""
+        if self.restart >= cluster.requeues:
+            refusal = f"it was queued again {self.restart} times already (cluster.requeues)"
+        elif idle >= cluster.idle_starts:
+            refusal = f"{idle} starts in a row brought no checkpoint after step {step} (cluster.idle_starts)"
+            if warning:
+                refusal += (
+                    f": is cluster.time_min={cluster.time_min} enough for the start, and cluster.signal_lead_s="
+                    f"{cluster.signal_lead_s} for a save?"
+                )
+        if refusal:
+            self.write_verdict(f"{why}, but {refusal}")
+            raise Fault(f"{why}, but {refusal}")
+        self.notes.again(step=step, why=why, warning=warning or cause)
+        self.tell(f"{why}; the job is queued again")
+        self.persist(self.requeue)
+        return self.wait_to_be_ended(why)
+
+    def wait_to_be_ended(self, why: str) -> str:
+        """Return when the scheduler has taken the job away, and need not kill this process to have its node."""
+        if not self.is_taken_away():
+            raise Fault(f"{why}; what was saved stays, submit again to go on")
+        return why
+
+    def is_taken_away(self, *, within_s: float | None = None) -> bool:
+        """Wait for the scheduler to end this run of the job, a while or ``cluster.node_timeout_s``; whether it did."""
+        if not self.is_scheduled:
+            return False
+        patience_s = self.cluster.node_timeout_s if within_s is None else within_s
+        deadline = time.monotonic() + patience_s
+        while True:
+            with suppress(UserError):
+                if self.has_ended():
+                    return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(1)
+
+    def has_ended(self) -> bool:
+        """Whether this run of the job is over, for the scheduler. Raises ``UserError`` without its answer."""
+        there = scheduler.queued(self.job)
+        # Without this node it may run again already.
+        return there is None or there.is_taken_away or there.restarts != self.restart
+
+    def requeue(self) -> None:
+        """Ask once. What this node was cut off from may have been asked by another, and the job run again."""
+        if not self.has_ended():
+            scheduler.requeue(self.job)
+
+    def persist(self, ask: Callable[[], None]) -> None:
+        """Ask the scheduler for something until it does it, or for ``cluster.node_timeout_s``; it may be busy."""
+        deadline, told = time.monotonic() + self.cluster.node_timeout_s, ""
+        while True:
+            try:
+                ask()
+                return
+            except UserError as problem:
+                if str(problem) != told:
+                    told = str(problem)
+                    self.tell(told)
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(_PAUSE_S)
+
+    def write_verdict(
+        self, reason: str, step: int = -1, *, samples: list[str] | None = None, left_out: str = ""
+    ) -> None:
+        """Leave why the job ends where `glci status` finds it, and say it."""
+        samples = samples or []
+        record = {
+            "job": self.job,
+            "restart": self.restart,
+            "host": self.host,
+            "time": round(time.time(), 3),
+            "step": step,
+            "samples": samples,
+            "reason": reason,
+            "left_out": left_out,
+        }
+        self.notes.verdict(record)
+        shown = f"; samples of step {step}: {', '.join(samples)}" if samples else ""
+        self.tell(f"fault: {reason}{shown}")
+
+    def tell(self, line: str) -> None:
+        """Say something in the job's output."""
+        print(f"glci: job {self.job}, restart {self.restart}, {self.host}: {line}", flush=True)

@@ -127,7 +127,7 @@ class StepDataset(Dataset[Batch]):
             read = [self._store.sample(*sample) for sample in samples[start : start + _READ_TOGETHER]]
             for place, (key, encoded) in enumerate(read, start):
                 try:
-                    self._place(encoded, crops[place], pixels[place])
+                    self._place_or_mend(samples[place], encoded, crops[place], pixels[place])
                 except DecodeError as error:
                     key, failures = self._replace(samples[place], key, error, crops[place], pixels[place])
                     replaced += [replace(failure, slot=self.slots[place]) for failure in failures]
@@ -162,6 +162,15 @@ class StepDataset(Dataset[Batch]):
         left = int(crop.left * (photo.shape[1] - width + 1))
         top = int(crop.top * (photo.shape[0] - height + 1))
         target[:] = photo[top : top + height, left : left + width]
+
+    def _place_or_mend(self, sample: tuple[int, int], encoded: bytes, crop: _Crop, target: Pixels) -> None:
+        """As ``_place``, once more where the cache's copy of the shard was damaged and is fetched anew."""
+        try:
+            self._place(encoded, crop, target)
+        except DecodeError:
+            if not self._store.mend(sample[0]):
+                raise
+            self._place(self._store.sample(*sample)[1], crop, target)
 
     def _replace(
         self, sample: tuple[int, int], key: str, error: DecodeError, crop: _Crop, target: Pixels

@@ -48,7 +48,8 @@ def _check_remote(location: str, scheme: str, shown: str) -> None:
     if scheme == "s3":
         if "@" in location[len("s3://") :].partition("/")[0]:
             raise UserError(
-                f"{shown!r}: a s3 url holds no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                f"{shown!r}: a s3 url holds no credentials; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             )
         if re.search(r"\?[A-Za-z][\w-]*=", location):
             raise UserError(f"{shown!r}: a s3 url has no query; give s3://bucket/folder, or the signed https url")

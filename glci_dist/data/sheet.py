@@ -53,6 +53,9 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
         _, encoded = store.sample(shard, number)
         encoded_bytes += len(encoded)
         photo = _decode(encoded)
+        if photo is None and store.mend(shard):
+            _, encoded = store.sample(shard, number)
+            photo = _decode(encoded)
         if photo is not None:
             sizes.append(photo.size)
         row, column = divmod(cell, columns)

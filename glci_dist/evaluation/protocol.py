@@ -121,7 +121,13 @@ class EvaluationPhotos(Sequence[tuple[str, np.ndarray]]):
         key, encoded = self._store.sample(place, number - int(self._ends[place]) + shard.samples)
         name = f"{shard.name}/{key}"
         try:
-            photo = decode(encoded, short_edge=self._short_edge)
+            try:
+                photo = decode(encoded, short_edge=self._short_edge)
+            except DecodeError:
+                if not self._store.mend(place):
+                    raise
+                key, encoded = self._store.sample(place, number - int(self._ends[place]) + shard.samples)
+                photo = decode(encoded, short_edge=self._short_edge)
         except DecodeError as error:
             raise UserError(
                 f"{name} cannot be decoded ({error}); an evaluation needs every photo: build its shards again"

@@ -22,6 +22,7 @@ from glci_dist.errors import UserError
 from glci_dist.slurm import jobs, snapshot
 from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launcher import Launch
+from glci_dist.urls import without_secrets
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -46,6 +47,8 @@ def requests(overrides: Sequence[str]) -> list[Request]:
 
     The runs of a sweep are named after what differs. Raises ``UserError``.
     """
+    for word in overrides:
+        _refuse_secrets(word)
     choices = [_split(word) for word in overrides]
     varied = [number for number, words in enumerate(choices) if len(words) > 1]
     for number in varied:
@@ -245,6 +248,16 @@ def _refusals() -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
         said = (lines or str(error).strip().splitlines())[-1]
         raise UserError(f"the scheduler refused the job: {said.removeprefix('sbatch: ')}") from error
+
+
+def _refuse_secrets(word: str) -> None:
+    """Raise ``UserError`` for credentials in an override: it would stand in the job's files, which others can read."""
+    if without_secrets(word) != word:
+        key = word.lstrip("+").partition("=")[0]
+        raise UserError(
+            f"{without_secrets(word)}: a job's files would hold the credentials of this url: keep user and password in "
+            f"~/.netrc, or export the url as a variable and submit with {key}='${{oc.env:THE_VARIABLE}}'"
+        )
 
 
 def _split(word: str) -> list[str]:

@@ -20,6 +20,7 @@ from glci_dist.errors import Fault, Interrupted, Superseded, UserError
 from glci_dist.evaluation import commands as evaluation_commands
 from glci_dist.slurm import commands as slurm_commands
 from glci_dist.slurm import status
+from glci_dist.urls import HIDDEN, without_secrets
 
 _TRAIN = """\
 Train a completion network: from the last checkpoint of the run, or from the start.
@@ -168,7 +169,11 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _config(parsed: argparse.Namespace) -> int:
-    print(compose.to_yaml(compose.load(parsed.overrides)), end="")
+    config = compose.load(parsed.overrides)
+    text = compose.to_yaml(config)
+    print(text, end="")
+    if HIDDEN in text:
+        output.say(f"glci: credentials in urls are not shown ({HIDDEN})")
     return 0
 
 
@@ -190,6 +195,7 @@ def _groups() -> dict[str, str]:
 
 def _say(line: str, code: int, *, every_rank: bool = False) -> int:
     """Print on rank 0, or on the rank that alone knows; every rank returns the code."""
+    line = without_secrets(line)
     tell_cause(line)
     if every_rank or launchers.speaker() == 0:
         output.flush()

@@ -7,6 +7,7 @@ line and exit code 2 (``UserError``).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from glci_dist import free_keys
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.errors import UserError
 from glci_dist.mistakes import explain, removed_key, unknown_key
+from glci_dist.urls import same_url, without_secrets_in
 
 _CHOICES = {
     "holes.kind": ("box", "boxes", "freeform", "centre"),
@@ -135,7 +137,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = compose("config", overrides=[free_keys.freed(word) for word in overrides])
+            composed = compose("config", overrides=[_quoted_url(free_keys.freed(word)) for word in overrides])
         _check_keys(list(_flat(composed)))
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
@@ -152,20 +154,23 @@ def load(overrides: Sequence[str] = ()) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The resolved configuration as YAML, without the credentials of its urls: it is for files and screens."""
+    return OmegaConf.to_yaml(OmegaConf.create(without_secrets_in(OmegaConf.to_container(OmegaConf.structured(config)))))
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """The dotted keys in which two configurations differ, with both values."""
+    """The dotted keys in which two configurations differ, with both values.
+
+    Credentials in urls make no difference: a configuration that was stored has none.
+    """
     flat_one, flat_other = _flat(OmegaConf.structured(one)), _flat(OmegaConf.structured(other))
     # The order of phases is part of what a run is, unlike that of other keys.
     flat_one["phases"], flat_other["phases"] = list(one.phases), list(other.phases)
     keys = [*flat_one, *(key for key in flat_other if key not in flat_one)]
     return [
-        f"{key}: {flat_one.get(key)} / {flat_other.get(key)}"
+        f"{key}: {without_secrets_in(flat_one.get(key))} / {without_secrets_in(flat_other.get(key))}"
         for key in keys
-        if flat_one.get(key) != flat_other.get(key)
+        if _bare(flat_one.get(key)) != _bare(flat_other.get(key))
     ]
 
 
@@ -345,6 +350,20 @@ def _check_phases(config: Config) -> None:
             )
     if not any(phase.steps for phase in config.phases.values()):
         raise UserError("every phase has steps=0: nothing to train")
+
+
+def _quoted_url(word: str) -> str:
+    """``key=url`` with the url in the quotes that Hydra asks for around a query's signs."""
+    match = re.fullmatch(r"([+\w.@]+=)([A-Za-z][A-Za-z0-9+.-]*://[^'\"\\]*)", word)
+    return f"{match[1]}'{match[2]}'" if match else word
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bare(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_bare(each) for each in value]
+    return same_url(value) if isinstance(value, str) else value
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

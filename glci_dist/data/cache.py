@@ -6,6 +6,9 @@ releases however a process ends:
 
 - who holds ``.part`` exclusively downloads; others wait for that lock and then find the entry;
 - who reads an entry holds it shared; who removes one needs it exclusively, and does not wait.
+
+An entry whose checksum was right gets a **stamp**: a modification time that is made of its name. Whoever writes to
+the file afterwards changes that, and the entry is looked at again before it is used. Its last use is its access time.
 """
 
 from __future__ import annotations
@@ -22,15 +25,18 @@ from io import FileIO
 from pathlib import Path
 
 from glci_dist.config import CacheConfig
+from glci_dist.data.answers import HEAD, describe
 from glci_dist.data.location import check_location
 from glci_dist.data.remote import Stream, read_remote, retrying
 from glci_dist.errors import UserError
+from glci_dist.urls import same_url, without_secrets
 
 __all__ = ["ShardCache", "read_remote"]
 
 log = logging.getLogger(__name__)
 
 _GIB = 2**30
+_DOWNLOADS = 3
 # Only files with such a name are ever removed, whatever folder the user gives.
 _OURS = re.compile(r".+-[0-9a-f]{32}(\.part)?")
 
@@ -42,6 +48,7 @@ class ShardCache:
         self.config = config
         self.folder = Path(config.dir).expanduser()
         self._told_full = False
+        self._verified: dict[str, tuple[int, int, int]] = {}
 
     def fetch(self, url: str, *, bytes: int | None, sha256: str) -> FileIO:
         """The file of ``url`` with this checksum, opened for reading; downloaded unless it is here.
@@ -59,12 +66,35 @@ class ShardCache:
         file = self._use(entry, bytes, sha256)
         if file is not None:
             return file
-        while file is None:
+        for _ in range(_DOWNLOADS):
             self._download(entry, url, bytes, sha256)
             file = self._use(entry, bytes, sha256)
+            if file is not None:
+                break
+        else:
+            raise UserError(
+                f"{without_secrets(url)} was fetched {_DOWNLOADS} times, but the shard cache {self.folder} does not "
+                "keep it: its disk may be damaged, or others write there; set data.cache.dir to another folder"
+            )
         # Downloads of other processes may have ended meanwhile, each with room made for itself only.
         self._make_room(0)
         return file
+
+    def is_sound(self, file: FileIO, url: str, *, bytes: int, sha256: str) -> bool:
+        """Whether an open entry has its checksum; one that has not is removed from the cache, and that is logged."""
+        entry = self.folder / _entry_name(url, sha256)
+        with self._local():
+            mismatch = _mismatch(file, bytes, sha256)
+            if mismatch is None:
+                return True
+            # Another process may have put a sound one in its place.
+            if _is_at(file, entry):
+                self._drop(entry, mismatch)
+        return False
+
+    def _drop(self, entry: Path, mismatch: str) -> None:
+        log.warning("%s was damaged in the cache (%s): it is fetched anew", entry, mismatch)
+        entry.unlink(missing_ok=True)
 
     def _use(self, entry: Path, size: int | None, sha256: str) -> FileIO | None:
         """The entry under a shared lock, or None where there is none that is whole."""
@@ -76,17 +106,25 @@ class ShardCache:
             fcntl.flock(file, fcntl.LOCK_SH)
             # It may have been removed between the two lines above.
             removed = os.fstat(file.fileno()).st_nlink == 0
-            if removed or _mismatch(file, size, None if size else sha256):
+            known = size is not None and self._is_known(file, entry)
+            mismatch = None if removed else _mismatch(file, size, None if known else sha256)
+            if removed or mismatch:
+                # Only what this reader saw: another process may have put a sound one in its place.
+                if mismatch and _is_at(file, entry):
+                    self._drop(entry, mismatch)
                 file.close()
-                if not removed:
-                    entry.unlink(missing_ok=True)
                 return None
             file.seek(0)
-            # The modification time says when an entry was last used, to more than the kernel's ticks
-            # of some ms. Another user's cannot be set.
-            with suppress(PermissionError):
-                os.utime(file.fileno(), ns=(time.time_ns(),) * 2)
+            _stamp(file, entry)
+            self._verified[entry.name] = _identity(file)
             return file
+
+    def _is_known(self, file: FileIO, entry: Path) -> bool:
+        """Whether the entry was looked at since it was last written to: by any process, or by this one."""
+        # Another user's entry, or one on a disk that is mounted to be read only, takes no stamp.
+        return os.fstat(file.fileno()).st_mtime_ns == _stamp_of(entry) or self._verified.get(entry.name) == _identity(
+            file
+        )
 
     def _download(self, entry: Path, url: str, size: int | None, sha256: str) -> None:
         """Return when the entry is there, received by this process or by another."""
@@ -100,6 +138,8 @@ class ShardCache:
             self._receive(part, part_path, url, size, sha256)
             with self._local():
                 os.fsync(part.fileno())
+                # After the content is on the disk, so that a stamp survives a power loss only if the content does.
+                _stamp(part, entry)
                 part_path.rename(entry)
 
     @contextmanager
@@ -123,10 +163,18 @@ class ShardCache:
                 mismatch = _mismatch(part, size, sha256)
                 if mismatch is None:
                     return
+                part.seek(0)
+                head = part.read(HEAD) or b""
                 part.truncate(0)
+        kind = describe(head) if head[257:262] != b"ustar" else None
         part_path.unlink()
+        if kind and not kind.startswith("a binary") and not kind.startswith("a numpy"):
+            raise UserError(
+                f"{without_secrets(url)} does not match its index: {mismatch}; the answer is {kind}; check the "
+                "url, the credentials (~/.netrc) and the proxy (http_proxy)"
+            )
         raise UserError(
-            f"{url} does not match its index: {mismatch}; "
+            f"{without_secrets(url)} does not match its index: {mismatch}; "
             "run glci shards verify where the shards are kept, or make the index anew (glci shards index)"
         )
 
@@ -155,7 +203,7 @@ class ShardCache:
         bound = int(self.config.max_gib * _GIB)
         if needed > bound:
             raise UserError(
-                f"{url} has {needed / _GIB:.3g} GiB, more than the whole cache {self.folder} may hold "
+                f"{without_secrets(url)} has {needed / _GIB:.3g} GiB, more than the whole cache {self.folder} may hold "
                 f"({self.config.max_gib:g} GiB); raise data.cache.max_gib"
             )
         with self._local():
@@ -184,7 +232,8 @@ class ShardCache:
                 if _OURS.fullmatch(item.name):
                     status = item.stat()
                     whole = not item.name.endswith(".part")
-                    entries.append((whole, status.st_mtime_ns, Path(item.path), status.st_size))
+                    used = status.st_atime_ns if whole else status.st_mtime_ns
+                    entries.append((whole, used, Path(item.path), status.st_size))
         return sorted(entries)
 
     @contextmanager
@@ -202,8 +251,27 @@ class ShardCache:
 
 
 def _entry_name(url: str, sha256: str) -> str:
+    # A new password or signature makes no other file of it, and must not stand in a file's name.
+    url = same_url(url)
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", url.partition("://")[2])[-100:]
     return f"{readable}-{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:32]}"
+
+
+def _stamp_of(entry: Path) -> int:
+    """Nanoseconds, of whole even seconds for any file system, that no clock shows any more: in 2001 to 2004."""
+    number = int(hashlib.sha256(entry.name.encode()).hexdigest()[:12], 16)
+    return (10**9 + 2 * (number % (5 * 10**7))) * 10**9
+
+
+def _stamp(file: FileIO, entry: Path) -> None:
+    """Note that the file is sound, and used now; another user's takes no note, nor does a disk without writing."""
+    with suppress(OSError):
+        os.utime(file.fileno(), ns=(time.time_ns(), _stamp_of(entry)))
+
+
+def _identity(file: FileIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _is_at(file: FileIO, path: Path) -> bool:

@@ -10,6 +10,7 @@ from glci_dist.data.location import check_location, is_remote, local_path
 from glci_dist.data.plan import BuildOptions
 from glci_dist.data.processes import available_processes
 from glci_dist.errors import UserError
+from glci_dist.urls import without_secrets
 
 _EXAMPLE = """\
 example:
@@ -252,7 +253,7 @@ def _processes(args: argparse.Namespace) -> int:
 def _local(location: str) -> Path:
     check_location(location)
     if is_remote(location):
-        raise UserError(f"{location} is remote; give a local path here, and copy from or to there")
+        raise UserError(f"{without_secrets(location)} is remote; give a local path here, and copy from or to there")
     return Path(local_path(location)).expanduser()
 
 

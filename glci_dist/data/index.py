@@ -22,9 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glci_dist.data.location import check_location, is_remote, join, local_path
+from glci_dist.config import CacheConfig
+from glci_dist.data.answers import describe
+from glci_dist.data.location import check_location, is_remote, join, local_path, without_slash
 from glci_dist.data.remote import read_remote
 from glci_dist.errors import UserError
+from glci_dist.urls import without_secrets
 
 FORMAT = "glci-shards-1"
 INDEX_NAME = "index.json"
@@ -74,25 +77,30 @@ class Index:
         return content.hexdigest()
 
 
-def load_index(root: str) -> Index:
+def load_index(root: str, cache: CacheConfig | None = None) -> Index:
     """The index of a folder or url (file, http, https, s3); the shards themselves are not looked at.
 
-    UserError when the url is refused, and when the index is missing, malformed or empty.
+    ``cache`` gives the retries, backoff and timeout of a url. UserError when the url is refused, and when the
+    index is missing, malformed, empty, or another kind of file, such as a login page.
     """
     check_location(root)
-    place = os.path.expanduser(root).rstrip("/") or "/"
-    content = _read_index(place)
+    place = without_slash(os.path.expanduser(root))
+    if is_remote(place) and place.partition("?")[0].endswith(f"/{INDEX_NAME}"):
+        raise UserError(f"{without_secrets(place)!r} is an index: give the url of its folder")
+    content = _read_index(place, cache)
     try:
         document = json.loads(content)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
+        _refuse_other_kind(place, content)
         raise _malformed(place, f"it is no JSON ({fault})") from fault
     if not isinstance(document, dict) or document.get("format") != FORMAT:
+        _refuse_other_kind(place, content)
         raise _malformed(place, f"its format is not {FORMAT!r}")
     records = document.get("shards")
     if not isinstance(records, list):
         raise _malformed(place, "it has no list of shards")
     if not records:
-        raise UserError(f"{join(place, INDEX_NAME)} names no shards; build some with `glci shards build`")
+        raise UserError(f"{_shown(place)} names no shards; build some with `glci shards build`")
     shards = tuple(_parse_shard(place, number, record) for number, record in enumerate(records))
     if len({shard.name for shard in shards}) != len(shards):
         raise _malformed(place, "it names a shard twice")
@@ -165,9 +173,25 @@ def write_whole(path: Path, content: bytes) -> None:
     os.replace(aside, path)
 
 
-def _read_index(root: str) -> bytes:
+def _refuse_other_kind(root: str, content: bytes) -> None:
+    """Raise UserError where a server's answer is no index at all: making the index anew would not help."""
+    kind = describe(content)
+    if kind and is_remote(root):
+        raise UserError(
+            f"the answer for {_shown(root)} is no index but {kind}; "
+            "check the url, the credentials (~/.netrc) and the proxy (http_proxy)"
+        )
+    if kind:
+        raise UserError(f"{_shown(root)} is malformed: it is {kind}, no index; copy or build the shards again")
+
+
+def _shown(root: str) -> str:
+    return without_secrets(join(root, INDEX_NAME))
+
+
+def _read_index(root: str, cache: CacheConfig | None) -> bytes:
     if is_remote(root):
-        return read_remote(join(root, INDEX_NAME))
+        return read_remote(join(root, INDEX_NAME), cache)
     folder = Path(local_path(root))
     try:
         return (folder / INDEX_NAME).read_bytes()
@@ -201,9 +225,7 @@ def _parse_shard(root: str, number: int, record: Any) -> Shard:
 
 
 def _malformed(root: str, reason: str) -> UserError:
-    return UserError(
-        f"{join(root, INDEX_NAME)} is malformed: {reason}; remove it and make it anew with `glci shards index`"
-    )
+    return UserError(f"{_shown(root)} is malformed: {reason}; remove it and make it anew with `glci shards index`")
 
 
 def _bad_table(name: str, reason: str) -> UserError:

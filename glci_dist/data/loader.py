@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -126,7 +127,8 @@ class StepDataset(Dataset[Batch]):
             read = [self._store.sample(*sample) for sample in samples[start : start + _READ_TOGETHER]]
             for place, (key, encoded) in enumerate(read, start):
                 try:
-                    self._place(encoded, crops[place], pixels[place])
+                    put = partial(self._place, crop=crops[place], target=pixels[place])
+                    self._store.decoded(*samples[place], put, encoded=encoded)
                 except DecodeError as error:
                     key, failures = self._replace(samples[place], key, error, crops[place], pixels[place])
                     replaced += [replace(failure, slot=self.slots[place]) for failure in failures]

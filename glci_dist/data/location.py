@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from glci_dist.errors import UserError
+from glci_dist.urls import hides_secrets, without_secrets
 
 REMOTE_SCHEMES = ("http", "https", "s3")
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
@@ -18,21 +19,51 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
 
 def check_location(location: str) -> None:
     """Raise UserError unless ``location`` is a local path or a file, http, https or s3 url."""
-    scheme = _scheme(location)
+    scheme, shown = _scheme(location), without_secrets(location)
     if scheme == "pipe":
         raise UserError(
-            f"{location!r}: a 'pipe:' url would run a shell command and is refused; "
+            f"{shown!r}: a 'pipe:' url would run a shell command and is refused; "
             "give a local folder or a http, https or s3 url"
         )
     if scheme and scheme not in ("file", *REMOTE_SCHEMES):
         raise UserError(
-            f"{location!r}: urls of the scheme {scheme!r} are refused, as they may run commands; "
+            f"{shown!r}: urls of the scheme {scheme!r} are refused, as they may run commands; "
             "give a local folder or a http, https or s3 url (a local path with a colon: ./a:b)"
         )
     if scheme and not re.match(r"[A-Za-z0-9]+://[^/]" if scheme != "file" else r"file:///", location, re.I):
-        raise UserError(f"{location!r} is not a whole url; write it as {_example(scheme)}")
-    if scheme and "::" in location:
-        raise UserError(f"{location!r}: chained urls ('::') are refused; give one plain url or a folder")
+        raise UserError(f"{shown!r} is not a whole url; write it as {_example(scheme)}")
+    # An IPv6 host in brackets holds '::' too.
+    if scheme and "::" in re.sub(r"://([^/?#]*@)?\[[0-9A-Fa-f:.%]+\]", "://", location, count=1):
+        raise UserError(f"{shown!r}: chained urls ('::') are refused; give one plain url or a folder")
+    if scheme in REMOTE_SCHEMES:
+        _check_remote(location, scheme, shown)
+
+
+def _check_remote(location: str, scheme: str, shown: str) -> None:
+    if hides_secrets(location):
+        raise UserError(
+            f"{shown!r}: credentials are never stored, so they are missing here; give the url with them again, "
+            "or keep them in ~/.netrc and leave them out"
+        )
+    if scheme == "s3":
+        if "@" in location[len("s3://") :].partition("/")[0]:
+            raise UserError(
+                f"{shown!r}: a s3 url holds no credentials; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            )
+        if re.search(r"\?[A-Za-z][\w-]*=", location):
+            raise UserError(f"{shown!r}: a s3 url has no query; give s3://bucket/folder, or the signed https url")
+        return
+    if "#" in location:
+        raise UserError(f"{shown!r}: what follows '#' is never sent to a server; write it as %23")
+    try:
+        parts = urlsplit(location)
+        host, _ = parts.hostname, parts.port
+    except ValueError as fault:
+        # Its message spells the url.
+        raise UserError(f"{shown!r} is no url: its host or port cannot be read (/ in a password is %2F)") from fault
+    if not host:
+        raise UserError(f"{shown!r} names no host; write it as {_example(scheme)}")
 
 
 def is_remote(location: str) -> bool:
@@ -45,13 +76,33 @@ def local_path(location: str) -> str:
     return unquote(location[len("file://") :]) if _scheme(location) == "file" else location
 
 
+def without_slash(location: str) -> str:
+    """``location`` without slashes at the end of its path; a query stays as it is."""
+    path, query = _split_query(location)
+    return (path.rstrip("/") or "/") + query
+
+
 def join(root: str, name: str) -> str:
-    """The location of file ``name`` (relative, with ``/``) below ``root``; UserError where it leaves it."""
+    """The location of file ``name`` (relative, with ``/``) below ``root``; UserError where it leaves it.
+
+    A query of ``root`` (http, https), such as a token, goes to each file behind its path.
+    """
     parts = PurePosixPath(name).parts
     if not parts or parts[0] == "/" or ".." in parts:
-        raise UserError(f"{name!r} in the index of {root} is no file name below it; make the index anew")
+        raise UserError(
+            f"{name!r} in the index of {without_secrets(root)} is no file name below it; make the index anew"
+        )
     escaped = name if _scheme(root) in ("", "s3") else quote(name)
-    return f"{root.rstrip('/')}/{escaped}"
+    path, query = _split_query(root)
+    return f"{path.rstrip('/')}/{escaped}{query}"
+
+
+def _split_query(location: str) -> tuple[str, str]:
+    """What stands before the query, and the query with its ``?``; only http urls have one."""
+    if _scheme(location) not in ("http", "https"):
+        return location, ""
+    path, mark, query = location.partition("?")
+    return path, mark + query
 
 
 def _scheme(location: str) -> str:

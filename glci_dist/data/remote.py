@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import fsspec
 
 from glci_dist.config import CacheConfig
+from glci_dist.data.clients import http_options
 from glci_dist.data.location import check_location
 from glci_dist.errors import UserError
+from glci_dist.urls import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +29,7 @@ _HTTP_CHUNK = 2**18
 # Client errors that a later request may not meet: timeout, too early, too many requests.
 _PASSING_STATUS = (408, 425, 429)
 _RANGE_NOT_SATISFIABLE = 416
+_LONGEST_ASKED_S = 600.0
 
 Result = TypeVar("Result")
 
@@ -45,22 +52,23 @@ def retrying(url: str, config: CacheConfig, attempt: Callable[[], Result]) -> Re
     server's answer is final (no such file, no permission).
     """
     network_errors = _network_errors(url)
+    shown = without_secrets(url)
     retry = 0
     while True:
         try:
             return attempt()
         except network_errors as fault:
-            reason = _reason(fault)
+            reason = without_secrets(_reason(fault))
             if _is_final(fault):
-                raise UserError(f"{url} cannot be read: {reason}; check the url and your right to read it") from fault
+                raise UserError(f"{shown} cannot be read: {reason}; {_advice(fault, url)}") from fault
             if retry == config.retries:
                 raise UserError(
-                    f"{url} cannot be read after {retry} retries: {reason}; "
+                    f"{shown} cannot be read after {retry} retries: {reason}; "
                     "check the server, or raise data.cache.retries or data.cache.timeout_s"
                 ) from fault
-            wait_s = config.backoff_s * 2**retry
+            wait_s = max(config.backoff_s * 2**retry, _asked_wait_s(fault))
             retry += 1
-            log.warning("%s: %s; retry %d of %d in %.1f s", url, reason, retry, config.retries, wait_s)
+            log.warning("%s: %s; retry %d of %d in %.1f s", shown, reason, retry, config.retries, wait_s)
             time.sleep(wait_s)
 
 
@@ -100,7 +108,14 @@ class Stream:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
-        files = fsspec.filesystem("http", client_kwargs={"timeout": timeout})
+        # trust_env: proxies and ~/.netrc. A query may be signed, and then no other spelling of it will do.
+        encoded = "?" in url
+        options = http_options(url)
+        files = fsspec.filesystem(
+            "http", client_kwargs={"timeout": timeout, "trust_env": True}, encoded=encoded, **options
+        )
+        if encoded:
+            url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
         # Compressed on the way, a shard would have no byte offsets to resume at.
         headers = {"Accept-Encoding": "identity"}
         if self.start:
@@ -113,6 +128,11 @@ class Stream:
                 raise
             self.start = 0
             return self._open_http(url, timeout_s)
+        except ValueError as fault:
+            # aiohttp's for a url or a proxy that it cannot read.
+            raise UserError(
+                f"{without_secrets(url)} or its proxy (http_proxy) is no url: {without_secrets(str(fault))}"
+            ) from fault
         if file.r.status != 206:
             self.start = 0
         return file
@@ -142,12 +162,43 @@ def _missing(scheme: str) -> UserError:
 
 
 def _is_final(fault: Exception) -> bool:
-    if isinstance(fault, FileNotFoundError | PermissionError):
+    if isinstance(fault, FileNotFoundError | PermissionError | ssl.SSLCertVerificationError):
         return True
-    if type(fault).__name__ == "NoCredentialsError":
+    if _is_untrusted(fault) or type(fault).__name__ in ("NoCredentialsError", "InvalidUrlClientError"):
         return True
     status = getattr(fault, "status", None)
-    return isinstance(status, int) and 400 <= status < 500 and status not in _PASSING_STATUS
+    # 3xx: too many redirects.
+    return isinstance(status, int) and 300 <= status < 500 and status not in _PASSING_STATUS
+
+
+def _is_untrusted(fault: Exception) -> bool:
+    return isinstance(fault, ssl.SSLCertVerificationError) or type(fault).__name__ == "ClientConnectorCertificateError"
+
+
+def _advice(fault: Exception, url: str) -> str:
+    """What to do about an answer that is final."""
+    status = getattr(fault, "status", None)
+    if _is_untrusted(fault):
+        return "name the file of its certificate authority by SSL_CERT_FILE"
+    if status == 407:
+        return "write the proxy as http://user:password@host:port in http_proxy or https_proxy"
+    if "?" in url and status in (400, 401, 403):
+        return (
+            "its signature or token may be too old, or bound to one file: for a folder of shards it must cover all "
+            "that lies below (a SAS token of the container does, a presigned url does not)"
+        )
+    if status == 401:
+        return "give user and password in ~/.netrc (machine, login, password)"
+    return "check the url and your right to read it"
+
+
+def _asked_wait_s(fault: Exception) -> float:
+    """Seconds that the server asks to be left alone for (Retry-After), 0 where it does not; bounded."""
+    text = (getattr(fault, "headers", None) or {}).get("Retry-After", "")
+    wait_s = 0.0
+    with suppress(ValueError, TypeError):
+        wait_s = float(text) if text.isdigit() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    return min(max(wait_s, 0.0), _LONGEST_ASKED_S)
 
 
 def _reason(fault: Exception) -> str:
@@ -155,9 +206,11 @@ def _reason(fault: Exception) -> str:
         return "no such file"
     if type(fault).__name__ == "NoCredentialsError":
         return "no credentials (for a public bucket set FSSPEC_S3_ANON=true)"
+    if _is_untrusted(fault):
+        return "its certificate is not trusted here"
     status = getattr(fault, "status", None)
     if isinstance(status, int) and status:
-        return f"the server answered {status} {getattr(fault, 'message', '')}".rstrip()
+        return f"the server answered {status} {' '.join(str(getattr(fault, 'message', '')).split())}".rstrip()
     if isinstance(fault, TimeoutError):
         return "timed out"
     return f"{type(fault).__name__}: {' '.join(str(fault).split())}"

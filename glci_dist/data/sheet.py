@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
         key, encoded = store.sample(shard, number)
         encoded_bytes += len(encoded)
         try:
-            photo = Image.fromarray(decode(encoded, short_edge=None))
+            photo = Image.fromarray(store.decoded(shard, number, partial(decode, short_edge=None), encoded=encoded))
             sizes.append(photo.size)
             picture = ImageOps.pad(photo, (_CELL, _CELL))
         except DecodeError as error:

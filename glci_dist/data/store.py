@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,7 +16,11 @@ from glci_dist.config import CacheConfig
 from glci_dist.data.cache import ShardCache
 from glci_dist.data.index import Index, Shard, parse_table, table_name
 from glci_dist.data.location import check_location, is_remote, join, local_path
+from glci_dist.data.pixels import DecodeError
 from glci_dist.errors import UserError
+from glci_dist.urls import without_secrets
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class ShardStore:
         self._remote = is_remote(index.root)
         self._cache = ShardCache(cache)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._sound: set[int] = set()
 
     def sample(self, shard: int, number: int) -> tuple[str, bytes]:
         """The key and the encoded photo of sample ``number`` (from 0) of shard ``shard`` (from 0).
@@ -58,14 +65,48 @@ class ShardStore:
         except OSError as fault:
             raise UserError(self._location(shard) + f" cannot be read: {fault.strerror}") from fault
         if len(photo) != length:
+            if self._mend(shard):
+                return self.sample(shard, number)
             raise self._does_not_match(shard, f"it ends within sample {number}")
         return opened.keys.item(number).decode(), photo
+
+    def decoded(self, shard: int, number: int, decode: Callable[[bytes], _T], *, encoded: bytes) -> _T:
+        """What ``decode`` makes of a sample's bytes; of new ones where the cache's copy of its shard was damaged.
+
+        Raises what ``sample`` does, and ``DecodeError`` where the photo itself is damaged.
+        """
+        try:
+            return decode(encoded)
+        except DecodeError:
+            if not self._mend(shard):
+                raise
+        return decode(self.sample(shard, number)[1])
+
+    def _mend(self, shard: int) -> bool:
+        """Whether the cache's copy of ``shard`` was damaged, so that its samples are to be read again.
+
+        To be asked when a photo of it cannot be decoded. A copy is looked at once while it is open. The damaged
+        one is dropped and fetched anew; UserError when the server's is damaged too. False for local shards.
+        """
+        opened = self._open.get(shard)
+        if not self._remote or opened is None or shard in self._sound:
+            return False
+        record = self._index.shards[shard]
+        location = join(self._index.root, record.name)
+        if self._cache.is_sound(opened.file, location, bytes=record.bytes, sha256=record.sha256):
+            self._sound.add(shard)
+            return False
+        self._open.pop(shard).file.close()
+        self._open_shard(shard)
+        self._sound.add(shard)
+        return True
 
     def close(self) -> None:
         """Close all shards; the next ``sample`` opens what it needs again."""
         for opened in self._open.values():
             opened.file.close()
         self._open.clear()
+        self._sound.clear()
 
     def __getstate__(self) -> tuple[Index, CacheConfig, int]:
         return self._index, self._cache_config, self._open_shards
@@ -76,7 +117,9 @@ class ShardStore:
 
     def _open_shard(self, number: int) -> _OpenShard:
         while len(self._open) >= self._open_shards:
-            self._open.popitem(last=False)[1].file.close()
+            oldest, closed = self._open.popitem(last=False)
+            closed.file.close()
+            self._sound.discard(oldest)
         shard = self._index.shards[number]
         table = self._table(number, shard)
         file = self._file(shard.name, bytes=shard.bytes, sha256=shard.sha256)
@@ -108,7 +151,7 @@ class ShardStore:
             ) from fault
 
     def _location(self, shard: int) -> str:
-        return join(self._index.root, self._index.shards[shard].name)
+        return without_secrets(join(self._index.root, self._index.shards[shard].name))
 
     def _does_not_match(self, shard: int, how: str) -> UserError:
         return UserError(

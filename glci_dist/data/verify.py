@@ -17,6 +17,7 @@ from glci_dist.data.index import Index, Shard, parse_table, table_name
 from glci_dist.data.location import is_remote, local_path
 from glci_dist.data.scan import file_sha256
 from glci_dist.errors import UserError
+from glci_dist.urls import without_secrets
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
     UserError when the folder is not a local one.
     """
     if is_remote(index.root):
-        raise UserError(f"{index.root} is remote: verify reads local folders (the cache checks what it fetches)")
+        raise UserError(
+            f"{without_secrets(index.root)} is remote: verify reads local folders (the cache checks what it fetches)"
+        )
     folder = Path(local_path(index.root))
     sizes = _sizes(folder)
     ours = {name for shard in index.shards for name in (shard.name, table_name(shard.name))}

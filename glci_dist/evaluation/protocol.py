@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import overload
 
 import numpy as np
@@ -118,10 +119,11 @@ class EvaluationPhotos(Sequence[tuple[str, np.ndarray]]):
             raise IndexError(number)
         place = int(np.searchsorted(self._ends, number, side="right"))
         shard = self._index.shards[place]
-        key, encoded = self._store.sample(place, number - int(self._ends[place]) + shard.samples)
+        within = number - int(self._ends[place]) + shard.samples
+        key, encoded = self._store.sample(place, within)
         name = f"{shard.name}/{key}"
         try:
-            photo = decode(encoded, short_edge=self._short_edge)
+            photo = self._store.decoded(place, within, partial(decode, short_edge=self._short_edge), encoded=encoded)
         except DecodeError as error:
             raise UserError(
                 f"{name} cannot be decoded ({error}); an evaluation needs every photo: build its shards again"

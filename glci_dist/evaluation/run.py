@@ -89,7 +89,7 @@ def evaluate_runs(asked: Asked) -> None:
         problem = None
         try:
             trained = [load_trained(_parted(run)[0], step) for run, step in zip(asked.runs, steps, strict=True)]
-            index = load_index(asked.shards)
+            index = load_index(asked.shards, trained[0].config.data.cache)
         except UserError as error:
             problem = str(error)
         world.agree(problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -62,6 +63,7 @@ class RunFolder:
         ``corpus`` is the digest of the shards: the same path may hold other photos one day. Returns the
         changes since the run was last started that ``checkpoints.accept`` lets pass, each with both values.
         """
+        self._check_place()
         changes: list[str] = []
         if self.config_file.exists() or self.config_file.is_symlink():
             changes = result_changes(stored.read(self.config_file), config)
@@ -106,6 +108,13 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from error
         return changes
+
+    def _check_place(self) -> None:
+        """Raise ``UserError`` where nothing can be written, as far as that shows without writing."""
+        standing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        reason = errno.ENOTDIR if not standing.is_dir() else errno.EACCES
+        if reason == errno.ENOTDIR or not os.access(standing, os.W_OK | os.X_OK):
+            raise self._unwritable(OSError(reason, os.strerror(reason)))
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f"{self.path} cannot be written: {error.strerror}: make room, or choose another runs=...")

@@ -80,7 +80,7 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
     yield f"run        {request.run}"
     yield from _batch(config)
     with suppress(UserError):
-        yield from _shards(config, load_index(config.data.shards))
+        yield from _shards(config, load_index(config.data.shards, config.data.cache))
     need = memory(config, cluster.nodes * cluster.workers)
     parts = {
         "weights": need.weights,

@@ -227,7 +227,7 @@ def samples_of(overrides: list[str], step: int) -> list[str]:
         return []
     try:
         config = compose.load(overrides)
-        index = load_index(config.data.shards)
+        index = load_index(config.data.shards, config.data.cache)
         order = Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         store = ShardStore(index, config.data.cache)
         slots = range(config.global_batch)

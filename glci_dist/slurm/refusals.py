@@ -93,7 +93,7 @@ def _of_run(request: Request) -> Iterator[str]:
     config = request.config
 
     def look() -> None:
-        index = load_index(config.data.shards)
+        index = load_index(config.data.shards, config.data.cache)
         check_shards(index)
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         RunFolder(request.run).check(config, index.digest)
@@ -107,7 +107,7 @@ def _of_run(request: Request) -> Iterator[str]:
     yield from _said(lambda: _check_idle(request.run))
     held_out = config.data.val
     if held_out:
-        yield from _said(lambda: check_shards(load_index(held_out)))
+        yield from _said(lambda: check_shards(load_index(held_out, config.data.cache)))
 
 
 def _check_idle(run: Path) -> None:

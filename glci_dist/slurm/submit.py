@@ -22,6 +22,7 @@ from glci_dist.slurm import executor, inherited, jobs, snapshot
 from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launcher import Launch
 from glci_dist.slurm.task import IGNORED
+from glci_dist.urls import without_secrets
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -44,6 +45,8 @@ def requests(overrides: Sequence[str]) -> list[Request]:
 
     The runs of a sweep are named after what differs. Raises ``UserError``.
     """
+    for word in overrides:
+        _refuse_secrets(word)
     choices = [_split(word) for word in overrides]
     varied = [number for number, words in enumerate(choices) if len(words) > 1]
     for number in varied:
@@ -171,6 +174,16 @@ def _on_this_machine(code: Path) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({name: value} if value is not None else {})
+
+
+def _refuse_secrets(word: str) -> None:
+    """Raise ``UserError`` for credentials in an override: it would stand in the job's files, which others can read."""
+    if without_secrets(word) != word:
+        key = word.lstrip("+").partition("=")[0]
+        raise UserError(
+            f"{without_secrets(word)}: a job's files would hold the credentials of this url: keep user and password in "
+            f"~/.netrc, or export the url as a variable and submit with {key}='${{oc.env:THE_VARIABLE}}'"
+        )
 
 
 def _split(word: str) -> list[str]:

@@ -21,7 +21,7 @@ class Evaluations:
     def __init__(self, config: Config, world: World) -> None:
         """Raises ``UserError`` for held-out shards that cannot be read."""
         assert config.data.val is not None
-        index = load_index(config.data.val)
+        index = load_index(config.data.val, config.data.cache)
         self._photos = EvaluationPhotos(
             index,
             ShardStore(index, config.data.cache),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +146,11 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
     problem: str | None = None
     index: Index | None = None
     try:
-        index = load_index(config.data.shards)
+        index = load_index(config.data.shards, config.data.cache)
         check_shards(index)
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         if config.data.val:
-            check_shards(load_index(config.data.val))
+            check_shards(load_index(config.data.val, config.data.cache))
     except UserError as error:
         problem = str(error)
     world.agree(problem)
@@ -182,7 +183,8 @@ def _mean_colour(index: Index, config: Config) -> list[float]:
         for number in np.unique(np.linspace(0, samples - 1, _COLOUR_PHOTOS // len(shards)).astype(np.int64)).tolist():
             key, encoded = store.sample(shard, number)
             try:
-                colours.append(decode(encoded, short_edge=config.data.size).mean((0, 1)) / 255)
+                photo = store.decoded(shard, number, partial(decode, short_edge=config.data.size), encoded=encoded)
+                colours.append(photo.mean((0, 1)) / 255)
             except DecodeError as error:
                 # A photo that does not decode is counted and named where the stream meets it.
                 refused = refused or f"{index.shards[shard].name}/{key}: {error}"
@@ -206,7 +208,7 @@ def _observers(job: Job, index: Index) -> list[Observer]:
     )
     observers: list[Observer] = [board]
     if config.monitor.pictures_every:
-        faces = load_index(config.data.val) if config.data.val else index
+        faces = load_index(config.data.val, config.data.cache) if config.data.val else index
         network = job.average.network if job.average is not None else job.contest.completion.network
         grid = PictureGrid(faces, config, device)
         observers.append(Pictures(grid, network, job.folder.pictures, config.monitor.pictures_every, board))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 from collections import defaultdict, deque
@@ -15,7 +16,10 @@ class FaultServer:
 
     ("cut", n): the connection is cut after n bytes; ("status", code): that answer;
     ("stall", n): nothing after n bytes until ``release``; ("hold", n): as stall, then the rest;
+    ("answer", bytes): those with status 200; ("status", code, headers): with headers;
     ("wrong", n): n other bytes; ("whole",): the range is ignored; ("serve",): nothing wrong.
+    ``password``: ``user:password`` that each GET must bring, None for none; ``paths`` lists what each GET asked
+    for, query and all. It is a http proxy too, for whatever host: then ``paths`` holds whole urls.
     ``requests[name]`` lists the Range header (None without one) of each GET.
     """
 
@@ -23,6 +27,8 @@ class FaultServer:
         self.folder = folder
         self.faults: dict[str, deque[tuple]] = defaultdict(deque)
         self.requests: dict[str, list[str | None]] = defaultdict(list)
+        self.paths: list[str] = []
+        self.password: str | None = None
         self.release = threading.Event()
         self.stalled = threading.Event()
         self._lock = threading.Lock()
@@ -58,12 +64,17 @@ class FaultServer:
         self._server.shutdown()
         self._server.server_close()
 
+    @staticmethod
+    def _name(asked: str) -> str:
+        path = asked.partition("?")[0]
+        return path.partition("://")[2].partition("/")[2] if "://" in path else path.lstrip("/")
+
     def _path(self, name: str) -> Path:
         # An s3 client asks this server for /bucket/name; any bucket is the folder.
         return self.folder / name.rpartition("/")[2]
 
     def _answer_head(self, handler: BaseHTTPRequestHandler) -> None:
-        path = self._path(handler.path)
+        path = self._path(self._name(handler.path))
         handler.send_response(200 if path.is_file() else 404)
         handler.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
         handler.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
@@ -71,12 +82,23 @@ class FaultServer:
         handler.end_headers()
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
-        name = handler.path.lstrip("/")
+        name = self._name(handler.path)
         wanted = handler.headers.get("Range")
         with self._lock:
+            self.paths.append(handler.path)
             self.requests[name].append(wanted)
             fault, *values = self.faults[name].popleft() if self.faults[name] else ("serve",)
         path = self._path(name)
+        expected = self.password and "Basic " + base64.b64encode(self.password.encode()).decode()
+        if expected and handler.headers.get("Authorization") != expected:
+            handler.send_error(401)
+            return
+        if fault == "status" and len(values) > 1:
+            handler.send_response(values[0])
+            for key, value in (*values[1].items(), ("Content-Length", "0")):
+                handler.send_header(key, value)
+            handler.end_headers()
+            return
         if fault == "status" or not path.is_file():
             handler.send_error(values[0] if fault == "status" else 404)
             return
@@ -87,6 +109,8 @@ class FaultServer:
         if start >= len(content) > 0:
             handler.send_error(416)
             return
+        if fault == "answer":
+            content, start, end = values[0], 0, len(values[0])
         if fault == "wrong":
             content, end = b"\xff" * values[0], values[0]
         handler.send_response(206 if start or end < len(content) else 200)

@@ -1,0 +1,73 @@
+"""What a server's answer is when it is not what was asked for: a login page, an error report, nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+HEAD = 4096
+"""Bytes that tell."""
+
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.I | re.S)
+_ERROR = re.compile(r"<Code>(.*?)</Code>|<Message>(.*?)</Message>", re.S)
+_MAGIC = {
+    b"\x1f\x8b": "a gzip file",
+    b"PK\x03\x04": "a zip file",
+    b"\x93NUMPY": "a numpy file",
+    b"\xff\xd8\xff": "a JPEG photo",
+    b"\x89PNG": "a PNG picture",
+    b"%PDF": "a PDF file",
+}
+
+
+def describe(content: bytes) -> str | None:
+    """What ``content`` is, in a few words, for what is no index and no shard; None where nothing tells."""
+    if not content.strip():
+        return "an empty answer" if not content else "blank"
+    for magic, name in _MAGIC.items():
+        if content.startswith(magic):
+            return name
+    if content[257:262] == b"ustar":
+        return "a tar"
+    if b"\0" in content[:HEAD]:
+        return "a binary file"
+    text = content.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").strip()
+    if text.startswith("<"):
+        return _markup(text)
+    if content.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs (run git lfs pull where the shards are kept)"
+    if text.startswith(("{", "[")):
+        return _json(text)
+    return f"text that begins with {_short(text, 60)!r}"
+
+
+def _markup(text: str) -> str:
+    said = [_short(code or message, 80) for code, message in _ERROR.findall(text)]
+    title = _TITLE.search(text)
+    if said or (text.startswith("<?xml") and "<html" not in text.lower()):
+        return f"an XML answer ({': '.join(said)})" if said else "an XML file"
+    named = f" titled {_short(title[1], 80)!r}" if title and title[1].strip() else ""
+    listing = title is not None and re.match(r"(index of|directory listing)", title[1].strip(), re.I)
+    return f"a web page{named} ({'a listing of files?' if listing else 'a login page?'})"
+
+
+def _json(text: str) -> str | None:
+    """JSON of another kind; None for one that is malformed, or an index of another version."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return "a JSON file of another kind (no mapping)"
+    if "format" in document or "shards" in document:
+        return None
+    said = next((document[key] for key in ("error", "message", "detail", "errors") if document.get(key)), None)
+    if said is not None:
+        return f"a JSON answer that says {_short(said if isinstance(said, str) else json.dumps(said), 80)!r}"
+    keys = ", ".join(list(document)[:4])
+    return f"a JSON file of another kind (its keys: {keys or 'none'})"
+
+
+def _short(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 3]}..."

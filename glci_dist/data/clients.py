@@ -1,0 +1,58 @@
+"""What a http client takes from its environment beyond aiohttp's own: all_proxy, and certificate authorities.
+
+aiohttp reads http_proxy, https_proxy, no_proxy and ~/.netrc itself (trust_env), and OpenSSL reads SSL_CERT_FILE.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from glci_dist.errors import UserError
+from glci_dist.urls import without_secrets
+
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def http_options(url: str) -> dict[str, Any]:
+    """Arguments of a request for ``url``: ``proxy`` and ``ssl``, where aiohttp would not find them itself.
+
+    UserError for a proxy of a kind that aiohttp cannot use, and for a bundle that cannot be read.
+    """
+    options: dict[str, Any] = {}
+    proxy = _proxy(url)
+    if proxy:
+        options["proxy"] = proxy
+    bundle = next((name for name in _BUNDLES if os.environ.get(name)), None)
+    if bundle and not os.environ.get("SSL_CERT_FILE") and url.lower().startswith("https:"):
+        options["ssl"] = _context(bundle, os.environ[bundle])
+    return options
+
+
+def _proxy(url: str) -> str | None:
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(parts.scheme.lower()) or proxies.get("all")
+    if not proxy or proxy_bypass(f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)):
+        return None
+    # curl takes host:port for a http proxy.
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme.lower() != "http":
+        raise UserError(
+            f"the proxy {without_secrets(proxy)} of the environment cannot be used: give a http:// one in http_proxy "
+            "and https_proxy, or name the server in no_proxy"
+        )
+    return proxy
+
+
+@functools.cache
+def _context(name: str, bundle: str) -> ssl.SSLContext:
+    try:
+        if os.path.isdir(bundle):
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as fault:
+        raise UserError(f"{name}={bundle} holds no certificates that can be read: {fault.strerror or fault}") from fault

@@ -168,7 +168,7 @@ def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launche
         local_rank,
         local_size,
         variables.get("MASTER_ADDR") or (other.address if other is not None else ""),
-        _port(variables) or (other.port if other is not None else None),
+        port if (port := _port(variables)) is not None else other.port if other is not None else None,
     )
 
 
@@ -268,7 +268,8 @@ def _where_is_rank_0(found: Launched) -> str:
             f"{found.by} started {found.size} ranks on several hosts, and {asked} does not say where rank 0 is: set it "
             f"for all ranks (mpirun -x {asked}=HOST, or -genv {asked} HOST), or {_WAY_OUT}"
         )
-    return f"rank {found.rank} of {found.size} (by {found.by}) cannot find rank 0: {asked} is not set: {_WAY_OUT}"
+    said = "is 0" if found.port == 0 and found.address else "is not set"
+    return f"rank {found.rank} of {found.size} (by {found.by}) cannot find rank 0: {asked} {said}: {_WAY_OUT}"
 
 
 def _check_rank(rank: int, size: int, rank_name: str, size_name: str) -> None:
@@ -282,7 +283,8 @@ def _port(variables: Mapping[str, str]) -> int | None:
     if not variables.get("MASTER_PORT"):
         return None
     port = _number(variables, "MASTER_PORT")
-    if not 0 < port < 2**16:
+    # torch takes 0 for any free one, where there is nobody to find it.
+    if not 0 <= port < 2**16:
         raise UserError(f"MASTER_PORT={port} is no port: choose a free one from 1024 to 65535")
     return port
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
@@ -25,16 +26,20 @@ def context(preload: str) -> ForkServerContext:
     A fork of the training process itself would copy its threads' locks and its memory.
     """
     forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload([preload])
+    forking.set_forkserver_preload(["glci_dist.data.quiet_server", preload])
     # A blocked signal stays blocked over fork and exec, from the very first instruction. One that arrives
     # here meanwhile waits, and is delivered to this process when its mask is put back.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    options = list(sys.warnoptions)
+    # It would call what a training process that could not start its workers left "leaked", after that one's own line.
+    sys.warnoptions.append("ignore:resource_tracker")
     try:
         # It unblocks SIGINT and SIGTERM after its start, so it goes first and the mask is set again.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         forkserver.ensure_running()
     finally:
+        sys.warnoptions[:] = options
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return forking
 

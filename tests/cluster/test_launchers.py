@@ -158,6 +158,7 @@ def test_all_ranks_of_a_step_meet_at_one_port_and_those_of_another_one_elsewhere
         ({"RANK": "", "WORLD_SIZE": "2", **NAMED}, "RANK= is no whole number"),
         ({"RANK": "0", "WORLD_SIZE": "2", **NAMED, "MASTER_PORT": "http"}, "MASTER_PORT=http is no whole number"),
         ({"RANK": "0", "WORLD_SIZE": "2", **NAMED, "MASTER_PORT": "70000"}, "MASTER_PORT=70000 is no port"),
+        ({"RANK": "0", "WORLD_SIZE": "2", **NAMED, "MASTER_PORT": "0"}, "MASTER_PORT is 0"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}, "MASTER_ADDR is not set"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "n09"}, "MASTER_PORT is not set"),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "x", **NAMED}, "LOCAL_RANK=x is no whole number"),

@@ -234,11 +234,13 @@ def test_the_loader_leaves_the_random_numbers_of_the_training_process_alone(smal
 
 
 def test_a_reader_that_stops_early_leaves_no_worker_behind(small_shards: Path) -> None:
+    # Of other tests in this process some may still be ending.
+    before = set(multiprocessing.active_children())
     batches = iter(loader(settings(small_shards, workers=2), range(1000)))
     next(batches)
-    assert len(multiprocessing.active_children()) == 2
+    assert len(set(multiprocessing.active_children()) - before) == 2
     del batches
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_one_dataset_answers_any_step_at_any_time(small_shards: Path) -> None:

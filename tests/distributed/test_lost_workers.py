@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -92,8 +93,10 @@ def test_workers_that_are_lost_again_and_again_end_the_run_with_the_cause(faces_
     with started(overrides, size=1, log=tmp_path / "log") as command:
         command.wait_for("completion: step 1/")
         while command.ranks[0].poll() is None:
-            for worker in loader_workers(command.ranks[0].pid) if command.ranks[0].poll() is None else []:
-                worker.send_signal(signal.SIGKILL)
+            # The rank, or a worker, may end between two looks.
+            with suppress(psutil.NoSuchProcess):
+                for worker in loader_workers(command.ranks[0].pid):
+                    worker.send_signal(signal.SIGKILL)
         assert command.exit_codes() == [1], command.said()
         said = command.said()
     assert "Traceback" not in said

@@ -6,15 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 
-import torch
-
 from glci_dist.cluster import collectives
 from glci_dist.cluster.environment import Part, StepNote, on_ending, say_ending, tell_cause
 from glci_dist.cluster.signals import StopRequest, stop_request
-from glci_dist.cluster.world import World, is_lost_peer, joined
+from glci_dist.cluster.world import joined
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Ending, Fault, Interrupted, Superseded, UserError
+from glci_dist.errors import Fault, Interrupted, Superseded, UserError
+from glci_dist.training.faults import in_words, is_lost
 from glci_dist.training.guard import Guard
 from glci_dist.training.heartbeat import Pulse, beat
 from glci_dist.training.job import Job
@@ -38,10 +37,10 @@ def train(config: Config) -> None:
             if ending is not None:
                 raise ending
         except BaseException as error:
-            told = _in_words(error, world)
-            say_ending(str(told), Part.LOST if _is_lost(error) else Part.BROKE)
+            told = in_words(error, world)
+            say_ending(str(told), Part.LOST if is_lost(error) else Part.BROKE)
             if isinstance(told, Fault) and told is not error:
-                if _is_lost(error):
+                if is_lost(error):
                     tell_cause(str(told), Part.LOST)
                 raise told from error
             raise
@@ -57,29 +56,6 @@ def _train(job: Job, stop: StopRequest) -> Exception | None:
         return run(job, stop)
     finally:
         job.close()
-
-
-def _is_lost(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and is_lost_peer(error)
-
-
-def _in_words(error: BaseException, world: World) -> Exception:
-    """What an error that ends the attempt is to a reader of its journal; a ``Fault`` where one line says it all."""
-    if isinstance(error, Ending):
-        return error
-    here = f"rank {world.rank} on {world.host}"
-    if _is_lost(error):
-        why = f"{here} lost another rank, whose own message says why"
-        return Fault(f"{why}; the same command goes on from the last checkpoint", one_rank=True)
-    lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said:
-        return Fault(
-            f"{here} is out of memory ({said}): use more ranks, engine.accumulation, fewer data.workers or a smaller "
-            "global_batch; the same command goes on from the last checkpoint",
-            one_rank=True,
-        )
-    return RuntimeError(f"{here}: {said}")
 
 
 def run(job: Job, stop: StopRequest) -> Exception | None:

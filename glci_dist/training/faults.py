@@ -1,0 +1,32 @@
+"""What an error that ends an attempt is called in its journal."""
+
+from __future__ import annotations
+
+import torch
+
+from glci_dist.cluster.world import World, is_lost_peer
+from glci_dist.errors import Ending, Fault
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error of this rank follows from another rank's end."""
+    return isinstance(error, RuntimeError) and is_lost_peer(error)
+
+
+def in_words(error: BaseException, world: World) -> Exception:
+    """What an error that ends the attempt is to a reader of its journal; a ``Fault`` where one line says it all."""
+    if isinstance(error, Ending):
+        return error
+    here = f"rank {world.rank} on {world.host}"
+    if is_lost(error):
+        why = f"{here} lost another rank, whose own message says why"
+        return Fault(f"{why}; the same command goes on from the last checkpoint", one_rank=True)
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said:
+        return Fault(
+            f"{here} is out of memory ({said}): use more ranks, engine.accumulation, fewer data.workers or a smaller "
+            "global_batch; the same command goes on from the last checkpoint",
+            one_rank=True,
+        )
+    return RuntimeError(f"{here}: {said}")

@@ -11,6 +11,7 @@ import functools
 import io
 import logging
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -37,8 +38,10 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
     """
     if not encoded:
         raise DecodeError("an empty file")
+    # Outside of what follows: a fault of this machine is no photo's.
+    formats = _formats()
     try:
-        with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats) as image:
             # Opening reads the header only, but for the formats that Pillow refuses too large by itself.
             check_size(image.height, image.width)
             image.load()
@@ -67,14 +70,17 @@ def _formats() -> list[str]:
 
 def _silence_libtiff() -> None:
     """Stop libtiff from printing a line for each damaged strip: Pillow raises, and the photo is named once."""
-    if not features.check("libtiff"):
-        return
-    with open("/proc/self/maps") as maps:
-        libraries = {line.split()[-1] for line in maps if "/libtiff" in line}
-    for library in libraries:  # the one that Pillow has loaded, its own or the system's
-        loaded = ctypes.CDLL(library)
-        loaded.TIFFSetErrorHandler(None)
-        loaded.TIFFSetWarningHandler(None)
+    # Where the library cannot be found its lines are printed, and nothing else is lost by it.
+    with suppress(OSError, AttributeError):
+        if not features.check("libtiff"):
+            return
+        with open("/proc/self/maps") as maps:
+            # A path may have spaces in it.
+            libraries = {line.rstrip("\n").split(maxsplit=5)[5] for line in maps if "/libtiff" in line}
+        for library in libraries:  # the one that Pillow has loaded, its own or the system's
+            loaded = ctypes.CDLL(library)
+            loaded.TIFFSetErrorHandler(None)
+            loaded.TIFFSetWarningHandler(None)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -15,6 +15,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from glci_dist.data import other_formats
 from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.photos import BadPhoto, to_shard_jpeg
 from tests.data.conftest import draw_photo
@@ -338,3 +339,15 @@ def test_a_mended_photo_is_stored_whole_and_clean(tmp_path: Path) -> None:
     kept = to_shard_jpeg(flawed, size=None, quality=95)
     assert (np.asarray(Image.open(io.BytesIO(kept))) == np.asarray(Image.open(io.BytesIO(BASELINE)))).all()
     assert to_shard_jpeg(kept, size=None, quality=95) == kept
+
+
+def test_a_libtiff_that_cannot_be_silenced_is_no_photos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise OSError("no such library")
+
+    other_formats._formats.cache_clear()
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    written = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(written, "PNG")
+    assert decode(written.getvalue(), short_edge=None).tolist() == [[[255, 0, 0]] * 8] * 8
+    other_formats._formats.cache_clear()

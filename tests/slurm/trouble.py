@@ -47,11 +47,14 @@ if "RANK" in os.environ:
 """
 
 _TELL_CODE = """\
-import pathlib, sys
+import os, pathlib, sys
 
 def hook(event, details):
     if event == "glci.step":
-        pathlib.Path("{folder}/code").write_text(sys.modules["glci_dist"].__file__)
+        # By a rename: the other ranks write it too.
+        written = pathlib.Path("{folder}", f"code.{{os.getpid()}}")
+        written.write_text(sys.modules["glci_dist"].__file__)
+        written.replace("{folder}/code")
 
 sys.addaudithook(hook)
 """

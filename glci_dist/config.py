@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+RESERVED_PORTS = 1000
+"""From ``cluster.reserved_port`` on."""
+
 
 @dataclass
 class OrderConfig:

@@ -114,15 +114,6 @@ def layout_of(tensors: Mapping[str, Sequence[Tensor]]) -> Layout:
     return tuple(layout)
 
 
-def checksum(path: Path) -> str:
-    """The XXH3-128 of a file, 32 hex digits; raises ``OSError``."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _write(file: int, content: memoryview, seen: Callable[[memoryview], None]) -> None:
     for start in range(0, len(content), _CHUNK):
         chunk = content[start : start + _CHUNK]

@@ -12,8 +12,6 @@ from typing import Any
 
 import xxhash
 
-from glci_dist.checkpoints.image import checksum
-
 _FORMATS = "glci-checkpoint-"
 FORMAT = f"{_FORMATS}3"
 NAME = "manifest.json"
@@ -21,6 +19,7 @@ WHOLE = "networks.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = "xxh3_128"
+_CHUNK = 8 * 2**20
 _ONE_BIT_OFF = {f"{FORMAT[:-1]}{chr(ord(FORMAT[-1]) ^ (1 << bit))}" for bit in range(7)}
 
 
@@ -195,6 +194,15 @@ def _problem(path: Path, file: File, contents: bool) -> str | None:
     except OSError as error:
         return _what(error, path)
     return None
+
+
+def checksum(path: Path) -> str:
+    """The XXH3-128 of a file, 32 hex digits; raises ``OSError``."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _what(error: OSError, path: Path) -> str:

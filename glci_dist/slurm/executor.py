@@ -15,7 +15,7 @@ from glci_dist.errors import UserError
 from glci_dist.slurm import inherited, scheduler
 
 if TYPE_CHECKING:
-    from glci_dist.slurm.launcher import Launch
+    from glci_dist.slurm.launch import Launch
 
 _NO_LIMIT_MIN = 60 * 24 * 365
 _KILLED = 128

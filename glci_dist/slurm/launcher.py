@@ -1,6 +1,6 @@
 """What a job runs on each of its nodes: torch's elastic agent with the node's workers, until the run is done.
 
-submitit starts one of these on every node of the job. They meet at the first node, start the workers by the same
+``launch`` starts one of these on every node of the job. They meet at the first node, start the workers by the same
 command as torchrun would, and decide what an end of the workers means for the job.
 """
 
@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch.distributed import DistError
@@ -21,11 +20,11 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from glci_dist import output
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
+from glci_dist.slurm.launch import Launch
 from glci_dist.slurm.meeting import meet
 from glci_dist.slurm.notes import left_out
 from glci_dist.slurm.requeue import JobStart
@@ -33,32 +32,6 @@ from glci_dist.slurm.requeue import JobStart
 _KEEP_ALIVE_S = 5
 _NO_BOUND = 1_000_000
 """Restarts that torch may do: how many there are is decided in ``agent.py``."""
-
-
-@dataclass
-class Launch:
-    """The task of one node; what submitit pickles. Paths are absolute."""
-
-    overrides: list[str]
-    run: Path
-    parts: int
-    """What the number of ranks has to divide: the global batch in micro-batches."""
-    cluster: ClusterConfig
-
-    def __call__(self) -> str:
-        """Run the workers to the end of the run; what became of it. Raises where the job has failed."""
-        from submitit import JobEnvironment
-
-        output.take_over()
-        # submitit's debug executor leaves it out.
-        os.environ.setdefault("SUBMITIT_FOLDER", str(self.run / "jobs"))
-        environment = JobEnvironment()
-        hosts = list(environment.hostnames)
-        script = environment.paths.submission_file
-        job = Work(self, environment.job_id, hosts, environment.node, script)
-        # What an earlier run of this job left would be taken for this one's.
-        environment.paths.result_pickle.unlink(missing_ok=True)
-        return job.run()
 
 
 class Work:

@@ -21,10 +21,9 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from glci_dist.config import RESERVED_PORTS
 from glci_dist.slurm.notes import Notes
 
-PORTS = 1000
-"""From ``cluster.reserved_port`` on."""
 _LOOK_S = 0.2
 _TAKEN = ("EADDRINUSE", "EACCES", "EADDRNOTAVAIL")
 
@@ -70,11 +69,13 @@ def meet(
         if handler is None:
             continue
         if place:
-            taken = f"port {first_port + number % PORTS} is" if place == 1 else f"{place} ports are"
+            taken = f"port {first_port + number % RESERVED_PORTS} is" if place == 1 else f"{place} ports are"
             tell(f"{taken} taken on this node: the nodes meet at port {port}")
         notes.meet(host=host, port=port)
         return handler
-    raise RendezvousConnectionError(f"of the ports {first_port} to {first_port + PORTS - 1} none is free on {host}")
+    raise RendezvousConnectionError(
+        f"of the ports {first_port} to {first_port + RESERVED_PORTS - 1} none is free on {host}"
+    )
 
 
 def _hosted(at: Callable[[int], RendezvousHandler], port: int) -> RendezvousHandler | None:
@@ -91,8 +92,8 @@ def _hosted(at: Callable[[int], RendezvousHandler], port: int) -> RendezvousHand
 
 
 def _in_turn(first: int, number: int) -> Iterator[int]:
-    for offset in range(PORTS):
-        yield first + (number + offset) % PORTS
+    for offset in range(RESERVED_PORTS):
+        yield first + (number + offset) % RESERVED_PORTS
 
 
 def _is_free(port: int) -> bool:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import folders
-from glci_dist.config import ClusterConfig, Config
+from glci_dist.config import RESERVED_PORTS, ClusterConfig, Config
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.verify import check_shards
@@ -20,7 +18,6 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm import capacity, scheduler
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.jobs import active
-from glci_dist.slurm.meeting import PORTS
 from glci_dist.slurm.submit import Request, batch_script, gpus_here
 
 _ASKS = (
@@ -57,10 +54,10 @@ def _of_cluster(config: Config) -> Iterator[str]:
         yield f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
     if cluster.executor == "local" and cluster.gpus > len(gpus_here()):
         yield f"cluster.gpus={cluster.gpus} is more than there are here ({len(gpus_here())}): make it less"
-    if cluster.reserved_port + PORTS > 65536:
+    if cluster.reserved_port + RESERVED_PORTS > 65536:
         yield (
-            f"cluster.reserved_port={cluster.reserved_port} leaves no {PORTS} ports up to 65535: make it at most "
-            f"{65536 - PORTS}"
+            f"cluster.reserved_port={cluster.reserved_port} leaves no {RESERVED_PORTS} ports up to 65535: make it at "
+            f"most {65536 - RESERVED_PORTS}"
         )
     ranks, parts = cluster.nodes * cluster.workers, config.global_batch // config.engine.accumulation
     if config.global_batch % config.engine.accumulation or parts % ranks:
@@ -69,8 +66,15 @@ def _of_cluster(config: Config) -> Iterator[str]:
             f"(global_batch={config.global_batch}, engine.accumulation={config.engine.accumulation}): change one"
         )
         return
-    is_here = cluster.executor != "slurm" and not torch.cuda.is_available()
-    yield from _said(lambda: compose.check_world(config, ranks, "cpu" if is_here else "cuda"))
+    yield from _said(lambda: compose.check_world(config, ranks, _device(cluster)))
+
+
+def _device(cluster: ClusterConfig) -> str:
+    if cluster.executor == "slurm":
+        return "cuda"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def standing(request: Request) -> str | None:

@@ -13,14 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from glci_dist import compose
 from glci_dist.config import ClusterConfig, Config
 from glci_dist.errors import UserError
 from glci_dist.slurm import executor, inherited, jobs, snapshot
 from glci_dist.slurm.jobs import Submitted
-from glci_dist.slurm.launcher import Launch
+from glci_dist.slurm.launch import Launch
 from glci_dist.slurm.task import IGNORED
 from glci_dist.urls import without_secrets
 
@@ -128,7 +126,11 @@ def launch(request: Request) -> Launch:
 def gpus_here() -> list[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return list(map(str, range(torch.cuda.device_count()))) if named is None else list(filter(None, named.split(",")))
+    if named is not None:
+        return list(filter(None, named.split(",")))
+    import torch
+
+    return list(map(str, range(torch.cuda.device_count())))
 
 
 def _record(request: Request, code: Path, job: Any) -> Submitted:

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from glci_dist.checkpoints.image import Image, checksum, layout_of
+from glci_dist.checkpoints.image import Image, layout_of
+from glci_dist.checkpoints.manifest import checksum
 
 TENSORS: dict[str, list[Tensor]] = {
     "weight": [torch.randn(3, 5, 2)],

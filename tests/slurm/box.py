@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,9 @@ class Box:
 
     def __init__(self, shards: Path) -> None:
         self.shards = shards
+        self._kept: set[str] = set()
+        self._cut: set[str] = set(NODES)
+        """Nodes that are not known to be connected."""
 
     def submit(self, runs: Path, *extra: str, steps: tuple[int, int, int] = STEPS) -> Job:
         words = ["cluster=box", *overrides(self.shards, runs, *extra, steps=steps)]
@@ -206,6 +209,10 @@ class Box:
 
     def act(self, command: str, node: str) -> None:
         """``kill``, ``start``, ``cut`` or ``heal`` a node."""
+        if command == "cut":
+            self._cut.add(node)
+        if command == "heal":
+            self._cut.discard(node)
         subprocess.run([sys.executable, CLUSTER, command, node], check=True, capture_output=True)
 
     def down_since(self, node: str, start: float) -> float:
@@ -238,17 +245,33 @@ class Box:
 
     def mend(self) -> None:
         """Every node is connected, up and free of what a test did to it."""
-        for node in NODES:
+        for node in sorted(self._cut):
             self.act("heal", node)
+        for node in NODES:
             subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True)
         subprocess.run([sys.executable, CLUSTER, "up"], check=True, capture_output=True)
+
+    @contextmanager
+    def kept(self, job: Job) -> Iterator[None]:
+        """``clear`` and ``jobs`` leave this one out."""
+        self._kept.add(job.number)
+        try:
+            yield
+        finally:
+            self._kept.discard(job.number)
+
+    def jobs(self) -> list[str]:
+        """The numbers of all jobs that are not kept."""
+        told = subprocess.run(["squeue", "-h", "-o", "%A"], capture_output=True, text=True, check=True).stdout
+        return [number for number in told.split() if number not in self._kept]
 
     def clear(self) -> None:
         """No job of anybody's is left."""
 
         def is_empty() -> bool:
-            subprocess.run(["scancel", "--user=root"], check=False, capture_output=True)
-            return not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.strip()
+            if jobs := self.jobs():
+                subprocess.run(["scancel", *jobs], check=False, capture_output=True)
+            return not jobs
 
         wait_until(is_empty, "the queue is empty")
 
@@ -262,6 +285,13 @@ def glci(*words: str) -> subprocess.CompletedProcess[str]:
         timeout=100,
         env={**os.environ, **SHELL},
     )
+
+
+def state(run: Path) -> str:
+    """What `glci status` says of a run."""
+    done = glci("status", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["state"])
 
 
 def completes(job: Job, *, lost: int = EVERY + 1) -> None:

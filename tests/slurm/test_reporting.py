@@ -1,23 +1,16 @@
-"""`glci status` and `glci cancel` tell the truth whatever the job is doing; sweeps; what a job runs."""
+"""`glci status` and `glci cancel` tell the truth whatever the job is doing; what a job runs."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.box import Box, glci, overrides, wait_until
+from tests.slurm.box import Box, glci, overrides, state, wait_until
 from tests.slurm.trouble import tell_code
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
-
-
-def state(run: Path) -> str:
-    done = glci("status", str(run), "--json")
-    assert done.returncode == 0, done.stderr
-    return str(json.loads(done.stdout)["state"])
 
 
 def test_a_run_is_told_as_it_is_from_the_queue_to_its_cancelling_and_after_slurm_forgot_it(
@@ -52,26 +45,3 @@ def test_a_run_is_told_as_it_is_from_the_queue_to_its_cancelling_and_after_slurm
     record.write_text(record.read_text().replace(f'"job": "{job.number}"', '"job": "987654"'))
     assert state(job.run) == "died"
     assert "knows job 987654 no more: submit again to go on" in glci("status", str(job.run)).stdout
-
-
-def test_a_sweep_is_a_job_array_with_a_run_of_each_combination(box: Box, tmp_path: Path) -> None:
-    words = ["cluster=box", *overrides(box.shards, tmp_path, steps=(6, 2, 2)), "cluster.nodes=1"]
-    done = glci("submit", *words, "phases.joint.alpha=4e-4,1e-3", "--wait")
-    assert done.returncode == 0, done.stdout + done.stderr
-    runs = sorted(path for path in tmp_path.iterdir() if path.is_dir())
-    assert [run.name for run in runs] == ["run-phases.joint.alpha=1e-3", "run-phases.joint.alpha=4e-4"]
-    jobs = {json.loads((run / "jobs" / "submitted.jsonl").read_text())["job"] for run in runs}
-    assert len({job.split("_")[0] for job in jobs}) == 1
-    assert {job.split("_")[1] for job in jobs} == {"0", "1"}
-    assert [state(run) for run in runs] == ["done", "done"]
-    # With one more value, that one alone is submitted; the others are named.
-    again = glci("submit", *words, "phases.joint.alpha=4e-4,1e-3,2e-3")
-    assert again.returncode == 0, again.stderr
-    assert [f"{run} is complete (step 10): it is not submitted again" in again.stdout for run in runs] == [True, True]
-    (new,) = set(tmp_path.glob("run-*")) - set(runs)
-    number = json.loads((new / "jobs" / "submitted.jsonl").read_text())["job"]
-    assert "_" not in number
-    once_more = glci("submit", *words, "phases.joint.alpha=4e-4,1e-3,2e-3")
-    assert once_more.returncode == 0, once_more.stderr
-    assert f"{new} has job {number} in the queue already" in once_more.stdout
-    assert "nothing is submitted" in once_more.stdout

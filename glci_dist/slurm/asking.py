@@ -23,6 +23,7 @@ _SILENCE = (
     *("communication connection failure", "message receive failure", "message send failure", "not connected"),
     *("munge encode failed", "munge decode failed", "if munged is up", "protocol authentication error"),
     *("name or service not known", "temporary failure in name resolution"),
+    *("missing socket error", "communication shutdown failure"),
 )
 """What they say where the controller, or munge, is down, busy or starting: in lower case."""
 

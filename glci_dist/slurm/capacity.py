@@ -35,6 +35,8 @@ class Ask:
     exclude: str
     least: int
     """Nodes that it needs."""
+    most: int
+    """Nodes that it would take."""
     gpus: int
     cpus: int
     memory_mb: int
@@ -53,6 +55,7 @@ class Ask:
             features=tuple(cluster.constraint.split("&")) if plain else (),
             exclude=cluster.exclude,
             least=0 if own & {"nodes", "nodelist"} else cluster.min_nodes or cluster.nodes,
+            most=0 if own & {"nodes", "nodelist"} else cluster.nodes,
             gpus=0 if own & {"gres", "gpus-per-node", "gpus"} else cluster.gpus,
             cpus=0 if "cpus-per-task" in own else cluster.cpus,
             memory_mb=0 if own & {"mem", "mem-per-cpu", "mem-per-gpu"} else round(cluster.memory_gb * 1024),
@@ -151,6 +154,9 @@ def _beyond(asked: Ask, part: Mapping[str, str]) -> Iterator[str]:
         text = part.get(limit, "")
         if text.isdigit() and (int(text) or limit == "TotalNodes") and wanted > int(text):
             yield f"{key}={wanted} is more than partition {name} allows ({limit}={text}): it would wait for ever"
+    least = part.get("MinNodes", "")
+    if least.isdigit() and 0 < asked.most < int(least):
+        yield f"cluster.nodes={asked.most} is less than partition {name} takes (MinNodes={least})"
 
 
 def _too_long(asked: Ask, most: float, whose: str) -> str:

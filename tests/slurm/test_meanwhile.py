@@ -88,6 +88,7 @@ def changed(change: list[str], back: list[str]) -> Iterator[None]:
     ("limit", "back", "reason"),
     [
         ("MaxTime=30", "MaxTime=UNLIMITED", "cluster.time_min=60 is more than the 30 min of partition main (MaxTime)"),
+        ("MinNodes=3", "MinNodes=0", "cluster.nodes=2 is less than partition main takes (MinNodes=3)"),
         ("MaxMemPerNode=1000", "MaxMemPerNode=0", "=4096 is more than partition main allows (MaxMemPerNode=1000)"),
         ("MaxCPUsPerNode=2", "MaxCPUsPerNode=UNLIMITED", "cluster.cpus=4 is more than partition main allows"),
         ("AllowAccounts=theirs", "AllowAccounts=ALL", "cluster.account=mine is not among those of partition main"),

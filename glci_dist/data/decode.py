@@ -6,20 +6,20 @@ tidied and decoded again. All else is Pillow's.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from glci_dist.data.jpeg import SOI, ends_whole, orientation_of, tidied
-from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, upright
+from glci_dist.data.jpeg import SOI, orientation_of
+from glci_dist.data.mending import mended
+from glci_dist.data.pixels import DecodeError, Pixels, check_size, raise_if_out_of_memory, reason_of, upright
 
 __all__ = ["DecodeError", "Pixels", "decode", "decode_for_shard"]
 
-_REST = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_DAMAGE = re.compile("corrupt JPEG data|premature end", re.IGNORECASE)
-"""What libjpeg says where data of the picture are lost; Pillow would show grey in their place."""
+_Read = TypeVar("_Read")
 
 
 def decode(
@@ -35,39 +35,46 @@ def decode(
     ``scratch``, uint8 (n,), where it is large enough, so the result holds only until the next call.
 
     Raises ``DecodeError`` when the bytes are no photo, or a damaged one, whatever the decoder raised; and,
-    before decoding, for a size that would fill the memory.
+    before decoding, for a size that would fill the memory. ``MemoryError`` where the machine has too little, however
+    the decoder says so.
     """
     if encoded[:2] != SOI:
         return _scaled_other(encoded, short_edge)
-    try:
-        return _decode_jpeg(encoded, short_edge, target, scratch)
-    except DecodeError:
-        raise
-    # simplejpeg raises ValueError; whatever else it may raise is this photo's too.
-    except Exception as error:
-        accepted = _accepted(encoded, error)
-    if accepted is None:
-        return _scaled_other(encoded, short_edge, jpeg=True)
-    return _decode_jpeg(accepted, short_edge, target, scratch)
+    photo = _read_jpeg(encoded, lambda jpeg: _decode_jpeg(jpeg, short_edge, target, scratch))
+    return _scaled_other(encoded, short_edge, jpeg=True) if photo is None else photo
 
 
 def decode_for_shard(encoded: bytes, *, least: int | None) -> tuple[Pixels, bytes | None]:
     """The photo upright, uint8 (H, W, 3), its short edge at least ``least`` px where it has so many (None: whole).
 
     Beside it the JPEG in RGB or grey that decodes to just these pixels, where there is one: the photo itself, or
-    tidied. Raises ``DecodeError`` as ``decode``.
+    tidied. Raises as ``decode``.
     """
     if encoded[:2] != SOI:
         return _other(encoded), None
+    photo = _read_jpeg(encoded, lambda jpeg: _decode_jpeg_for_shard(jpeg, least))
+    return (_other(encoded, jpeg=True), None) if photo is None else photo
+
+
+def _read_jpeg(encoded: bytes, read: Callable[[bytes], _Read]) -> _Read | None:
+    """What ``read`` makes of a JPEG, or of what is taken in its place; None where Pillow may know its format better."""
     try:
-        return _decode_jpeg_for_shard(encoded, least)
+        return read(encoded)
     except DecodeError:
         raise
-    except Exception as error:  # as in ``decode``
-        accepted = _accepted(encoded, error)
+    # simplejpeg raises ValueError; whatever else it may raise is this photo's too, but for a want of memory.
+    except Exception as error:
+        raise_if_out_of_memory(error)
+        accepted = mended(encoded, error)
     if accepted is None:
-        return _other(encoded, jpeg=True), None
-    return _decode_jpeg_for_shard(accepted, least)
+        return None
+    try:
+        return read(accepted)
+    except DecodeError:
+        raise
+    except Exception as error:  # as above
+        raise_if_out_of_memory(error)
+        raise DecodeError(reason_of(error)) from error
 
 
 def _decode_jpeg(encoded: bytes, short_edge: int | None, target: Pixels | None, scratch: Pixels | None) -> Pixels:
@@ -94,38 +101,6 @@ def _decode_jpeg_for_shard(encoded: bytes, least: int | None) -> tuple[Pixels, b
     return upright(photo, orientation), encoded if same else None
 
 
-def _accepted(encoded: bytes, error: Exception) -> bytes | None:
-    """The JPEG that the strict decoder takes in place of ``encoded``, which it refused with ``error``.
-
-    None where another decoder may know the format better; DecodeError where data of the picture are lost.
-    """
-    jpeg = tidied(encoded)
-    found = reason_of(error) if jpeg is None else _strict(jpeg.encoded)
-    rest = _REST.search(found) if isinstance(found, str) else None
-    if jpeg is not None and (rest is not None or not isinstance(found, str)):
-        if rest is None and jpeg.ended:
-            return jpeg.encoded
-        whole = ends_whole(jpeg, left_over=int(rest[1]) if rest else 0, decode=_strict)
-        # Data that break off are followed by zeros as often as by nothing: without an end there is no rest either.
-        if whole is None or not (jpeg.ended or whole == jpeg):
-            raise DecodeError(reason_of(error)) from error
-        return whole.encoded
-    if isinstance(found, str) and _DAMAGE.search(found):
-        raise DecodeError(reason_of(error)) from error
-    return None
-
-
-def _strict(encoded: bytes) -> Pixels | str:
-    """The pixels of a JPEG without a warning, or the warning."""
-    try:
-        check_size(*simplejpeg.decode_jpeg_header(encoded)[:2])
-        return np.asarray(simplejpeg.decode_jpeg(encoded), dtype=np.uint8)
-    except DecodeError:
-        raise
-    except Exception as error:  # as in ``decode``
-        return reason_of(error)
-
-
 def _scaled_other(encoded: bytes, short_edge: int | None, *, jpeg: bool = False) -> Pixels:
     photo = _other(encoded, jpeg=jpeg)
     return _scale(photo, photo.shape[0], photo.shape[1], short_edge)
@@ -147,4 +122,8 @@ def _scale(photo: Pixels, height: int, width: int, short_edge: int | None) -> Pi
     if photo.shape[1::-1] == size:
         return photo
     method = cv2.INTER_AREA if size[1] < photo.shape[0] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(photo, size, interpolation=method), dtype=np.uint8)
+    try:
+        return np.asarray(cv2.resize(photo, size, interpolation=method), dtype=np.uint8)
+    except cv2.error as error:
+        raise_if_out_of_memory(error)
+        raise

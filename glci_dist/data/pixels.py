@@ -40,6 +40,17 @@ def reason_of(error: Exception) -> str:
     )
 
 
+def raise_if_out_of_memory(error: Exception) -> None:
+    """MemoryError where ``error`` says that the machine has too little: that is no photo's fault.
+
+    For decoders that ask for as much as a checked size needs. libjpeg and OpenCV say it by errors of their own.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    if "insufficient memory" in str(error).lower() or "memory allocation" in str(error).lower():
+        raise MemoryError(reason_of(error)) from error
+
+
 def upright(photo: Pixels, orientation: int) -> Pixels:
     """The photo as EXIF's ``orientation`` (1 to 8) says that it stands; itself for 1, else a contiguous copy."""
     if orientation == 1:

@@ -1,0 +1,76 @@
+"""JPEGs that the strict decoder refuses: which of them lost no pixel, and what it takes in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import simplejpeg
+
+from glci_dist.data.jpeg import Jpeg, ends_whole, tidied
+from glci_dist.data.pixels import DecodeError, Pixels, check_size, raise_if_out_of_memory, reason_of
+
+_REST = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_DAMAGE = re.compile("corrupt JPEG data|premature end", re.IGNORECASE)
+"""What libjpeg says where data of the picture are lost; Pillow would show grey in their place."""
+
+_Verdict = int | str | None
+"""Of a refused JPEG: how many bytes of its last scan are data, or why it is damaged, or neither."""
+
+_MOST_KNOWN = 1 << 16
+# What a process has found already, by the photo's digest: looking takes up to ten times as long as decoding a sound
+# photo. A verdict is a function of the bytes alone, so it is the same whether it is remembered or found again.
+_known: dict[bytes, _Verdict] = {}
+
+
+def mended(encoded: bytes, error: Exception) -> bytes | None:
+    """The JPEG that the strict decoder takes in place of ``encoded``, which it refused with ``error``.
+
+    None where another decoder may know the format better; DecodeError where data of the picture are lost.
+    """
+    digest = hashlib.sha256(encoded).digest()
+    jpeg = tidied(encoded)
+    if digest not in _known:
+        verdict = _verdict(encoded, jpeg, reason_of(error))
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[digest] = verdict
+    else:
+        verdict = _known[digest]
+    if isinstance(verdict, str):
+        raise DecodeError(verdict) from error
+    if verdict is None or jpeg is None:
+        return None
+    return Jpeg(jpeg.head, jpeg.scan[:verdict], jpeg.huffman, jpeg.ended).encoded
+
+
+def _verdict(encoded: bytes, jpeg: Jpeg | None, reason: str) -> _Verdict:
+    # What is tidy as it is was refused already.
+    found = reason if jpeg is None or jpeg.encoded == encoded else _warning(jpeg.encoded)
+    rest = _REST.search(found) if found else None
+    if jpeg is None or (found and not rest):
+        return reason if found and _DAMAGE.search(found) else None
+    if not rest and jpeg.ended:
+        return len(jpeg.scan)
+    whole = ends_whole(jpeg, left_over=int(rest[1]) if rest else 0, warning=_warning, decode=_strict)
+    return reason if whole is None else len(whole.scan)
+
+
+def _warning(encoded: bytes) -> str | None:
+    """Why the strict decoder refuses a JPEG, None where it does not. It is asked for the smallest picture: libjpeg
+    says the same of the data, in a third of the time."""
+    found = _strict(encoded, least=1)
+    return found if isinstance(found, str) else None
+
+
+def _strict(encoded: bytes, least: int = 0) -> Pixels | str:
+    """The pixels of a JPEG without a warning, its sides at least ``least`` px (0: whole), or the warning."""
+    try:
+        check_size(*simplejpeg.decode_jpeg_header(encoded)[:2])
+        return np.asarray(simplejpeg.decode_jpeg(encoded, min_height=least, min_width=least), dtype=np.uint8)
+    except DecodeError:
+        raise
+    except Exception as error:  # as in ``decode``
+        raise_if_out_of_memory(error)
+        return reason_of(error)

@@ -16,7 +16,7 @@ from glci_dist.cluster import launchers
 from glci_dist.cluster.environment import tell_cause
 from glci_dist.data import commands as data_commands
 from glci_dist.diagnosis import commands as diagnosis_commands
-from glci_dist.errors import Fault, Interrupted, Superseded, UserError
+from glci_dist.errors import Fault, Interrupted, Superseded, UserError, out_of_memory
 from glci_dist.evaluation import commands as evaluation_commands
 from glci_dist.slurm import commands as slurm_commands
 from glci_dist.slurm import status
@@ -117,6 +117,8 @@ def _run(parsed: argparse.Namespace) -> int:
         return _say(f"glci: {error}", 4, every_rank=alone)
     except Fault as error:
         return _say(f"glci: fault: {error}", 1, every_rank=alone or error.one_rank)
+    except MemoryError as error:
+        return _say(f"glci: fault: {out_of_memory(error)}", 1, every_rank=True)
     except KeyboardInterrupt:
         return _say("glci: stopped at once", 130, every_rank=alone)
 

@@ -32,6 +32,15 @@ class Superseded(Fault):
     """A newer attempt owns the run, so this one ends without a trace: exit code 4, not to be restarted."""
 
 
+def out_of_memory(error: MemoryError, at: str = "") -> Fault:
+    """What to end a command with that has too little memory; ``at``: for what."""
+    said = " ".join(str(error).split())
+    return Fault(
+        f"out of memory{f' at {at}' if at else ''}{f' ({said})' if said else ''}: free some or raise its limit, or use "
+        "fewer --processes where the command has them; then run the same command again"
+    )
+
+
 def make_folder(folder: Path, option: str) -> None:
     """Make the folder that a command writes into; ``UserError`` that names ``option`` where that cannot be."""
     try:

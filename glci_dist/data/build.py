@@ -43,7 +43,7 @@ from glci_dist.data.sources import Reader, Source, keys_of, open_source
 from glci_dist.data.tars import add_photo
 from glci_dist.data.verify import check_shards
 from glci_dist.data.zips import ZIP_FAULTS
-from glci_dist.errors import Fault, Interrupted, UserError
+from glci_dist.errors import Fault, Interrupted, UserError, out_of_memory
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,8 @@ def _write_tar(path: Path, task: _Task) -> tuple[tuple[str, str], ...]:
                 except BadPhoto as fault:
                     rejects.append((member.name, str(fault)))
                     continue
+                except MemoryError as fault:
+                    raise out_of_memory(fault, member.name) from fault
                 add_photo(archive, key, jpeg)
         file.flush()
         os.fsync(file.fileno())
@@ -240,7 +242,7 @@ def _write_tar(path: Path, task: _Task) -> tuple[tuple[str, str], ...]:
 def _read(reader: Reader, member: Member) -> bytes:
     try:
         return reader.read(member)
-    except (*ZIP_FAULTS, MemoryError) as fault:
+    except ZIP_FAULTS as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise BadPhoto(f"it cannot be read: {reason}") from fault
 

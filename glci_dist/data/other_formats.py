@@ -20,6 +20,10 @@ from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, up
 
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
 _STRIP_PIXELS = 4_000_000
+_PIXEL_BYTES, _SPARE_BYTES = 32, 64 * 2**20
+"""What decoders take for a photo at most, as measured: JPEG 2000 the most for each pixel."""
+_UNKNOWN_PIXELS = 8_000_000
+"""Taken for a photo whose size was not read: WebP asks for its memory before it tells."""
 # What Pillow can say of pixels only by starting another program (Ghostscript), or not at all.
 _NO_PHOTOS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 
@@ -34,16 +38,18 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
 
     16 bits become 8 by their high byte, transparency becomes white. ``orientation``: EXIF's, where it is known;
     None: as the file says. DecodeError when the bytes are no photo, a damaged one, or one of numbers without
-    a known range.
+    a known range. MemoryError when the machine has too little for it.
     """
     if not encoded:
         raise DecodeError("an empty file")
     # Outside of what follows: a fault of this machine is no photo's.
     formats = _formats()
+    pixels = 0
     try:
         with Image.open(io.BytesIO(encoded), formats=formats) as image:
             # Opening reads the header only, but for the formats that Pillow refuses too large by itself.
             check_size(image.height, image.width)
+            pixels = image.height * image.width
             image.load()
             # Asked after loading: Pillow turns a TIFF while it loads it and then calls it upright, and a PNG
             # may say after its pixels how it stands.
@@ -51,12 +57,23 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
             return upright(_to_rgb(image), turn)
     except DecodeError:
         raise
-    except UnidentifiedImageError as error:
-        raise DecodeError(_unknown(encoded)) from error
     # Pillow's decoders are many hands' work, and raise all sorts on damaged bytes: RuntimeError, KeyError,
-    # struct.error, MemoryError for a size that a damaged field names. Whatever it is, it is this photo's.
+    # struct.error, MemoryError for a size that a damaged field names. Whatever it is, it is this photo's; but where
+    # memory is short they raise all sorts too ("broken data stream"), so the memory is asked.
     except Exception as error:
-        raise DecodeError(reason_of(error)) from error
+        if not _has_room((pixels or _UNKNOWN_PIXELS) * _PIXEL_BYTES + _SPARE_BYTES):
+            raise MemoryError(f"a photo of {pixels or 'unread'} pixels, {reason_of(error)}") from error
+        reason = _unknown(encoded) if isinstance(error, UnidentifiedImageError) else reason_of(error)
+        raise DecodeError(reason) from error
+
+
+def _has_room(wanted: int) -> bool:
+    """Whether this process may still take so many bytes; none of them is touched."""
+    try:
+        np.empty(wanted, np.uint8)
+    except MemoryError:
+        return False
+    return True
 
 
 @functools.cache

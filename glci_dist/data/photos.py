@@ -7,6 +7,7 @@ import simplejpeg
 from PIL import Image
 
 from glci_dist.data.decode import DecodeError, decode_for_shard
+from glci_dist.data.pixels import raise_if_out_of_memory
 
 # Decoded at least this much larger than wanted, libjpeg's own scaling leaves no trace in the resized photo.
 _DECODE_MARGIN = 3
@@ -21,7 +22,7 @@ def to_shard_jpeg(encoded: bytes, *, size: int | None, quality: int) -> bytes:
 
     A JPEG that is so already is returned byte for byte (without junk that a strict decoder would refuse).
     Others are encoded in RGB, 4:4:4, at ``quality`` (1 to 100); transparency becomes white. BadPhoto when it
-    cannot be decoded whole: what the loader would refuse, by the same code.
+    cannot be decoded whole: what the loader would refuse, by the same code. MemoryError where memory is short.
     """
     try:
         pixels, jpeg = decode_for_shard(encoded, least=None if size is None else _DECODE_MARGIN * size)
@@ -35,4 +36,8 @@ def to_shard_jpeg(encoded: bytes, *, size: int | None, quality: int) -> bytes:
         scale = size / min(height, width)
         shape = (max(size, round(width * scale)), max(size, round(height * scale)))
         pixels = np.asarray(Image.fromarray(pixels).resize(shape, Image.Resampling.LANCZOS))
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "444")
+    try:
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "444")
+    except ValueError as error:
+        raise_if_out_of_memory(error)
+        raise

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from glci_dist.data.index import Index, Shard, parse_table, table_name
 from glci_dist.data.location import is_remote, local_path
 from glci_dist.data.scan import file_sha256
-from glci_dist.errors import UserError
+from glci_dist.errors import UserError, out_of_memory
 from glci_dist.urls import without_secrets
 
 
@@ -118,11 +118,13 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
 
     with open(path, "rb") as file:
         for offset, length, key in rows.tolist():
-            encoded = os.pread(file.fileno(), length, offset)
+            name = f"{path.name}/{key.decode(errors='replace')}"
             try:
-                decode(encoded, short_edge=None)
+                decode(os.pread(file.fileno(), length, offset), short_edge=None)
             except DecodeError as error:
-                yield Fault(f"{path.name}/{key.decode(errors='replace')}", f"cannot be decoded: {error}", is_photo=True)
+                yield Fault(name, f"cannot be decoded: {error}", is_photo=True)
+            except MemoryError as error:
+                raise out_of_memory(error, name) from error
             advance(length)
 
 

@@ -185,9 +185,10 @@ def _first_line(error: BaseException) -> str:
 def in_one_line(error: OSError | MemoryError, step: int) -> Fault:
     """What to end with where the batch of ``step`` could not be made, by no fault of the shards' content."""
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    mend = f"free memory or raise its limit, or {_LESS}" if isinstance(error, MemoryError) else "mend that"
     return Fault(
-        f"the batch of step {step} cannot be made: {_first_line(error)}{where}: mend that, and the same command goes "
-        "on from the last checkpoint",
+        f"the batch of step {step} cannot be made: {_first_line(error)}{where}: {mend}; the same command goes on from "
+        "the last checkpoint",
         one_rank=True,
     )
 

@@ -188,13 +188,17 @@ def _verify(args: argparse.Namespace) -> int:
     faults = verify_shards(index, quick=args.quick, threads=_processes(args))
     for fault in faults:
         print(f"{fault.name} {fault.reason}")
-    files = [fault for fault in faults if not fault.is_photo]
-    photos = [fault for fault in faults if fault.is_photo]
+    files, extra, photos = ([fault for fault in faults if fault.kind == kind] for kind in ("file", "extra", "photo"))
     problems = []
     if files:
         problems.append(
             f"{_count(len(files), 'file')} of {index.root} not as its index says, the first {files[0].name}; "
             "copy or build the shards again"
+        )
+    if extra:
+        problems.append(
+            f"{_count(len(extra), 'file')} of {index.root} extra, the first {extra[0].name}, which training does not "
+            "read: do as each one's line says"
         )
     if photos:
         problems.append(

@@ -42,19 +42,21 @@ def refuse_foreign_rejects(path: Path) -> None:
 
 def refuse_foreign_table(path: Path) -> None:
     """UserError when ``path`` is there and is no sample table."""
+    if path.exists() and not is_table(path):
+        raise _foreign(path)
+
+
+def is_table(path: Path) -> bool:
+    """Whether the file at ``path`` is a sample table by its header, which no other program writes."""
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             dtype = read(file)[2]
-        key = dtype.fields.get("key") if dtype.fields else None
-        ours = key is not None and dtype == table_dtype(key[0].itemsize)
-    except FileNotFoundError:
-        return
-    except (ValueError, IsADirectoryError):
-        ours = False
-    if not ours:
-        raise _foreign(path)
+    except (ValueError, IsADirectoryError, FileNotFoundError):
+        return False
+    key = dtype.fields.get("key") if dtype.fields else None
+    return key is not None and bool(dtype == table_dtype(key[0].itemsize))
 
 
 def refuse_foreign_sheet(path: Path) -> None:

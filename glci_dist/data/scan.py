@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from glci_dist.data.filetype import kind_of
-from glci_dist.data.foreign import refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
+from glci_dist.data.foreign import is_table, refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
 from glci_dist.data.names import counted, shown
 from glci_dist.data.processes import in_processes
@@ -166,8 +166,17 @@ def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list
     else:
         path.unlink(missing_ok=True)
     save_index(folder, shards)
+    _remove_stale_tables(folder, shards)
     images = sum(outcome.images for outcome in outcomes)
     return Indexed(load_index(str(folder)), images, len(rejects), tuple(told))
+
+
+def _remove_stale_tables(folder: Path, shards: list[Shard]) -> None:
+    """Remove the tables that an earlier index made of tars that the new one, which stands, does not name."""
+    named = {table_name(shard.name) for shard in shards}
+    for path in sorted(folder.glob(table_name("*.tar"))):
+        if path.name not in named and path.is_file() and is_table(path):
+            path.unlink(missing_ok=True)
 
 
 def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from glci_dist.data.foreign import is_table
 from glci_dist.data.index import Index, Shard, parse_table, table_name
 from glci_dist.data.location import is_remote, local_path
 from glci_dist.data.scan import file_sha256
@@ -27,7 +28,8 @@ class Fault:
     name: str
     """Of the file; ``<shard>/<key>`` of a photo."""
     reason: str
-    is_photo: bool = False
+    kind: str = "file"
+    """``file``, ``extra`` (a file that the index does not name) or ``photo``."""
 
 
 def check_shards(index: Index) -> None:
@@ -66,9 +68,9 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
     sizes = _sizes(folder)
     ours = {name for shard in index.shards for name in (shard.name, table_name(shard.name))}
     faults = [
-        Fault(name, "is extra: the index does not name it")
+        Fault(name, _extra(folder / name), kind="extra")
         for name in sorted(sizes)
-        if name not in ours and (name.endswith((".tar", table_name(".tar"), ".tmp")))
+        if name not in ours and _is_ours(name)
     ]
     size = sum(shard.bytes for shard in index.shards)
     with (
@@ -85,6 +87,27 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
         for found in pool.map(check, index.shards):
             faults.extend(found)
     return tuple(faults)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of this name is a shard's, its table's or one written aside."""
+    return name.endswith((".tar", table_name(".tar"), ".tmp"))
+
+
+def _extra(path: Path) -> str:
+    """What a file is that the index does not name, and what to do."""
+    extra = "is extra: the index does not name it"
+    if path.name.endswith(".tar"):
+        return f"{extra}; move the tar out of the folder, or take its photos in with `glci shards index`"
+    if path.name.endswith(".tmp"):
+        return f"{extra}; a build or an index that was stopped left it: remove it"
+    try:
+        ours = is_table(path)
+    except OSError as fault:
+        return f"{extra}, and it cannot be read: {fault.strerror}"
+    if ours:
+        return f"{extra}; the sample table of a tar that is gone or left out: `glci shards index` removes it"
+    return f"{extra}, and it is no sample table; move it out of the folder"
 
 
 def _faults(
@@ -122,7 +145,7 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
             try:
                 decode(os.pread(file.fileno(), length, offset), short_edge=None)
             except DecodeError as error:
-                yield Fault(name, f"cannot be decoded: {error}", is_photo=True)
+                yield Fault(name, f"cannot be decoded: {error}", kind="photo")
             except MemoryError as error:
                 raise out_of_memory(error, name) from error
             advance(length)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from glci_dist.data.index import load_index
@@ -153,3 +157,54 @@ def test_no_file_of_another_program_is_overwritten(
     (tmp_path / "index.json").write_bytes((tmp_path / "index.json").read_bytes()[:60])
     assert index(tmp_path) == 0
     assert load_index(str(tmp_path)).total == 1
+
+
+def test_an_index_anew_removes_the_tables_of_tars_that_it_leaves_out_and_no_other_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.tar", "gone.tar"):
+        write_tar(tmp_path / name, {"0.jpg": jpeg(0)})
+    write_tar(tmp_path / "b.tar", {"0.jpg": jpeg(0), "0.face.jpg": jpeg(1)})
+    assert index(tmp_path) == 0
+    (tmp_path / "gone.tar").unlink()
+    np.save(tmp_path / "theirs.tar.samples.npy", np.arange(3))
+    (tmp_path / "empty.tar.samples.npy").touch()
+    (tmp_path / "folder.tar.samples.npy").mkdir()
+    assert index(tmp_path, "--image", "face.jpg") == 0
+    assert samples(tmp_path) == {"0": jpeg(1)}
+    tables = {path.name.partition(".")[0] for path in tmp_path.glob("*.samples.npy")}
+    assert tables == {"b", "theirs", "empty", "folder"}
+    capsys.readouterr()
+    assert glci("shards", "verify", tmp_path) == 2
+    captured = capsys.readouterr()
+    told = dict(line.split(" is extra: ") for line in captured.out.splitlines())
+    assert "move the tar out of the folder" in told.pop("a.tar")
+    assert set(told) == {"theirs.tar.samples.npy", "empty.tar.samples.npy"}
+    assert all("move it out of the folder" in line for line in told.values())
+    assert captured.err.startswith("glci: error: 3 files of ")
+    assert "build the shards again" not in captured.err
+    for name in ("a.tar", "theirs.tar.samples.npy", "empty.tar.samples.npy"):
+        (tmp_path / name).unlink()
+    assert glci("shards", "verify", tmp_path) == 0
+
+
+def test_an_index_that_is_killed_before_the_old_tables_are_gone_leaves_a_folder_that_reads_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "a.tar", {"0.jpg": jpeg(0)})
+    write_tar(tmp_path / "b.tar", {"0.jpg": jpeg(0), "0.face.jpg": jpeg(1)})
+    assert index(tmp_path) == 0
+    program = f"""
+import os, signal, sys
+from glci_dist.cli import main
+sys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == "os.remove" else None)
+main(["shards", "index", {str(tmp_path)!r}, "--image", "face.jpg", "--processes", "1"])
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=100, check=False).returncode == -signal.SIGKILL
+    assert samples(tmp_path) == {"0": jpeg(1)}
+    assert (tmp_path / "a.tar.samples.npy").exists()
+    capsys.readouterr()
+    assert glci("shards", "verify", tmp_path) == 2
+    assert "`glci shards index` removes it" in capsys.readouterr().out
+    assert index(tmp_path, "--image", "face.jpg") == 0
+    assert not (tmp_path / "a.tar.samples.npy").exists()

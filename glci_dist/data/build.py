@@ -22,8 +22,9 @@ from glci_dist.data.draws import generator
 from glci_dist.data.filetype import Kind, kind_of, unpack_tar
 from glci_dist.data.index import Index, Shard, load_index, save_index, table_name, write_whole
 from glci_dist.data.members import Member
+from glci_dist.data.names import counted, shown
 from glci_dist.data.parts import other_parts, told_of_parts
-from glci_dist.data.photos import BadPhoto, to_shard_jpeg
+from glci_dist.data.photos import BadPhoto, has_several_pictures, to_shard_jpeg
 from glci_dist.data.plan import (
     REJECTS_NAME,
     UNPACKED_NAME,
@@ -137,18 +138,28 @@ def _build(
     plan = Plan(str(source.resolve()), photos.fingerprint(), len(photos.photos), options)
     adopt_plan(folder, plan)
     already = is_complete(folder)
-    if not already:
-        _complete(photos, folder, options, journal, processes)
+    several = [] if already else _complete(photos, folder, options, journal, processes)
     index = load_index(str(folder))
     check_shards(index)
     told = (
+        *_told_of_several(several),
         *photos.left_out.lines(options.include, len(photos.photos)),
         *told_of_parts(photos, folder, options.include, other_parts(folder, plan.source)),
     )
     return Built(index, len(photos.photos), _count_lines(folder / REJECTS_NAME), told, already)
 
 
-def _complete(photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int) -> None:
+def _told_of_several(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    have = "has" if len(names) == 1 else "have"
+    return [
+        f"{counted(len(names), 'photo')} {have} several pictures (an animation, pages), the first taken: {shown(names)}"
+    ]
+
+
+def _complete(photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int) -> list[str]:
+    """Build what is missing; the names of photos of several pictures."""
     sweep(folder, but=photos.path)
     finished: list[Finished] = []
     tasks = _tasks(photos, folder, options, journal.finished)
@@ -181,6 +192,7 @@ def _complete(photos: Source, folder: Path, options: BuildOptions, journal: Buil
             f"{len(photos.photos)} photos became {built} and {len(rejects)} rejects: a mistake in glci; {folder}"
         )
     save_index(folder, shards)
+    return sorted(name for outcome in finished for name in outcome.several)
 
 
 def _tasks(photos: Source, folder: Path, options: BuildOptions, standing: dict[str, Finished]) -> Iterator[_Task]:
@@ -202,7 +214,7 @@ def _make_shard(task: _Task) -> Finished:
     # The process id keeps a process that its killed parent left behind for a moment out of the way.
     aside = task.folder / f"{task.name}.{os.getpid()}.tmp"
     try:
-        rejects = _write_tar(aside, task)
+        rejects, several = _write_tar(aside, task)
         if len(rejects) == len(task.photos):
             return Finished(task.name, None, rejects)
         scan = scan_tar(aside, name=task.name)
@@ -215,19 +227,22 @@ def _make_shard(task: _Task) -> Finished:
         ) from fault
     finally:
         aside.unlink(missing_ok=True)
-    return Finished(task.name, scan.shard, rejects)
+    return Finished(task.name, scan.shard, rejects, several)
 
 
-def _write_tar(path: Path, task: _Task) -> tuple[tuple[str, str], ...]:
-    """Write the task's photos; name and reason of each that could not be decoded."""
+def _write_tar(path: Path, task: _Task) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Write the task's photos; ``Finished.rejects`` and ``several`` of them."""
     reader = _reader(task.source, task.kind)
     rejects: list[tuple[str, str]] = []
+    several: list[str] = []
     with open(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for key, member in task.photos:
                 try:
                     photo = _read(reader, member)
                     jpeg = to_shard_jpeg(photo, size=task.options.size, quality=task.options.quality)
+                    if has_several_pictures(photo):
+                        several.append(member.name)
                 except BadPhoto as fault:
                     rejects.append((member.name, str(fault)))
                     continue
@@ -236,7 +251,7 @@ def _write_tar(path: Path, task: _Task) -> tuple[tuple[str, str], ...]:
                 add_photo(archive, key, jpeg)
         file.flush()
         os.fsync(file.fileno())
-    return tuple(rejects)
+    return tuple(rejects), tuple(several)
 
 
 def _read(reader: Reader, member: Member) -> bytes:

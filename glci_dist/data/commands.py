@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glci_dist.data.index import load_index
 from glci_dist.data.location import check_location, is_remote, local_path
+from glci_dist.data.names import READ_IN_WORDS
 from glci_dist.data.plan import BuildOptions
 from glci_dist.data.processes import available_processes
 from glci_dist.errors import UserError
@@ -62,10 +63,11 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands,
         "build",
         "write photos into shards",
-        "JPEGs are copied byte for byte after a check; other photos (png, webp, bmp, tiff), photos that\n"
-        "EXIF turns, and those larger than --size are encoded anew. A photo that cannot be read or decoded is\n"
-        "left out and listed in DEST/rejects.jsonl. Hidden and machine-made files and folders (@eaDir,\n"
-        ".thumbnails, recycle bins) are left out and counted. The same command completes a build that was stopped.\n\n"
+        "JPEGs are copied byte for byte after a check; other photos (png, webp, bmp, tiff, avif, jp2, ppm, gif; of\n"
+        "an animation the first picture), photos that EXIF turns, and those larger than --size are encoded anew. A\n"
+        "photo that cannot be read or decoded is left out and listed in DEST/rejects.jsonl. Hidden and machine-made\n"
+        "files and folders (@eaDir, .thumbnails, recycle bins) are left out and counted. The same command completes\n"
+        "a build that was stopped.\n\n"
         "example:\n  glci shards build ~/photos shards/train --size 256 --samples 1000\n",
     )
     build.add_argument("source", metavar="SOURCE", help="folder (with subfolders), .zip or .tar of photos")
@@ -95,7 +97,7 @@ def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands,
         "index",
         "make the index of shards that others wrote",
-        "Reads every .tar of FOLDER (WebDataset samples with a jpg, jpeg, png, webp, bmp or tiff each) and\n"
+        f"Reads every .tar of FOLDER (WebDataset samples with a {READ_IN_WORDS} each) and\n"
         "writes beside it a table of its samples, then index.json. A sample's key ends at the first dot of its\n"
         "files' names. An image that is no sample's photo is listed in FOLDER/index-rejects.jsonl.\n\n"
         "example:\n  glci shards index /data/faces-webdataset\n",

@@ -5,8 +5,16 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Sequence
 
+_READ = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pnm", ".apng", ".gif"),
+)
+UNREAD_EXTENSIONS = (".heic", ".heif", ".hif", ".jxl")
+"""Of photos that no decoder here reads: they are counted as photos, and named with the reason."""
+
 # In the order in which a WebDataset sample's photo is chosen among its images.
-PHOTO_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".bmp", ".tif", ".tiff")
+PHOTO_EXTENSIONS = _READ + UNREAD_EXTENSIONS
+READ_IN_WORDS = "jpg, png, webp, bmp, tiff, avif, jp2, ppm or gif"
 
 _ARCHIVE_EXTENSIONS = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _ARCHIVES_NOT_READ = (".7z", ".rar", ".z01")

@@ -16,7 +16,7 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, upright
+from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, unread_format, upright
 
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
 _STRIP_PIXELS = 4_000_000
@@ -65,6 +65,17 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
             raise MemoryError(f"a photo of {pixels or 'unread'} pixels, {reason_of(error)}") from error
         reason = _unknown(encoded) if isinstance(error, UnidentifiedImageError) else reason_of(error)
         raise DecodeError(reason) from error
+
+
+def has_several_pictures(encoded: bytes) -> bool:
+    """Whether a photo that ``decode_other`` took has more pictures than the one: an animation, a TIFF of pages."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except MemoryError:
+        raise
+    except Exception:  # as above, but only what is beside the picture is damaged
+        return True
 
 
 def _has_room(wanted: int) -> bool:
@@ -154,8 +165,8 @@ def _deep_strip(image: Image.Image, *, bits: int) -> Pixels:
 
 def _unknown(encoded: bytes) -> str:
     """What bytes that Pillow does not know may be: what phones write and failed downloads leave under a .jpg's name."""
-    if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1"):
-        return "a HEIC photo, which is not read here: convert it to JPEG"
+    if unread := unread_format(encoded):
+        return unread
     if encoded[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page, no photo"
     if encoded[:4] in (b"II*\0", b"MM\0*"):

@@ -7,6 +7,7 @@ import simplejpeg
 from PIL import Image
 
 from glci_dist.data.decode import DecodeError, decode_for_shard
+from glci_dist.data.jpeg import SOI
 from glci_dist.data.pixels import raise_if_out_of_memory
 
 # Decoded at least this much larger than wanted, libjpeg's own scaling leaves no trace in the resized photo.
@@ -15,6 +16,15 @@ _DECODE_MARGIN = 3
 
 class BadPhoto(Exception):
     """The photo cannot be used; the message is the reason."""
+
+
+def has_several_pictures(encoded: bytes) -> bool:
+    """Whether a photo that ``to_shard_jpeg`` took has more pictures than its first, which is the one taken."""
+    if encoded[:2] == SOI:  # a thumbnail, or the same picture once more for the other eye
+        return False
+    from glci_dist.data import other_formats
+
+    return other_formats.has_several_pictures(encoded)
 
 
 def to_shard_jpeg(encoded: bytes, *, size: int | None, quality: int) -> bytes:

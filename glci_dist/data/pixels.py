@@ -40,6 +40,25 @@ def reason_of(error: Exception) -> str:
     )
 
 
+def unread_format(encoded: bytes) -> str:
+    """What the bytes are where they are a photo in a format that may not be read here; empty where they are not.
+
+    The first 16 bytes are enough.
+    """
+    brand = encoded[8:12] if encoded[4:8] == b"ftyp" else b""
+    if brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
+        kind = "HEIC"
+    elif brand in (b"avif", b"avis"):
+        kind = "AVIF"
+    elif encoded[:2] == b"\xff\x0a" or encoded[:8] == b"\0\0\0\x0cJXL ":
+        kind = "JPEG XL"
+    elif encoded[:8] == b"\0\0\0\x0cjP  ":
+        kind = "JPEG 2000"
+    else:
+        return ""
+    return f"a{'n' if kind == 'AVIF' else ''} {kind} photo, which is not read here: convert it to JPEG"
+
+
 def raise_if_out_of_memory(error: Exception) -> None:
     """MemoryError where ``error`` says that the machine has too little: that is no photo's fault.
 

@@ -76,6 +76,8 @@ class Finished:
     """None when every photo was rejected, and there is no such shard."""
     rejects: tuple[tuple[str, str], ...]
     """Name and reason of each photo that could not be decoded."""
+    several: tuple[str, ...] = ()
+    """Names of photos that have several pictures, of which the first was taken."""
 
 
 def check_folder(folder: Path) -> None:
@@ -191,7 +193,7 @@ class BuildJournal:
             record = json.loads(line)
             shard = Shard(**record["shard"]) if record["shard"] else None
             rejects = tuple((name, reason) for name, reason in record["rejects"])
-            finished[record["name"]] = Finished(record["name"], shard, rejects)
+            finished[record["name"]] = Finished(record["name"], shard, rejects, tuple(record.get("several", ())))
             whole += len(line.encode())
         if os.fstat(self._file.fileno()).st_size > whole:
             self._file.truncate(whole)

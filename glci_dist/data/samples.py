@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from glci_dist.data.members import Member, Note, follow_links
-from glci_dist.data.names import PHOTO_EXTENSIONS, is_hidden, is_photo, shown
+from glci_dist.data.names import PHOTO_EXTENSIONS, UNREAD_EXTENSIONS, is_hidden, is_photo, shown
+from glci_dist.data.pixels import unread_format
 from glci_dist.data.tars import tar_entries
 
 # WebDataset's rule: the key ends at the first dot of the file's own name.
@@ -67,15 +68,15 @@ def tar_samples(path: Path, *, image: str | None = None) -> Samples:
         if match is None:  # WebDataset passes over files without a dot, too
             continue
         if match.group(1) != key:
-            _finish(samples, key, run, image)
+            _finish(samples, path, key, run, image)
             key, run = match.group(1), []
         run.append((match.group(2).lower(), member))
-    _finish(samples, key, run, image)
+    _finish(samples, path, key, run, image)
     return samples
 
 
-def _finish(samples: Samples, key: str, run: list[tuple[str, Member]], image: str | None) -> None:
-    """Add the sample of ``key``, a run of (extension, member)."""
+def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]], image: str | None) -> None:
+    """Add the sample of ``key``, a run of (extension, member) in the tar at ``path``."""
     if not run:
         return
     images = [(extension, member) for extension, member in run if is_photo(member.name) or extension == image]
@@ -95,10 +96,20 @@ def _finish(samples: Samples, key: str, run: list[tuple[str, Member]], image: st
         if member is not photo
     )
     fault = photo.fault or ("a sparse file, which cannot be read in one piece" if photo.pieces is not None else "")
+    fault = fault or _unread(path, photo)
     if fault:
         samples.rejects.append(Reject(photo.name, "cannot be read", fault))
         return
     samples.rows.append((photo.offset, photo.bytes, key.encode(errors="replace").decode()))
+
+
+def _unread(path: Path, photo: Member) -> str:
+    """Why a photo cannot be read that is of a format which no decoder here reads, by its name and its content."""
+    if not photo.name.lower().endswith(UNREAD_EXTENSIONS):
+        return ""
+    with open(path, "rb") as tar:
+        tar.seek(photo.offset)
+        return unread_format(tar.read(min(photo.bytes, 16)))
 
 
 def _choose(images: Iterable[tuple[str, Member]], image: str | None) -> Member | None:

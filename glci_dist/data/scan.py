@@ -14,7 +14,7 @@ from tqdm import tqdm
 from glci_dist.data.filetype import kind_of
 from glci_dist.data.foreign import is_table, refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
-from glci_dist.data.names import counted, shown
+from glci_dist.data.names import READ_IN_WORDS, counted, shown
 from glci_dist.data.processes import in_processes
 from glci_dist.data.samples import Samples, tar_samples
 from glci_dist.errors import UserError
@@ -152,7 +152,7 @@ def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list
     if not shards:
         found = _extensions(outcomes)
         raise UserError(
-            f"no tar of {folder} has a photo: {outcomes[0].name} has no {image or 'jpg, jpeg, png, webp, bmp or tiff'}"
+            f"no tar of {folder} has a photo: {outcomes[0].name} has no {image or READ_IN_WORDS}"
             + (f"; the images' extensions are {found}; choose one with --image" if found else "")
         )
     rejects = [
@@ -191,7 +191,7 @@ def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
     without = _gather(outcomes, lambda samples: samples.without)
     if without:
         told.append(
-            f"{len(without):,} sample{'' if len(without) == 1 else 's'} without a jpg, jpeg, png, webp, bmp or tiff "
+            f"{len(without):,} sample{'' if len(without) == 1 else 's'} without a {READ_IN_WORDS} "
             f"left out: {shown(without)}"
         )
     hidden = _gather(outcomes, lambda samples: samples.hidden)

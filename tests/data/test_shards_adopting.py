@@ -76,7 +76,7 @@ def test_of_two_images_in_a_sample_the_choice_is_told_and_can_be_made(
 
 
 def test_every_format_that_build_takes_is_indexed(tmp_path: Path) -> None:
-    extensions = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "TIFF"]
+    extensions = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "TIFF", "avif", "GIF", "jp2", "j2k", "ppm"]
     write_tar(tmp_path / "a.tar", {f"{number}.{end}": jpeg(number) for number, end in enumerate(extensions)})
     assert index(tmp_path) == 0
     assert len(samples(tmp_path)) == len(extensions)

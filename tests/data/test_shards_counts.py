@@ -25,10 +25,11 @@ from tests.data.shards_help import glci, jpeg, write_zip
 from tests.data.test_shards_index import all_samples
 
 BASES = ["a", "b c", "é", "x.face", "John.Smith_001", "new\nline", "UPPER", "semi;colon", "n" * 120, "9"]
-ENDS = [".jpg", ".JPG", ".jpeg", ".png", ".tif", ".bmp", ".jfif"]
+ENDS = [".jpg", ".JPG", ".jpeg", ".png", ".tif", ".bmp", ".jfif", ".gif", ".avif", ".JP2", ".pgm"]
+UNREAD = [".heic", ".HEIF", ".jxl"]
 FOLDERS = ["", "train/", "train/v1.2/", "val/", "deep/er/est/"]
 HIDDEN = ["@eaDir/", ".thumbnails/", ".ipynb_checkpoints/", ".Trash-1000/files/", "__MACOSX/", "val/$RECYCLE.BIN/"]
-OTHERS = ["labels.json", "README", "Thumbs.db", ".DS_Store", "part.zip", "train/list.txt", "photo.heic"]
+OTHERS = ["labels.json", "README", "Thumbs.db", ".DS_Store", "part.zip", "train/list.txt", "film.mov"]
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Drawn:
     """Photos that must come out, links among them, and their content."""
     bad: set[str] = field(default_factory=set)
     """Photos that must be named."""
+    unread: set[str] = field(default_factory=set)
+    """Those of them whose format is read nowhere here."""
     hidden: int = 0
     links: dict[str, str] = field(default_factory=dict)
     """Links by name, with their targets, seen from the link."""
@@ -54,7 +57,7 @@ def draw(seed: int) -> Drawn:
     drawn = Drawn()
     for number in range(chance.randint(10, 40)):
         name = chance.choice(FOLDERS) + chance.choice(BASES) + chance.choice(ENDS)
-        kind = chance.choices(["photo", "bad", "link", "hidden", "other"], [12, 2, 3, 3, 2])[0]
+        kind = chance.choices(["photo", "bad", "link", "hidden", "other", "unread"], [12, 2, 3, 3, 2, 2])[0]
         content = jpeg(seed * 40 + number, width=16, height=16)
         if name in drawn.files or name in drawn.links:
             continue
@@ -63,6 +66,13 @@ def draw(seed: int) -> Drawn:
         elif kind == "bad":
             drawn.files[name] = chance.choice([b"", b"no photo", content[:-40]])
             drawn.bad.add(name)
+        elif kind == "unread":
+            name = name.rpartition(".")[0] + chance.choice(UNREAD)
+            start = b"\0\0\0\x0cJXL \r\n\x87\n" if name.endswith(".jxl") else b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+            if name not in drawn.files:
+                drawn.files[name] = start + b"%d" % (seed * 40 + number)
+                drawn.bad.add(name)
+                drawn.unread.add(name)
         elif kind == "link":
             whole = [good for good in drawn.good if good in drawn.files]
             target = chance.choice([*whole, "gone.jpg", name])
@@ -155,15 +165,15 @@ def test_every_image_of_others_tars_is_a_sample_or_named(tmp_path: Path, capsys:
         images: dict[bytes, str] = {}
         for shard in range(1 + seed % 3):
             drawn = draw(1000 + 3 * seed + shard)
-            drawn.files = {name: content for name, content in drawn.files.items() if name not in drawn.bad}
+            drawn.files = {
+                name: content for name, content in drawn.files.items() if name not in drawn.bad - drawn.unread
+            }
             drawn.files[f"plain{seed}-{shard}.jpg"] = jpeg(5000 + 3 * seed + shard, width=16, height=16)
             drawn.links = {}
             write(folder / f"{shard}.tar", "tar", drawn)
             hidden = tuple(HIDDEN)
             for name, content in drawn.files.items():
-                if name.lower().endswith(tuple(ENDS[:1] + [end.lower() for end in ENDS])) and not name.startswith(
-                    hidden
-                ):
+                if name.lower().endswith(tuple(end.lower() for end in ENDS + UNREAD)) and not name.startswith(hidden):
                     images[content] = f"{shard}.tar/{name}"
         options = [(), ("--image", "jpg"), ("--image", "face.jpg")][seed % 3]
         code = glci("shards", "index", folder, "--processes", 1, *options)

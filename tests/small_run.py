@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+from glci_dist import compose
 from glci_dist.checkpoints import reading
 from glci_dist.checkpoints.manifest import Checkpoint
 from glci_dist.data.build import build_shards
 from glci_dist.data.demo_faces import write_corpus
 from glci_dist.data.plan import BuildOptions
+from glci_dist.errors import Ending
+from glci_dist.training.loop import train
 from tests.distributed.recordings import tiny
 
 _SMALL = (
@@ -34,6 +39,21 @@ def build_faces(folder: Path, *, photos: int, samples: int) -> Path:
     write_corpus(folder / "photos", photos=photos, seed=3, size=40, processes=1)
     build_shards(folder / "photos", folder / "shards", BuildOptions(samples=samples), processes=1)
     return folder / "shards"
+
+
+def train_to_its_end(overrides: list[str]) -> str:
+    """Train a run in this process; why it ended early, empty where it did not."""
+    try:
+        train(compose.load(overrides))
+    except Ending as ending:
+        return str(ending)
+    return ""
+
+
+def events(runs: Path, kind: str) -> list[dict[str, Any]]:
+    """The entries of a kind in the journal of ``small``'s run."""
+    lines = (runs / "run" / "journal.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["event"] == kind]
 
 
 def newest_in(root: Path) -> Checkpoint | None:

@@ -17,7 +17,7 @@ from glci_dist.data.loader import StepDataset
 from glci_dist.data.photos import BadPhoto, to_shard_jpeg
 from tests.data import shards_help
 from tests.data.conftest import draw_photo
-from tests.data.shards_help import glci, write_folder, write_tar
+from tests.data.shards_help import TURNS, glci, write_folder, write_tar
 
 SIDE = 40
 PICTURE = draw_photo(7, SIDE, SIDE)
@@ -156,18 +156,6 @@ def test_build_and_loader_see_the_same_picture_in_every_format_mode_and_depth(ca
     assert distance(decode(photo, short_edge=None), expected) < 1.5
     assert distance(built(photo), expected) < 2
 
-
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda p: p,
-    2: lambda p: p[:, ::-1],
-    3: lambda p: p[::-1, ::-1],
-    4: lambda p: p[::-1],
-    5: lambda p: p.transpose(1, 0, 2),
-    6: lambda p: np.rot90(p, 1),
-    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda p: np.rot90(p, -1),
-}
-"""From an upright picture to how it is stored under each orientation."""
 
 OBLONG = draw_photo(8, 30, 42)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from glci_dist.data.photos import BadPhoto, to_shard_jpeg
 from tests.data.shards_help import (
+    TURNS,
     contents,
     encoded,
     glci,
@@ -137,15 +138,7 @@ def test_other_formats_become_jpegs_of_the_same_picture() -> None:
 
 def test_a_photo_that_exif_turns_stands_upright() -> None:
     picture = pixels(3)
-    for orientation, turn in {
-        2: lambda p: p[:, ::-1],
-        3: lambda p: p[::-1, ::-1],
-        4: lambda p: p[::-1],
-        5: lambda p: p.transpose(1, 0, 2),
-        6: lambda p: np.rot90(p, 1),
-        7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda p: np.rot90(p, -1),
-    }.items():
+    for orientation, turn in TURNS.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
         stored = encoded(Image.fromarray(np.ascontiguousarray(turn(picture))), "JPEG", quality=98, exif=exif)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from glci_dist import compose
-from glci_dist.errors import UserError
-from glci_dist.training.loop import train
 from tests.data.shards_help import broken_avif, encoded, glci, jpeg, write_tar
-from tests.small_run import small
+from tests.small_run import events, small, train_to_its_end
 from tests.worlds import run_world
 
 pytestmark = pytest.mark.distributed
-
-
-def train_to_the_end(overrides: list[str]) -> str:
-    try:
-        train(compose.load(overrides))
-    except UserError as error:
-        return str(error)
-    return ""
 
 
 def test_a_run_goes_on_past_a_broken_avif_and_a_bomb_and_an_evaluation_names_the_first(
@@ -38,9 +26,8 @@ def test_a_run_goes_on_past_a_broken_avif_and_a_bomb_and_an_evaluation_names_the
 
     # Four steps of four slots are one epoch: each photo is met once; the colour and the pictures meet them too.
     extra = ("data.workers=1", "data.mean_colour=null", "data.tolerance=0.5", "monitor.pictures_every=4")
-    assert run_world(1, train_to_the_end, small(shards, tmp_path, steps=(2, 1, 1), extra=extra)) == [""]
-    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
-    replaced = [entry for entry in map(json.loads, lines) if entry["event"] == "replaced"]
+    assert run_world(1, train_to_its_end, small(shards, tmp_path, steps=(2, 1, 1), extra=extra)) == [""]
+    replaced = events(tmp_path, "replaced")
     # The second once more, as it is the first that is tried in the place of the one before it.
     assert sorted(entry["key"] for entry in replaced) == ["avif", "tall", "tall"]
     assert all(entry["reason"] for entry in replaced)

@@ -14,10 +14,9 @@ import pytest
 
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import folders
-from glci_dist.errors import Ending
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.loop import train
-from tests.small_run import newest_in, small
+from tests.small_run import newest_in, small, train_to_its_end
 from tests.worlds import run_world
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
@@ -84,14 +83,6 @@ def test_the_run_goes_on_from_the_older_one_with_equal_results(
         assert (saved.path / name).read_bytes() == (expected / name).read_bytes(), name
 
 
-def refusal(overrides: list[str]) -> str:
-    try:
-        train(compose.load(overrides))
-    except Ending as ending:
-        return str(ending)
-    return ""
-
-
 def test_a_run_none_of_whose_checkpoints_is_whole_ends_and_neither_renames_one_nor_begins_anew(
     finished: Path, faces_shards: str, tmp_path: Path
 ) -> None:
@@ -99,7 +90,7 @@ def test_a_run_none_of_whose_checkpoints_is_whole_ends_and_neither_renames_one_n
     for _, path in folders(checkpoints):
         flip(path / "networks.safetensors")
     before = sorted(path.name for path in checkpoints.iterdir())
-    said = run_world(2, refusal, small(faces_shards, tmp_path, steps=STEPS))
+    said = run_world(2, train_to_its_end, small(faces_shards, tmp_path, steps=STEPS))
 
     assert said[0] == said[1]
     assert "none of the 3 checkpoint(s)" in said[0]
@@ -115,7 +106,7 @@ def train_with_a_mount_of_its_own(overrides: list[str], damaged: Path, instead_o
         assert ctypes.CDLL(None, use_errno=True).unshare(0x00020000) == 0, os.strerror(ctypes.get_errno())
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
         subprocess.run(["mount", "--bind", damaged, instead_of], check=True)
-    return refusal(overrides)
+    return train_to_its_end(overrides)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
@@ -146,7 +137,7 @@ def test_a_checkpoint_of_another_configuration_than_the_run_s_is_refused(
     config = tmp_path / "run" / "config.yaml"
     # As if the folder's file were of another run, or had been edited.
     config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
-    said = run_world(2, refusal, small(faces_shards, tmp_path, steps=STEPS, extra=("seed=5",)))
+    said = run_world(2, train_to_its_end, small(faces_shards, tmp_path, steps=STEPS, extra=("seed=5",)))
     assert said[0] == said[1]
     assert f"step-{sum(STEPS):08d} belongs to another configuration (there / here): seed: 0 / 5" in said[0]
     run_world(

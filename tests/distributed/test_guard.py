@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -20,12 +19,11 @@ from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.data.batch import Batch
 from glci_dist.data.scan import index_folder
-from glci_dist.errors import UserError
-from glci_dist.training.loop import run, train
+from glci_dist.training.loop import run
 from glci_dist.training.phases import Moment
 from glci_dist.training.setup import Job, prepare
 from glci_dist.training.updates import DeviceBatch, Limits, Measures
-from tests.small_run import build_faces, newest_in, small
+from tests.small_run import build_faces, events, newest_in, small, train_to_its_end
 from tests.worlds import run_world
 
 pytestmark = pytest.mark.distributed
@@ -107,12 +105,6 @@ def _noting(batches: Iterable[Any], steps: tuple[int, ...], outcome: Outcome) ->
         yield batch
 
 
-def events(runs: Path, kind: str) -> list[dict[str, Any]]:
-    """The journal's events of a kind."""
-    lines = (runs / "run" / "journal.jsonl").read_text().splitlines()
-    return [entry for entry in map(json.loads, lines) if entry["event"] == kind]
-
-
 @pytest.mark.parametrize("stage", [0, 1])
 def test_skip_leaves_every_bit_as_before_on_both_ranks_and_training_goes_on(
     faces_shards: str, tmp_path: Path, stage: int
@@ -185,18 +177,10 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return shards, damage(shards, "shard-000001.tar", 3)
 
 
-def train_to_the_end(overrides: list[str]) -> str:
-    try:
-        train(compose.load(overrides))
-    except UserError as error:
-        return str(error)
-    return ""
-
-
 def train_and_say(overrides: list[str]) -> tuple[str, str]:
     """How training ends, and what this rank printed."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        ending = train_to_the_end(overrides)
+        ending = train_to_its_end(overrides)
     return ending, said.getvalue()
 
 

@@ -21,7 +21,7 @@ _Verdict = int | str | None
 _MOST_KNOWN = 1 << 16
 # What a process has found already, by the photo's digest: looking takes up to ten times as long as decoding a sound
 # photo. A verdict is a function of the bytes alone, so it is the same whether it is remembered or found again.
-_known: dict[bytes, _Verdict] = {}
+_known: dict[bytes, tuple[_Verdict]] = {}
 
 
 def mended(encoded: bytes, error: Exception) -> bytes | None:
@@ -31,13 +31,13 @@ def mended(encoded: bytes, error: Exception) -> bytes | None:
     """
     digest = hashlib.sha256(encoded).digest()
     jpeg = tidied(encoded)
-    if digest not in _known:
-        verdict = _verdict(encoded, jpeg, reason_of(error))
-        if len(_known) >= _MOST_KNOWN:
+    known = _known.get(digest)
+    if known is None:
+        known = (_verdict(encoded, jpeg, reason_of(error)),)
+        if len(_known) >= _MOST_KNOWN:  # whole, as verify's threads share it
             _known.clear()
-        _known[digest] = verdict
-    else:
-        verdict = _known[digest]
+        _known[digest] = known
+    (verdict,) = known
     if isinstance(verdict, str):
         raise DecodeError(verdict) from error
     if verdict is None or jpeg is None:

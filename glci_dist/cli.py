@@ -95,7 +95,7 @@ def told(code: int, *, is_product: bool, speaks: bool = False) -> int:
     """
     output.flush()
     loss = output.lost("stdout")
-    if loss is None or loss.nobody_reads or not (speaks or launchers.speaker() == 0):
+    if loss is None or loss.nobody_reads or (launchers.is_echo() and not speaks):
         return code
     output.say(
         f"glci: error: what it printed could not all be written ({loss.reason}): make room, or write it elsewhere"
@@ -196,10 +196,10 @@ def _groups() -> dict[str, str]:
 
 
 def _say(line: str, code: int, *, every_rank: bool = False) -> int:
-    """Print on rank 0, or on the rank that alone knows; every rank returns the code."""
+    """Print, unless another rank says the same; every rank returns the code."""
     line = without_secrets(line)
     tell_cause(line)
-    if every_rank or launchers.speaker() == 0:
+    if every_rank or not launchers.is_echo():
         output.flush()
         output.say(line)
     return code

@@ -58,6 +58,7 @@ def run_world(size: int, function: Callable[..., Any], *args: Any, timeout: floa
 def launcher_environment(rank: int, size: int, port: int) -> dict[str, str]:
     """What torchrun would set for a rank of a world on this host."""
     return {
+        "TORCHELASTIC_RUN_ID": "test",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),

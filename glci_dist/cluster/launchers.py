@@ -17,6 +17,7 @@ from glci_dist.errors import UserError
 
 _WAY_OUT = "start the ranks with torchrun or `glci submit`"
 _BARE = "RANK and WORLD_SIZE"
+_TORCHS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _USUAL_PORT = 29500
 _FIRST_PORT, _PORTS = 20000, 9000
 """Below those that the system lends to connections, and those of ``cluster.reserved_port``."""
@@ -81,9 +82,10 @@ _MPI = (
 def find() -> Launched | None:
     """Who started this process as part of a world; None: it is one by itself.
 
-    Raises ``UserError`` where the variables are not whole, or say different things.
+    A variable that is empty counts as unset. Raises ``UserError`` where the variables are not whole, or say different
+    things.
     """
-    variables = os.environ
+    variables = {name: text for name, text in os.environ.items() if text}
     other = _of_others(variables)
     has_rank, has_size = "RANK" in variables, "WORLD_SIZE" in variables
     if not has_rank and not has_size:
@@ -109,11 +111,14 @@ def settle() -> Launched | None:
     Raises ``UserError``.
     """
     found = find()
+    if found is not None and found.size > 1 and not (found.address and found.port):
+        # The others may know it.
+        raise UserError(_where_is_rank_0(found), one_rank=True)
+    for name in _TORCHS:
+        if not os.environ.get(name):
+            os.environ.pop(name, None)
     if found is None:
         return None
-    if found.size > 1 and not (found.address and found.port):
-        # The others may know it.
-        raise UserError(_where_is_rank_0(found), one_rank="RANK" in os.environ)
     told = {
         # c10d warns of every connection from an address that has no name in the DNS, as between a cluster's nodes.
         "TORCH_CPP_LOG_LEVEL": "ERROR" if found.by == "srun" else None,
@@ -130,24 +135,15 @@ def settle() -> Launched | None:
     return found
 
 
-def speaker() -> int:
-    """This process's rank, for what one prints for all; a guess where the variables contradict each other."""
-    try:
-        found = find()
-    except UserError:
-        # RANK is what may be wrong: all that have no other number speak.
-        names = (*(family.rank for family in _MPI), "SLURM_PROCID")
-        told = [os.environ[name] for name in names if name in os.environ]
-        return max((int(text) for text in told if text.isdecimal()), default=0)
-    return found.rank if found is not None else 0
-
-
 def is_echo() -> bool:
-    """Whether what this process says of its words another one says too."""
+    """Whether another process says what this one would say for all: it is one of a launcher's, and not rank 0.
+
+    Where the variables contradict each other, are not whole, or may be a machine's, every process speaks.
+    """
     try:
         found = find()
     except UserError:
-        return speaker() != 0
+        return False
     return found is not None and found.is_one_of_many and found.rank != 0
 
 
@@ -263,10 +259,14 @@ def _launcher_of(variable: str) -> str:
 
 def _where_is_rank_0(found: Launched) -> str:
     asked = "MASTER_PORT" if found.address else "MASTER_ADDR"
-    if found.by.startswith("mpirun"):
+    family = next((family for family in _MPI if family.by == found.by), None)
+    if family is not None:
+        many = f"{found.by} started {found.size} ranks"
+        unknown = f"{many}, {family.local_size} does not say how many of them on this host"
+        where = f"{many} on several hosts" if found.local_size else unknown
         return (
-            f"{found.by} started {found.size} ranks on several hosts, and {asked} does not say where rank 0 is: set it "
-            f"for all ranks (mpirun -x {asked}=HOST, or -genv {asked} HOST), or {_WAY_OUT}"
+            f"{where}, and {asked} does not say where rank 0 is: set it for all ranks (mpirun -x {asked}=HOST, or "
+            f"-genv {asked} HOST), or {_WAY_OUT}"
         )
     said = "is 0" if found.port == 0 and found.address else "is not set"
     return f"rank {found.rank} of {found.size} (by {found.by}) cannot find rank 0: {asked} {said}: {_WAY_OUT}"

@@ -120,7 +120,8 @@ class World:
 def choose_device(name: str) -> str:
     """``cpu`` or ``cuda`` for ``engine.device``; raises ``UserError`` for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("engine.device=cuda, but torch sees no GPU here: use engine.device=auto or cpu")
+        # Another rank's host may have one.
+        raise UserError("engine.device=cuda, but torch sees no GPU here: use engine.device=auto or cpu", one_rank=True)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
@@ -186,7 +187,8 @@ def joined(config: EngineConfig) -> Iterator[World]:
         if local_rank >= torch.cuda.device_count():
             raise UserError(
                 f"LOCAL_RANK={local_rank} on a machine of {torch.cuda.device_count()} GPU(s): start one rank a GPU "
-                "(torchrun --nproc-per-node), or use engine.device=cpu"
+                "(torchrun --nproc-per-node), or use engine.device=cpu",
+                one_rank=True,
             )
         torch.cuda.set_device(device)
     # A discriminator that wins has gradients so small that their squares are denormal, and those cost

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from glci_dist.cluster.launchers import Launched, find, first_host, is_echo, settle, speaker
+from glci_dist.cluster.launchers import Launched, find, first_host, is_echo, settle
 from glci_dist.errors import UserError
 
 OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
@@ -99,6 +99,9 @@ def _place(found: Launched | None) -> tuple[int, int, int, int | None, str] | No
         ),
         ({"RANK": "1", "WORLD_SIZE": "2", **NAMED}, (1, 2, 0, None, "n09")),
         ({"RANK": "0", "WORLD_SIZE": "1"}, (0, 1, 0, None, "")),
+        # As a shell or a container leaves what it has no value for.
+        ({"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": "", "MASTER_ADDR": "", "MASTER_PORT": "", "PMI_RANK": ""}, None),
+        ({**STEP, "RANK": "", "WORLD_SIZE": "", "MASTER_ADDR": "", "LOCAL_RANK": ""}, (3, 4, 0, 1, "n01")),
     ],
 )
 def test_a_process_knows_its_place(
@@ -107,13 +110,14 @@ def test_a_process_knows_its_place(
     variables |= told
     assert _place(find()) == place
     assert _place(settle()) == place
+    # Others' int(os.environ["RANK"]) would fail on an empty one.
+    assert "" not in (variables.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
     if place is not None and place[1] > 1:
         # From here on torch's variables say it, to torch and to DeepSpeed, and say the same.
         assert (variables["RANK"], variables["WORLD_SIZE"]) == (str(place[0]), str(place[1]))
         assert (variables["LOCAL_RANK"], variables["MASTER_ADDR"]) == (str(place[2]), place[4])
         assert 1024 <= int(variables["MASTER_PORT"]) < 65536
         assert _place(find()) == place
-    assert speaker() == (place[0] if place else 0)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +130,11 @@ def test_a_process_knows_its_place(
         # A machine of a cluster that sets them for all that runs on it.
         ({"RANK": "1", "WORLD_SIZE": "2", **NAMED}, False),
         ({"RANK": "1"}, False),
+        # Nobody may be silent on what contradicts itself, or is not whole.
+        ({"SLURM_PROCID": "1", "RANK": "0"}, False),
+        ({**STEP, "RANK": "0", "WORLD_SIZE": "4", **NAMED}, False),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, False),
+        ({"PMI_RANK": "1", "PMI_SIZE": "x"}, False),
         ({}, False),
     ],
 )
@@ -155,7 +164,7 @@ def test_all_ranks_of_a_step_meet_at_one_port_and_those_of_another_one_elsewhere
         ({"RANK": "-1", "WORLD_SIZE": "2", **NAMED}, "RANK=-1 is no rank"),
         ({"RANK": "0", "WORLD_SIZE": "0", **NAMED}, "WORLD_SIZE=0 is no number of ranks"),
         ({"RANK": "one", "WORLD_SIZE": "2", **NAMED}, "RANK=one is no whole number"),
-        ({"RANK": "", "WORLD_SIZE": "2", **NAMED}, "RANK= is no whole number"),
+        ({"RANK": "", "WORLD_SIZE": "2", **NAMED}, "WORLD_SIZE=2 is set, but RANK is not"),
         ({"RANK": "0", "WORLD_SIZE": "2", **NAMED, "MASTER_PORT": "http"}, "MASTER_PORT=http is no whole number"),
         ({"RANK": "0", "WORLD_SIZE": "2", **NAMED, "MASTER_PORT": "70000"}, "MASTER_PORT=70000 is no port"),
         ({"RANK": "0", "WORLD_SIZE": "2", **NAMED, "MASTER_PORT": "0"}, "MASTER_PORT is 0"),
@@ -175,8 +184,13 @@ def test_all_ranks_of_a_step_meet_at_one_port_and_those_of_another_one_elsewhere
         ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_RANK=1 is set, but OMPI_COMM_WORLD_SIZE is not"),
         ({"OMPI_COMM_WORLD_RANK": "x", "OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK=x is no whole number"),
         ({"PMI_RANK": "4", "PMI_SIZE": "4"}, "PMI_RANK=4 is no rank"),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": ""}, "OMPI_COMM_WORLD_SIZE is not"),
         ({"PMIX_RANK": "1"}, "PMIX_RANK=1 is set, but nothing says of how many"),
-        ({**OMPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "MASTER_ADDR does not say where rank 0 is"),
+        (
+            {**OMPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
+            "4 ranks on several hosts, and MASTER_ADDR does not say where rank 0 is",
+        ),
+        (OMPI, "4 ranks, OMPI_COMM_WORLD_LOCAL_SIZE does not say how many of them on this host, and MASTER_ADDR does"),
         ({**STEP, "SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS=many is no whole number"),
     ],
 )

@@ -297,6 +297,11 @@ def test_ranks_of_one_world_that_were_given_different_runs_are_refused(faces_sha
         (
             {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},
             [],
+            "mpirun (Open MPI) started 2 ranks, OMPI_COMM_WORLD_LOCAL_SIZE does not say how many of them on this host",
+        ),
+        (
+            {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"},
+            [],
             "mpirun (Open MPI) started 2 ranks on several",
         ),
         ({}, ["--local_rank=1"], "--local-rank=1, but no launcher's variables are there"),
@@ -319,3 +324,60 @@ def test_variables_that_make_no_world_are_one_line_and_leave_no_run(
     assert said in stderr
     assert stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_RANK=1 is set, but OMPI_COMM_WORLD_SIZE is not"),
+        ({"SLURM_PROCID": "1", "RANK": "0"}, "RANK=0 is set, but WORLD_SIZE is not"),
+        ({"PMI_RANK": "1", "PMI_SIZE": "x"}, "PMI_SIZE=x is no whole number"),
+    ],
+)
+def test_no_process_is_silent_where_the_variables_do_not_say_which_it_is(
+    faces_shards: str, tmp_path: Path, variables: dict[str, str], said: str
+) -> None:
+    evaluation = ("evaluate", str(tmp_path / "run"), "--data", faces_shards)
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                _started(
+                    *GLCI, *words, env=_without_launchers() | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                )
+            )
+            for words in (_run(faces_shards, tmp_path), evaluation)
+        ]
+        told = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    for stdout, stderr in told:
+        assert stdout == ""
+        assert stderr.startswith(f"glci: error: {said}")
+        assert stderr.count("\n") == 1
+    # Nor are they on a mistake in the words.
+    ((code, _, stderr),) = _all([variables], "train", "--nonsense")
+    assert (code, stderr.count("unrecognized arguments: --nonsense")) == (2, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_may_be_another_hosts_fault_too_is_said_by_the_rank_that_has_it(faces_shards: str, tmp_path: Path) -> None:
+    # One that another rank waits for.
+    variables = launcher_environment(1, 2, free_port()) | {"CUDA_VISIBLE_DEVICES": ""}
+    ((code, stdout, stderr),) = _all([variables], *_run(faces_shards, tmp_path, "engine.device=cuda"))
+    assert (code, stdout) == (2, "")
+    assert stderr == "glci: error: engine.device=cuda, but torch sees no GPU here: use engine.device=auto or cpu\n"
+
+
+def test_the_variables_of_a_machine_make_no_process_silent(faces_shards: str, tmp_path: Path) -> None:
+    # In a container that has RANK and WORLD_SIZE for all that runs in it, there is no other process to say it.
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ((code, stdout, stderr),) = _all([variables], *_run(faces_shards, tmp_path, "global_bach=4"))
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("glci: error: global_bach is no configuration key")
+
+
+def test_variables_that_are_empty_make_a_run_no_rank(faces_shards: str, tmp_path: Path) -> None:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    ((code, stdout, stderr),) = _all([dict.fromkeys(names, "")], *_run(faces_shards, tmp_path))
+    assert code == 0, stderr
+    assert "attempt 1, 1 rank(s)" in stdout
+    assert _ended_well(tmp_path)

@@ -184,6 +184,12 @@ def newest_standing(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str
     return None, broken
 
 
+def standing_step(root: Path) -> int:
+    """The step that a run with the checkpoints in ``root`` would go on from; 0 also where none stands."""
+    checkpoint, _ = newest_standing(root)
+    return checkpoint.step if checkpoint is not None else 0
+
+
 def _problem(path: Path, file: File, contents: bool) -> str | None:
     try:
         found = path.stat().st_size

@@ -17,12 +17,14 @@ from glci_dist.data.index import Index, load_index
 from glci_dist.data.location import is_remote
 from glci_dist.errors import UserError
 from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.refusals import refusals, waits_for
 from glci_dist.slurm.submit import Request, batch_script
+from glci_dist.training.differences import expected
 
 _DISK_BYTES_S = 200e6
 """What a shared disk is supposed to take where no save was measured."""
@@ -80,7 +82,9 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
     yield f"run        {request.run}"
     yield from _batch(config)
     with suppress(UserError):
-        yield from _shards(config, load_index(config.data.shards, config.data.cache))
+        index = load_index(config.data.shards, config.data.cache)
+        yield from _shards(config, index)
+        yield from (f"resuming   {line}" for line in expected(RunFolder(request.run), config, index.digest))
     need = memory(config, cluster.nodes * cluster.workers)
     parts = {
         "weights": need.weights,

@@ -51,7 +51,7 @@ class Outlook:
     """Runs of its jobs that ended before their workers could begin an attempt."""
     job: Submitted | None
     missing: str = ""
-    """Which newer checkpoints than ``saved`` are gone or damaged, in words."""
+    """Which newer checkpoints than ``saved`` are gone or damaged, and what that leaves to go on from, in words."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,15 @@ def _saved(run: Path) -> tuple[int, str]:
     wanted = last_saved(read_journal(run))
     if wanted is not None and wanted > step and not any(path.name == folder_name(wanted) for path, _ in broken):
         told.insert(0, f"the checkpoint of step {wanted} is not there any more")
-    return step, "; ".join(told)
+    if not told:
+        return step, ""
+    if checkpoint is not None:
+        left = f"the newest that stands is of step {step}"
+    elif broken:
+        left = "none stands, and the run does not start until they are mended or removed"
+    else:
+        left = "none stands, the run would start anew"
+    return step, f"{'; '.join(told)}: {left}"
 
 
 class _Told:

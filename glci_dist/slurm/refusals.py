@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from glci_dist import compose
-from glci_dist.checkpoints.manifest import folders
+from glci_dist.checkpoints.manifest import standing_step
 from glci_dist.config import RESERVED_PORTS, ClusterConfig, Config
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
@@ -19,6 +19,7 @@ from glci_dist.slurm import capacity, scheduler
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.jobs import active
 from glci_dist.slurm.submit import Request, batch_script, gpus_here
+from glci_dist.training.resuming import check_standing
 
 _ASKS = (
     *("partition", "account", "qos", "constraint", "exclude", "nodes", "min_nodes"),
@@ -83,9 +84,8 @@ def standing(request: Request) -> str | None:
     Raises ``UserError`` where its folder holds another run, ``Silence`` without the scheduler's answer.
     """
     run = request.run
-    reached = max((step for step, _ in folders(run / "checkpoints")), default=0)
     steps = sum(phase.steps for phase in request.config.phases.values())
-    if reached >= steps:
+    if standing_step(run / "checkpoints") >= steps:
         RunFolder(run).check(request.config, load_index(request.config.data.shards).digest)
         return f"is complete (step {steps})"
     carrying = active(run)
@@ -100,9 +100,11 @@ def _of_run(request: Request) -> Iterator[str]:
         index = load_index(config.data.shards, config.data.cache)
         check_shards(index)
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
-        RunFolder(request.run).check(config, index.digest)
+        folder = RunFolder(request.run)
+        folder.check(config, index.digest)
+        check_standing(folder.checkpoints, config)
         steps = sum(phase.steps for phase in config.phases.values())
-        if any(step >= steps for step, _ in folders(request.run / "checkpoints")):
+        if standing_step(folder.checkpoints) >= steps:
             raise UserError(
                 f"{request.run} is complete (step {steps}), there is nothing to do: choose another name=..."
             )

@@ -162,7 +162,7 @@ def lines(outlook: Outlook, *, steps: int, global_batch: int) -> list[str]:
     last = attempts[-1] if attempts else None
     now = f"{outlook.state}: step {last.reached if last else 0} of {steps}"
     if outlook.state not in ("running", "done") and last is not None:
-        now += f", saved up to step {outlook.saved}"
+        now += f", saved up to step {outlook.saved}" if outlook.saved else ", no step is saved"
     if outlook.state == "running" and last is not None and last.seconds_a_step:
         left = (steps - last.reached) * last.seconds_a_step
         now += f", {global_batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {until(left)})"
@@ -171,7 +171,7 @@ def lines(outlook: Outlook, *, steps: int, global_batch: int) -> list[str]:
     seconds = outlook.account.seconds()
     shares = ", ".join(f"{kind} {share:.1%}" for kind, share in outlook.account.shares().items())
     where = [f"wall time of all attempts, {sum(seconds.values()) / 60:.1f} min: {shares}"] if attempts else []
-    gone = [f"{outlook.missing}: the newest that stands is of step {outlook.saved}"] if outlook.missing else []
+    gone = [outlook.missing] if outlook.missing else []
     return [*told, "", now, *gone, *where] if rows else [now, *gone]
 
 

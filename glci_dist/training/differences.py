@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glci_dist.checkpoints.manifest import folder_name
+from glci_dist.checkpoints.manifest import folder_name, newest_standing
+from glci_dist.config import Config
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import last_saved, read_journal
+from glci_dist.training.moves import moves
+from glci_dist.training.resuming import saved_under
 
 
 @dataclass
@@ -44,6 +47,20 @@ class Differences:
             since = "begins at step 0" if resumed_at is None else f"goes on from step {resumed_at}"
             yield f"{folder.checkpoints / folder_name(self.missing)} is not there any more: the run {since}"
         yield from self.moves
+
+
+def expected(folder: RunFolder, config: Config, corpus: str) -> Iterator[str]:
+    """What a run would say of its differences if it were started now, as far as can be told without starting it.
+
+    ``corpus``: the digest of its shards. Raises ``UserError`` where the folder is another configuration's.
+    """
+    found = Differences(folder.check(config, corpus), folder.version_notes(), missing_checkpoint(folder.path))
+    checkpoint, _ = newest_standing(folder.checkpoints)
+    if checkpoint is None:
+        yield from found.lines(folder, resumed_at=None)
+        return
+    found.moves = moves(checkpoint.step, saved_under(checkpoint).config.phases, config.phases)
+    yield from found.lines(folder, resumed_at=checkpoint.step)
 
 
 def missing_checkpoint(run: Path) -> int | None:

@@ -114,6 +114,9 @@ def test_others_are_refused_by_their_names_until_they_are_accepted(
     # From a checkpoint of the older version, once the folder's own file is of this one, by the same way.
     shutil.rmtree(run / "checkpoints" / "step-00000012")
     assert "step-00000010 belongs to another configuration" in resume(run, faces_shards)
+    overrides = ("cluster=local", *small(faces_shards, run.parent, steps=STEPS))
+    said = told(capsys, "explain", *overrides, code=2)
+    assert f"it would be refused: {run}/checkpoints/step-00000010 belongs to another configuration" in said
     assert "resume" in resume(run, faces_shards, "checkpoints.accept=[losses]")
 
 
@@ -187,8 +190,14 @@ def test_what_is_saved_is_what_is_there(run: Path, faces_shards: str, capsys: py
     assert "step-00000012 is not there any more: the run goes on from step 8" in said
     assert events(run, "missing")[0]["checkpoint"] == "step-00000012"
     for _, path in folders(run / "checkpoints"):
+        (path / NAME).rename(path / "aside")
+    status = told(capsys, "status", str(run))
+    assert "none stands, and the run does not start until they are mended or removed" in status
+    for _, path in folders(run / "checkpoints"):
         shutil.rmtree(path)
-    assert "the newest that stands is of step 0" in told(capsys, "status", str(run))
+    status = told(capsys, "status", str(run))
+    assert "is not there any more: none stands, the run would start anew" in status
+    assert "the newest that stands" not in status
     assert "is not there any more: the run begins at step 0" in resume(run, faces_shards)
 
 
@@ -205,8 +214,10 @@ def test_what_is_saved_is_what_is_there(run: Path, faces_shards: str, capsys: py
     ],
 )
 def test_where_changed_phases_put_a_run_is_said_before_it_starts(
-    run: Path, faces_shards: str, steps: tuple[int, int, int], line: str
+    run: Path, faces_shards: str, capsys: pytest.CaptureFixture[str], steps: tuple[int, int, int], line: str
 ) -> None:
+    overrides = small(faces_shards, run.parent, steps=steps, extra=("checkpoints.accept=[phases]", "cluster=local"))
+    assert line in told(capsys, "explain", *overrides, code=2 if sum(steps) < 10 else 0)
     said = resume(run, faces_shards, "checkpoints.accept=[phases]", steps=steps)
     assert line in said
     assert said.index(line) < said.index("is complete" if sum(steps) < 10 else "resume ")

@@ -8,21 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from glci_dist import compose, stored
+from glci_dist.checkpoints.manifest import NAME
 from glci_dist.data.index import load_index
-from glci_dist.errors import UserError
+from glci_dist.errors import Fault, UserError
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import snapshot
 from glci_dist.slurm.jobs import active
 from glci_dist.slurm.launcher import samples_of, usable_nodes
-from glci_dist.slurm.refusals import refusals
-from glci_dist.slurm.submit import requests
+from glci_dist.slurm.notes import Notes
+from glci_dist.slurm.refusals import refusals, standing
+from glci_dist.slurm.requeue import JobStart
+from glci_dist.slurm.submit import Request, requests
+from tests.checkpoints.saves import saver, state
 from tests.small_run import newest_in, small
 
 PLAIN = ["data.shards=shards/train", "name=run"]
@@ -236,7 +241,7 @@ def test_of_a_sweep_that_is_submitted_again_only_what_is_missing_is_asked_for(we
     both = [*well, "seed=1,2"]
     for request in requests(both):
         RunFolder(request.run).take(request.config, load_index(_shards(well)).digest, ranks=2)
-        (request.run / "checkpoints" / "step-00000006").mkdir(parents=True)
+        _save(request, 6)
     complete = ["run-seed=1 is complete (step 6)", "run-seed=2 is complete (step 6)"]
     told = glci("submit", *both)
     assert "nothing is submitted" in told
@@ -247,6 +252,40 @@ def test_of_a_sweep_that_is_submitted_again_only_what_is_missing_is_asked_for(we
     # One run alone is asked for by its name.
     (reason,) = refusals(requests([*well, "seed=1", "name='run-seed=1'"]))
     assert "is complete (step 6), there is nothing to do" in reason
+
+
+def test_a_run_is_complete_by_what_stands_of_its_checkpoints_and_not_by_their_names(
+    well: list[str], tmp_path: Path
+) -> None:
+    (request,) = requests(well)
+    RunFolder(request.run).take(request.config, load_index(_shards(well)).digest, ranks=2)
+    _save(request, 4)
+    # Damaged, and what a deletion that was interrupted leaves.
+    _save(request, 6)
+    (request.run / "checkpoints" / "step-00000006" / NAME).unlink()
+    (request.run / "checkpoints" / "step-00000008").mkdir()
+    assert standing(request) is None
+    assert refusals([request]) == []
+
+
+def test_starts_that_bring_no_checkpoint_that_stands_are_idle(well: list[str], tmp_path: Path) -> None:
+    few = ("cluster.executor=slurm", "cluster.idle_starts=1", "cluster.node_timeout_s=1")
+    (request,) = requests([*well, *few])
+    _save(request, 4)
+    (request.run / "checkpoints" / "step-00000006").mkdir()
+    (request.run / "jobs").mkdir()
+    Notes(request.run, "7", 0, "n1").again(step=4, why="its time was over", warning="")
+    start = JobStart(request.run, "7", 1, "n1", request.config.cluster)
+    with pytest.raises(Fault, match="1 starts in a row brought no checkpoint after step 4"):
+        start.queue_again("its time was over", asks=True)
+
+
+def _save(request: Request, step: int) -> None:
+    """Have a checkpoint stand that the run could go on from."""
+    with saver(request.run) as made:
+        made_of = state(step)
+        facts = {**made_of.facts, "config": compose.to_yaml(request.config)}
+        made.save(replace(made_of, facts=facts), step=step, phase="joint", ends_phase=False)
 
 
 def _shards(words: list[str]) -> str:

@@ -66,9 +66,9 @@ def read(path: Path) -> Stored:
         why = "is a link to what is not there" if path.is_symlink() else "does not exist"
         raise UserError(f"{path} {why}: name the folder of a run, such as runs/demo") from error
     except ValueError as error:
-        raise UserError(f"{path} is no configuration: it is no text ({explain(error)})") from error
+        raise UserError(f"{path} is no configuration: it is no text") from error
     except OSError as error:
-        raise UserError(f"{path} is no configuration: it cannot be read: {explain(error)}") from error
+        raise UserError(f"{path} is no configuration: it cannot be read: {error.strerror}") from error
     return parse(text, path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -28,8 +29,8 @@ its goodput (the share of its time that became part of the result), how it ended
 that came to no attempt is told too;
 then what the run is doing, from its folder and from the scheduler (running, queued, done, failed, ...), and where
 the wall time of all attempts went. compute is the goodput: work that is part of the result.
-Without RUN: a line for each folder in runs/; one that cannot be told about is named with the reason, and the others
-follow (exit code 0).
+Without RUN: a line for each folder in runs/, as of any folder of runs that is named; one that cannot be told about is
+named with the reason, and the others follow (exit code 0).
 
   compute        updates that are part of the result
   communication  waiting in collectives for other ranks
@@ -42,6 +43,7 @@ follow (exit code 0).
 examples:
   glci status
   glci status runs/faces64
+  glci status other-runs
 """
 
 
@@ -53,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    status.add_argument("folder", metavar="RUN", nargs="?", type=Path, help="the run's folder (all in runs/)")
+    status.add_argument("folder", metavar="RUN", nargs="?", type=Path, help="the run's folder, or one of runs (runs/)")
     status.add_argument("--json", action="store_true", help="print the same as JSON")
     status.set_defaults(run=_status, is_product=True)
 
@@ -64,8 +66,8 @@ def _status(parsed: argparse.Namespace) -> int:
 
 
 def _tell(parsed: argparse.Namespace) -> int:
-    if parsed.folder is None:
-        return _all(Path("runs"), as_json=parsed.json)
+    if parsed.folder is None or _holds_runs(parsed.folder):
+        return _all(parsed.folder or Path("runs"), as_json=parsed.json)
     found, outlook = _look(parsed.folder)
     config = found.config
     if parsed.json:
@@ -77,8 +79,8 @@ def _tell(parsed: argparse.Namespace) -> int:
 
 
 def _all(root: Path, *, as_json: bool) -> int:
-    folders = sorted(path for path in root.iterdir() if _may_be_run(path)) if root.is_dir() else []
-    if not any((path / mark).exists() for path in folders for mark in _MARKS):
+    folders = _folders(root)
+    if not any(map(_is_run, folders)):
         raise UserError(f"no run in {root}/: name a run's folder, or start one with glci train or glci submit")
     records: dict[str, Any] = {}
     for run in folders:
@@ -99,15 +101,28 @@ def _all(root: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _may_be_run(path: Path) -> bool:
-    return not path.name.startswith(".") and (path.is_dir() or path.is_symlink())
+def _folders(root: Path) -> list[Path]:
+    """What in ``root`` may be a run. Raises ``UserError`` where that cannot be told."""
+    try:
+        found = sorted(root.iterdir()) if root.is_dir() else []
+    except OSError as error:
+        raise UserError(f"{root} cannot be read: {error.strerror}") from error
+    return [path for path in found if not path.name.startswith(".") and (path.is_dir() or path.is_symlink())]
+
+
+def _is_run(path: Path) -> bool:
+    return any(os.path.lexists(path / mark) for mark in _MARKS)
+
+
+def _holds_runs(folder: Path) -> bool:
+    return not _is_run(folder) and any(map(_is_run, _folders(folder)))
 
 
 def _look(run: Path) -> tuple[Stored, Outlook]:
     """A run's configuration, and how it stands. Raises ``UserError`` for whatever keeps them from being told."""
     if not run.is_dir():
         raise UserError(f"{run} is no folder: name the folder of a run, such as runs/demo")
-    if not any((run / mark).exists() or (run / mark).is_symlink() for mark in _MARKS):
+    if not _is_run(run):
         raise UserError(f"{run} is no run's folder: it has none of {', '.join(_MARKS)}")
     try:
         return _configuration(run), look(run)

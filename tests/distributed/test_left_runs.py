@@ -167,12 +167,19 @@ def test_a_listing_names_what_it_cannot_tell_and_goes_on(
     for name, line in found.items():
         if name not in ("other", "zebra"):
             assert f"cannot be told about: runs/{name}" in line
+            assert not any(raw in line for raw in ("[Errno", "codec", "Error"))
             one = told(capsys, "status", f"runs/{name}", code=2)
             assert one.count("\n") == 1
             assert one.startswith("glci: error: ")
     records = json.loads(told(capsys, "status", "--json"))
     assert records["zebra"]["state"] == "done"
     assert "error" in records["empty"]
+    # A folder of runs by another name is told in the same way.
+    monkeypatch.chdir(runs)
+    elsewhere = told(capsys, "status", "../runs").replace("../runs/", "runs/").splitlines()
+    assert elsewhere == listed
+    assert json.loads(told(capsys, "status", ".", "--json")).keys() == records.keys()
+    assert "is no run's folder" in told(capsys, "status", str(tmp_path), code=2)
 
 
 def test_what_is_saved_is_what_is_there(run: Path, faces_shards: str, capsys: pytest.CaptureFixture[str]) -> None:

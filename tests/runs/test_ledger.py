@@ -114,6 +114,15 @@ def test_the_status_says_it_in_words(run: Path) -> None:
     assert "lost 4.4%" in told[-1]
     assert "restart 11.8%" in told[-1]
     assert told[-1].startswith("wall time of all attempts, 5.7 min")
+    # None of its checkpoints is there.
+    assert "the checkpoint of step 20 is not there any more: none stands, the run would start anew" in told
+
+
+def test_what_was_stopped_before_its_first_checkpoint_says_that_nothing_is_saved(tmp_path: Path) -> None:
+    attempt = attempts.begin(tmp_path, ranks=1)
+    Journal(attempt).write("start", step=0)
+    Journal(attempt).write("stopped", step=7, reason="stopped by SIGTERM")
+    assert "stopped: step 0 of 30, no step is saved" in lines(look(tmp_path), steps=30, global_batch=8)[3]
 
 
 def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from glci_dist.errors import UserError
 FREE = ("cluster.environment", "cluster.sbatch")
 """Each is one value where configurations are compared."""
 
+RULE = "each value is one word, or null"
+
 
 def freed(word: str) -> str:
     """An override that may also add, where the keys are the user's: Hydra asks for a + there."""
@@ -21,4 +23,4 @@ def check(config: Config) -> None:
     for name, mapping in zip(FREE, (config.cluster.environment, config.cluster.sbatch), strict=True):
         for key, value in mapping.items():
             if not isinstance(value, str | None):
-                raise UserError(f"{name}.{key}={value} has the wrong type: give one word, or null")
+                raise UserError(f"{name}.{key}={value} has the wrong type: {RULE}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from glci_dist import config as schema
+from glci_dist import free_keys
 
 _WORDS = {
     "int": "a whole number",
@@ -29,15 +30,22 @@ def explain(error: Exception) -> str:
             f"{error.override!r} is no override: write KEY=VALUE, and quote twice what has spaces or "
             "signs in it, as in 'KEY=\"a=b c\"'"
         )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name} is not known: choose one of {', '.join(error.options)}"
+        known = f"choose one of {', '.join(error.options)}" if error.options else f"write {group}=NAME"
+        return f"{group}={name} is not known: {known}"
     standing = re.match(r"Could not append to config. An item is already at '(.*)'", str(error))
     if standing:
         return f"{standing[1]} stands in the configuration already: write {standing[1]}=... without the +"
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
     key = getattr(cause, "full_key", None) or ""
     text = _first_line(cause)
+    if text.startswith("Config group override must be"):
+        return "a group's choice must be a string, the name of a file in configs/: write recipe=modern, not recipe=null"
+    unknown = re.match(r"Interpolation key '(.*)' not found|.* resolving interpolation: \"?(.*?)\"?$", text)
+    if unknown:
+        what = unknown[2] or f"${{{unknown[1]}}} stands for no key of the configuration"
+        return f"{key}: {what}: write the value itself"
     if re.match(r"Key '.*' (is )?not in", text):
         asked = re.match(r"Could not override '(.*)'", str(error))
         # OmegaConf names the group at which it gave up, Hydra the whole key.
@@ -48,6 +56,8 @@ def explain(error: Exception) -> str:
     given = _first_line(error).removeprefix("Error merging override ")
     if merging[1] == "~":
         return removed_key(merging[2])
+    if merging[2].startswith(tuple(f"{name}." for name in free_keys.FREE)):
+        return f"{given} has the wrong type: {free_keys.RULE}"
     if merging[2].startswith("phases.") and "PhaseConfig" in text:
         return unknown_key(merging[2])
     kind = dict(key_types()).get(re.sub(r"^phases\.[^.]+\.", "phases.*.", merging[2]))
@@ -56,6 +66,8 @@ def explain(error: Exception) -> str:
 
 def unknown_key(key: str) -> str:
     """That ``key`` does not exist, and which one may have been meant."""
+    if key in _GROUPS:
+        return f"{key} is a choice of a file in configs/{key}: write {key}=NAME"
     group, phase, inner = (*key.split(".", 2), "", "")[:3]
     if group == "phases" and phase not in _PHASES and inner in ("", *vars(schema.PhaseConfig())):
         return (

@@ -272,7 +272,8 @@ def test_an_evaluation_of_two_steps_of_a_run_tells_both_and_their_ratio(
     config = other / "config.yaml"
     config.write_text(config.read_text().replace("name: run", "name: other"))
     words = ["--data", faces_shards, "--masks", "freeform-thin", "--resamples", "5", "--out", str(tmp_path / "out")]
-    assert main(["evaluate", f"{finished_run}@2", str(other), *words]) == 0
+    # The second takes the first one's place.
+    assert [main(["evaluate", f"{finished_run}@2", str(other), *words]) for _ in range(2)] == [0, 0]
     told = capsys.readouterr().out
     assert "other (step 2) over run (step 2)" in told
     assert "mask set freeform-thin" in told
@@ -280,6 +281,17 @@ def test_an_evaluation_of_two_steps_of_a_run_tells_both_and_their_ratio(
     assert list(document["methods"]) == ["mean colour", "OpenCV Telea", "run (step 2)", "other (step 2)"]
     assert document["methods"]["run (step 2)"] == document["methods"]["other (step 2)"]
     assert document["methods"]["run (step 2)"].keys() >= {"frechet", "frechet_hole", "perceptual", "perceptual_hole"}
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "evaluation.md", "evaluation.png"])
+def test_an_evaluation_takes_no_other_files_place(
+    refusal: Glci, faces_shards: str, finished_run: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text('{"years": "of work"}')
+    before = _state(tmp_path)
+    said = refusal("evaluate", finished_run, "--data", faces_shards, "--photos", 4, "--out", tmp_path)
+    assert f"{tmp_path / name} is there and is no evaluation of glci; give another --out, or move it away" in said
+    assert _state(tmp_path) == before
 
 
 def test_the_printed_configuration_needs_no_shards_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:

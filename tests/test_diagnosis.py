@@ -89,6 +89,22 @@ def test_a_page_that_cannot_be_written_is_one_line_after_the_text(
     assert told.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["diagnosis.html", "diagnosis.txt"])
+def test_a_diagnosis_takes_the_place_of_an_earlier_one_and_of_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    write_log(tmp_path / "log", points((State.HEALTHY, 12)))
+    ours, theirs = (("doctor", str(tmp_path / "log"), "--out", str(tmp_path / where)) for where in ("ours", "theirs"))
+    assert [main(ours), main(ours)] == [0, 0]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / name).write_text("years of work")
+    assert main(theirs) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/theirs/{name} is there and is no diagnosis of glci; give another --out, or move it away" in line
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == [name]
+    assert (tmp_path / "theirs" / name).read_text() == "years of work"
+
+
 def test_the_command_writes_text_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_log(tmp_path / "run" / "tensorboard", points((State.HEALTHY, 10), (State.DOMINATES, 12)))
     assert main(["doctor", str(tmp_path / "run")]) == 0

@@ -186,7 +186,7 @@ def _index(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from glci_dist.data.verify import verify_shards
 
-    index = load_index(args.folder)
+    index = load_index(str(_local(args.folder)))
     faults = verify_shards(index, quick=args.quick, threads=_processes(args))
     for fault in faults:
         print(f"{fault.name} {fault.reason}")
@@ -217,10 +217,13 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from glci_dist.data.sheet import draw_sheet
+    from glci_dist.data.sheet import check_sheet, draw_sheet
 
+    out = Path(args.out)
+    # Before the index, which a server may be asked for.
+    check_sheet(out, photos=args.photos)
     index = load_index(args.folder)
-    sheet = draw_sheet(index, Path(args.out), photos=args.photos, seed=args.seed)
+    sheet = draw_sheet(index, out, photos=args.photos, seed=args.seed)
     size = sum(shard.bytes for shard in index.shards)
     print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}, {size / 1e6:,.1f} MB")
     print(

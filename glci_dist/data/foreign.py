@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 from glci_dist.data.index import INDEX_NAME, table_dtype
 from glci_dist.errors import UserError
 
-SHEET_MARK = "glci-dist contact sheet"
 # A damaged index of ours still begins so.
 _OUR_INDEX = re.compile(rb'\s*\{\s*"format"\s*:\s*"glci-shards-')
 
@@ -59,15 +59,23 @@ def is_table(path: Path) -> bool:
     return key is not None and bool(dtype == table_dtype(key[0].itemsize))
 
 
-def refuse_foreign_sheet(path: Path) -> None:
-    """UserError when ``path`` is there and is not a contact sheet that `glci shards show` drew."""
+def refuse_foreign_report(what: str, mark: bytes, first: Path, *others: Path) -> None:
+    """UserError when one of the files of a report that is written to --out is there and is not of an earlier one.
+
+    ``mark`` stands in the first 1024 bytes of ``first``, which is written before the ``others``.
+    """
+    there = next((path for path in (first, *others) if os.path.lexists(path)), None)
     try:
-        with open(path, "rb") as file:
-            ours = SHEET_MARK.encode() in file.read(1024)
-    except OSError:  # where it cannot be written either, writing says so
-        return
-    if not ours:
-        raise UserError(f"{path} is there and is no contact sheet of glci; give another --out, or move it away")
+        ours = first.is_file() and mark in _head(first)
+    except OSError:
+        ours = False
+    if there is not None and not ours:
+        raise UserError(f"{there} is there and is no {what} of glci; give another --out, or move it away")
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1024)
 
 
 def _foreign(path: Path) -> UserError:

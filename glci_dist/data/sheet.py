@@ -14,13 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 from glci_dist.config import CacheConfig
 from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.draws import generator
-from glci_dist.data.foreign import SHEET_MARK, refuse_foreign_sheet
+from glci_dist.data.foreign import refuse_foreign_report
 from glci_dist.data.index import Index
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 
 _CELL = 128
 _GAP = 4
+_MARK = "glci-dist contact sheet"
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,22 @@ class Sheet:
     """Of an encoded photo."""
 
 
+def check_sheet(path: Path, *, photos: int) -> None:
+    """Raise UserError where no sheet of so many photos can be drawn, or not to ``path``."""
+    if photos < 1:
+        raise UserError(f"--photos {photos}: a contact sheet shows at least 1 photo")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--out {path}: a contact sheet is a PNG; give a name that ends in .png")
+    refuse_foreign_report("contact sheet", _MARK.encode(), path)
+
+
 def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
     """Write a PNG of up to ``photos`` photos, each whole in a cell of 128 px, in the corpus's order.
 
-    The same seed draws the same photos. UserError when a shard cannot be read or ``path`` not written,
-    or when a file stands there that is no contact sheet.
+    The same seed draws the same photos. Raises what ``check_sheet`` does, and UserError when a shard cannot be read
+    or ``path`` not written.
     """
-    if photos < 1:
-        raise UserError(f"--photos {photos}: a contact sheet shows at least 1 photo")
-    refuse_foreign_sheet(path)
+    check_sheet(path, photos=photos)
     count = min(photos, index.total)
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -84,7 +92,7 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
 
 def _our_mark() -> PngInfo:
     mark = PngInfo()
-    mark.add_text("Software", SHEET_MARK)
+    mark.add_text("Software", _MARK)
     return mark
 
 

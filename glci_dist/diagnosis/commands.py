@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glci_dist.errors import UserError, make_folder
+from glci_dist.errors import UserError
 
 _HELP = """\
 Read what the contest of the networks came to, from a run's TensorBoard files, name the state that it is in (healthy,
@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _doctor(parsed: argparse.Namespace) -> int:
     from glci_dist.diagnosis.history import diagnose
     from glci_dist.diagnosis.log import contests, read_log, said
-    from glci_dist.diagnosis.report import as_text, write_page
+    from glci_dist.diagnosis.report import as_text, write_report
 
     if parsed.window < 1:
         raise UserError(f"--window={parsed.window} is too small: it must be at least 1")
@@ -64,8 +64,6 @@ def _doctor(parsed: argparse.Namespace) -> int:
     target = parsed.out or parsed.folder / "diagnosis"
     text = as_text(parsed.folder, judged, told)
     print(text)
-    make_folder(target, "--out")
-    write_page(target / "diagnosis.html", parsed.folder, judged, told)
-    (target / "diagnosis.txt").write_text(text + "\n", encoding="utf-8")
-    print(f"written: {target / 'diagnosis.txt'}, {target / 'diagnosis.html'}")
+    plain, page = write_report(target, text, parsed.folder, judged, told)
+    print(f"written: {plain}, {page}")
     return 0

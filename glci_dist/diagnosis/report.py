@@ -7,9 +7,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from glci_dist.data.foreign import refuse_foreign_report
 from glci_dist.diagnosis.history import Stretch, verdict
 from glci_dist.diagnosis.log import Point
 from glci_dist.diagnosis.states import SURE, UNFELT, State
+from glci_dist.errors import make_folder
 
 COLOURS = {
     State.HEALTHY: "#dff0d8",
@@ -55,6 +57,25 @@ def as_text(
     return "\n".join(lines)
 
 
+def write_report(
+    folder: Path,
+    text: str,
+    source: Path,
+    contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]],
+    said: Sequence[str] = (),
+) -> tuple[Path, Path]:
+    """Write the diagnosis, whose ``text`` is that of ``as_text``, into ``folder``, as a page and as text; the files.
+
+    Raises UserError where it would overwrite what it did not write, or cannot write.
+    """
+    page, plain = folder / "diagnosis.html", folder / "diagnosis.txt"
+    refuse_foreign_report("diagnosis", _HEAD.encode(), page, plain)
+    make_folder(folder, "--out")
+    write_page(page, source, contests, said)
+    plain.write_text(text + "\n", encoding="utf-8")
+    return plain, page
+
+
 def write_page(
     path: Path,
     source: Path,
@@ -83,13 +104,14 @@ def write_page(
         parts.append(_plots(points, stretches))
     if said:
         parts.append(f"<h2>{_SAID}</h2><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in said)}</ul>")
-    path.write_text(_PAGE.format(body="\n".join(parts)), encoding="utf-8")
+    path.write_text(_HEAD + _PAGE.format(body="\n".join(parts)), encoding="utf-8")
 
 
 _SAID = "What the run said while it trained"
-_PAGE = """<!doctype html>
+_HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Diagnosis</title>
-<style>
+"""
+_PAGE = """<style>
 body {{ font: 15px/1.5 sans-serif; max-width: 62em; margin: 2em auto; color: #222 }}
 table {{ border-collapse: collapse }} td, th {{ padding: .2em .8em; text-align: left; border: 1px solid #ccc }}
 .verdict {{ padding: .5em 1em; font-size: 1.2em }} svg {{ max-width: 100%; height: auto }}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from glci_dist.data.foreign import refuse_foreign_report
 from glci_dist.data.grid import grid, scale_to
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from glci_dist.evaluation.result import Result
 
 HOLE = (255, 255, 255)
+_NAMES = ("evaluation.json", "evaluation.md", "evaluation.png")
+_MARK = b"glci-evaluation-"
+
+
+def refuse_foreign(folder: Path) -> None:
+    """UserError where ``write_report`` would overwrite in ``folder`` what it did not write."""
+    refuse_foreign_report("evaluation", _MARK, *(folder / name for name in _NAMES))
 
 
 def write_report(
@@ -26,8 +34,9 @@ def write_report(
     ``networks`` and ``beside`` name the methods of ``samples`` to draw: each network's composite, of the last one
     the raw output too, and a baseline's composite.
     """
-    (folder / "evaluation.json").write_text(result.to_json() + "\n", encoding="utf-8")
-    (folder / "evaluation.md").write_text(result.table(networks), encoding="utf-8")
+    figures, table, picture = (folder / name for name in _NAMES)
+    figures.write_text(result.to_json() + "\n", encoding="utf-8")
+    table.write_text(result.table(networks), encoding="utf-8")
     several = len(networks) > 1
     titles = ["photo", "hole", beside, "output", *(networks if several else ["completed"])]
     rows = [
@@ -40,7 +49,6 @@ def write_report(
         ]
         for sample in samples
     ]
-    picture = folder / "evaluation.png"
     Image.fromarray(grid(rows, titles, scale_to(result.protocol.size))).save(picture)
     return picture
 

@@ -24,7 +24,7 @@ from glci_dist.evaluation.baselines import Complete, mean_colour, telea
 from glci_dist.evaluation.evaluate import evaluate, take_samples
 from glci_dist.evaluation.identity import Identity
 from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
-from glci_dist.evaluation.report import write_report
+from glci_dist.evaluation.report import refuse_foreign, write_report
 from glci_dist.evaluation.result import Result
 from glci_dist.evaluation.yardsticks import EfficientNet, Inception, Lpips, Yardstick
 from glci_dist.models.build import build_completion
@@ -124,7 +124,7 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], index: Index, world: Wor
     }
     with _yardsticks(asked, world) as yardsticks:
         # Before the long part: it would be a pity afterwards.
-        world.once(lambda: make_folder(target, "--out"))
+        world.once(lambda: _make_target(target))
         result = evaluate(
             methods,
             photos,
@@ -145,6 +145,11 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], index: Index, world: Wor
         print(result.table(names), end="")
         print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
     return result
+
+
+def _make_target(folder: Path) -> None:
+    refuse_foreign(folder)
+    make_folder(folder, "--out")
 
 
 def _newest_step(run: str) -> int:

@@ -88,6 +88,20 @@ def test_a_stored_url_that_lost_its_credentials_says_so(tmp_path: Path) -> None:
             load_index(config.data.shards)
 
 
+def test_what_cannot_be_done_is_refused_before_a_server_is_asked(
+    server: FaultServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glci("shards", "verify", server.url) == 2
+    assert (
+        capsys.readouterr().err
+        == f"glci: error: {server.url} is remote; give a local path here, and copy from or to there\n"
+    )
+    (tmp_path / "theirs.png").write_bytes(b"a photo")
+    for words in (("--out", tmp_path / "theirs.png"), ("--out", tmp_path / "sheet.foo"), ("--photos", 0)):
+        assert glci("shards", "show", server.url, *words) == 2
+    assert server.paths == []
+
+
 def test_what_is_printed_shows_no_credentials(capsys: pytest.CaptureFixture[str]) -> None:
     assert glci("config", "data.shards=http://me:hunter2@host/faces?sig=hunter2") == 0
     assert glci("config", "data.shards=http://me:hunter2@host/faces", "no.key=1") == 2

@@ -145,3 +145,20 @@ def test_a_contact_sheet_that_cannot_be_made_is_one_clear_line(
     assert "--photos 0" in capsys.readouterr().err
     assert glci("shards", "show", shards, "--out", tmp_path / "none" / "sheet.png") == 2
     assert "cannot be written" in capsys.readouterr().err
+    assert glci("shards", "show", shards, "--out", tmp_path / "sheet.foo") == 2
+    assert "sheet.foo: a contact sheet is a PNG; give a name that ends in .png" in capsys.readouterr().err
+    assert not (tmp_path / "sheet.foo").exists()
+
+
+def test_a_contact_sheet_takes_the_place_of_an_earlier_one_and_of_no_other_picture(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sheet.png"
+    for _ in range(2):
+        assert glci("shards", "show", shards, "--out", out, "--photos", 1) == 0
+    Image.new("RGB", (8, 8)).save(out)
+    theirs = out.read_bytes()
+    capsys.readouterr()
+    assert glci("shards", "show", shards, "--out", out) == 2
+    assert "sheet.png is there and is no contact sheet of glci" in capsys.readouterr().err
+    assert out.read_bytes() == theirs

@@ -122,6 +122,18 @@ def test_a_gpu_that_is_not_there_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rank_without_a_gpu_of_its_own_says_so_itself(
+    refusal: Glci, faces_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rank 0 has one, and waits for it.
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    # More than any machine has.
+    for name, value in launcher_environment(99, 100, free_port()).items():
+        monkeypatch.setenv(name, value)
+    overrides = (f"data.shards={faces_shards}", f"runs={tmp_path / 'runs'}", "engine.device=cuda")
+    assert "LOCAL_RANK=99 on a machine of " in refusal("train", *_TINY, *overrides)
+
+
 def _grow(folder: Path) -> None:
     with (folder / "shard-000002.tar").open("ab") as file:
         file.write(bytes(512))

@@ -36,8 +36,8 @@ docs/slurm.md leads from a first submission to a post-mortem.
 
 _EXPLAIN = """\
 Say what `glci submit` with the same words would do, without queueing anything: the batch script, how the global
-batch is shared, the data that a node reads, memory, checkpoints, time; and every reason why it would be refused,
-the scheduler's own among them (then the exit code is 2).
+batch is shared, the data that a node reads, what is not as the run was left, memory, checkpoints, time; and every
+reason why it would be refused, the scheduler's own among them (then the exit code is 2).
 
 example:
   glci explain experiment=faces160 cluster=box data.shards=shards/demo/train name=first --images-per-second 900

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from glci_dist import stored
-from glci_dist.checkpoints import reading
 from glci_dist.checkpoints.manifest import Checkpoint, Unreadable, newest_standing
 from glci_dist.config import Config
 from glci_dist.errors import Fault
@@ -21,6 +20,9 @@ def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, 
     ``damaged`` hears of each: where it was, what is wrong with it, where it lies now. Raises ``Fault`` where one
     cannot be read or moved, and where none is whole: nothing is renamed then.
     """
+    # It loads torch, which the rest of this module needs not, nor who submits a run.
+    from glci_dist.checkpoints import reading
+
     broken: list[tuple[Path, str]] = []
     try:
         found = reading.newest(root, damaged=lambda *each: broken.append(each))

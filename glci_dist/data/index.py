@@ -85,8 +85,8 @@ def load_index(root: str, cache: CacheConfig | None = None) -> Index:
     """
     check_location(root)
     place = without_slash(os.path.expanduser(root))
-    if is_remote(place) and place.partition("?")[0].endswith(f"/{INDEX_NAME}"):
-        raise UserError(f"{without_secrets(place)!r} is an index: give the url of its folder")
+    if folder := _folder_of_index(place):
+        raise UserError(f"{without_secrets(place)!r} is an index: give its folder, {without_secrets(folder)!r}")
     content = _read_index(place, cache)
     try:
         document = json.loads(content)
@@ -187,6 +187,15 @@ def _refuse_other_kind(root: str, content: bytes) -> None:
 
 def _shown(root: str) -> str:
     return without_secrets(join(root, INDEX_NAME))
+
+
+def _folder_of_index(place: str) -> str | None:
+    """The folder that should have been given in the place of its index; None: it is no index."""
+    path, mark, query = place.partition("?") if is_remote(place) else (place, "", "")
+    folder, _, name = path.rpartition("/")
+    if name != INDEX_NAME or not (is_remote(place) or os.path.isfile(local_path(place))):
+        return None
+    return (folder or ("/" if path.startswith("/") else ".")) + mark + query
 
 
 def _read_index(root: str, cache: CacheConfig | None) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from urllib.parse import quote, unquote, urlsplit
 
 from glci_dist.errors import UserError
-from glci_dist.urls import hides_secrets, without_secrets
+from glci_dist.urls import HIDDEN, hides_secrets, same_url, without_secrets
 
 REMOTE_SCHEMES = ("http", "https", "s3")
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
@@ -19,7 +19,9 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
 
 def check_location(location: str) -> None:
     """Raise UserError unless ``location`` is a local path or a file, http, https or s3 url."""
-    scheme, shown = _scheme(location), without_secrets(location)
+    address, mark, query = location.partition("?")
+    # A space would end the url that is looked for in a text, and what follows it would be shown.
+    scheme, shown = _scheme(location), without_secrets(address + mark + "%20".join(query.split()))
     if scheme == "pipe":
         raise UserError(
             f"{shown!r}: a 'pipe:' url would run a shell command and is refused; "
@@ -46,22 +48,34 @@ def _check_remote(location: str, scheme: str, shown: str) -> None:
             "or keep them in ~/.netrc and leave them out"
         )
     if scheme == "s3":
-        if "@" in location[len("s3://") :].partition("/")[0]:
+        if f"//{HIDDEN}@" in shown:
             raise UserError(
-                f"{shown!r}: a s3 url holds no credentials; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                f"{shown!r}: a s3 url holds no credentials; give s3://bucket/folder, and them by AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, by AWS_PROFILE or in ~/.aws/credentials"
             )
-        if re.search(r"\?[A-Za-z][\w-]*=", location):
+        # A ? or # alone may be part of a name there.
+        if re.search(r"[?#][A-Za-z][\w-]*=", location):
             raise UserError(f"{shown!r}: a s3 url has no query; give s3://bucket/folder, or the signed https url")
         return
     if "#" in location:
         raise UserError(f"{shown!r}: what follows '#' is never sent to a server; write it as %23")
+    if re.search(r"\s", location.partition("?")[2]):
+        raise UserError(f"{shown!r}: there is a space in its query; write it as %20")
     try:
         parts = urlsplit(location)
         host, _ = parts.hostname, parts.port
+        is_clear = urlsplit(same_url(location)).netloc == parts.netloc.rpartition("@")[2]
     except ValueError as fault:
         # Its message spells the url.
-        raise UserError(f"{shown!r} is no url: its host or port cannot be read (/ in a password is %2F)") from fault
+        raise UserError(
+            f"{shown!r} is no url: its host or port cannot be read (in a password, / is %2F and ? is %3F)"
+        ) from fault
+    if not is_clear:
+        # The part of a password before its / would be looked up as a host and a port.
+        raise UserError(
+            f"{shown!r}: an @ behind the host may end a password; write @ as %40 behind the host, and / as %2F and "
+            "? as %3F in a password"
+        )
     if not host:
         raise UserError(f"{shown!r} names no host; write it as {_example(scheme)}")
 

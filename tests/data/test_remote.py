@@ -150,6 +150,54 @@ def test_names_are_joined_as_servers_and_buckets_spell_them() -> None:
         check_location("http://h/faces#1")
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://key:hun/ter2@bucket/x", r"'s3://\*\*\*@bucket/x'.*AWS_ACCESS_KEY_ID.*~/\.aws"),
+        ("s3://hunter2@bucket/x", r"no credentials"),
+        ("s3://bucket/x?token=hunter2", r"no query"),
+        ("s3://bucket/x#token=hunter2", r"no query"),
+        ("http://h/x#hunter2", r"'http://h/x#\*\*\*'.*write it as %23"),
+        ("http://u:p#hunter2@h/x", r"%23"),
+        ("http://hunter2:12/34@h/x", r"'http://\*\*\*@h/x'.*/ as %2F"),
+        ("http://u:hunter2/12@h/x", r"/ is %2F"),
+        ("http://u:hunter2?12@h/x", r"\? is %3F"),
+        ("http://u:12?hunter2@h/x", r"\? as %3F"),
+        ("https://u:p@h/x?user=hunter2@h", r"write @ as %40"),
+        ("https://h/x?sig=a hunter2", r"%20"),
+        ("http:/u:hunter2@h/x", r"not a whole url"),
+    ],
+)
+def test_a_url_whose_credentials_would_go_astray_is_refused(url: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        load_index(url)
+    assert "hunter2" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_urls_as_they_should_be_are_taken() -> None:
+    for url in (
+        "http://me:p%2Fw%40x@h:80/faces%40v2?user=a%40b",
+        "http://me:my password@h/my faces",
+        "http://me@corp.com:pw@[::1]:80/x",
+        "https://h/faces@v2?GoogleAccessId=a@b.com&t=12:30",
+        "s3://bucket/a#b/what?",
+    ):
+        check_location(url)
+
+
+def test_an_index_in_the_place_of_its_folder_is_named(small_shards: Path) -> None:
+    for place, folder in (
+        ("https://me:hunter2@h/faces/index.json?sig=hunter2", "https://***@h/faces?sig=***"),
+        ("s3://bucket/faces/index.json", "s3://bucket/faces"),
+        (f"{small_shards}/index.json", str(small_shards)),
+        (f"file://{small_shards}/index.json", f"file://{small_shards}"),
+    ):
+        with pytest.raises(UserError, match="is an index: give its folder") as raised:
+            load_index(place)
+        assert str(raised.value).endswith(f"give its folder, {folder!r}")
+
+
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
 def test_a_proxy_of_the_environment_is_used_but_for_no_proxy(
     server: FaultServer, cache: CacheConfig, monkeypatch: pytest.MonkeyPatch, variable: str

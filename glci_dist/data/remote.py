@@ -29,6 +29,15 @@ _HTTP_CHUNK = 2**18
 # Client errors that a later request may not meet: timeout, too early, too many requests.
 _PASSING_STATUS = (408, 425, 429)
 _RANGE_NOT_SATISFIABLE = 416
+_WITH_CONTENT = (200, 203, 206)
+# aiohttp's and botocore's that have no status and would come again.
+_FINAL = (
+    *("TooManyRedirects", "NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError"),
+    *("NoCredentialsError", "InvalidUrlClientError", "NonHttpUrlClientError"),
+)
+# OpenSSL's reasons to refuse a certificate (X509_V_ERR_...): not yet valid, expired; another host, another address.
+_OUT_OF_DATE = (9, 10)
+_ANOTHER_HOST = (62, 64)
 _LONGEST_ASKED_S = 600.0
 
 Result = TypeVar("Result")
@@ -57,15 +66,16 @@ def retrying(url: str, config: CacheConfig, attempt: Callable[[], Result]) -> Re
     while True:
         try:
             return attempt()
-        except network_errors as fault:
+        except network_errors as error:
+            fault = _innermost(error)
             reason = without_secrets(_reason(fault))
             if _is_final(fault):
-                raise UserError(f"{shown} cannot be read: {reason}; {_advice(fault, url)}") from fault
+                raise UserError(f"{shown} cannot be read: {reason}; {_advice(fault, url)}") from error
             if retry == config.retries:
                 raise UserError(
                     f"{shown} cannot be read after {retry} retries: {reason}; "
-                    "check the server, or raise data.cache.retries or data.cache.timeout_s"
-                ) from fault
+                    f"check the {_who(fault)}, or raise data.cache.retries or data.cache.timeout_s"
+                ) from error
             wait_s = max(config.backoff_s * 2**retry, _asked_wait_s(fault))
             retry += 1
             log.warning("%s: %s; retry %d of %d in %.1f s", shown, reason, retry, config.retries, wait_s)
@@ -129,10 +139,17 @@ class Stream:
             self.start = 0
             return self._open_http(url, timeout_s)
         except ValueError as fault:
+            if isinstance(fault, ssl.SSLError | aiohttp.RedirectClientError):
+                raise
             # aiohttp's for a url or a proxy that it cannot read.
             raise UserError(
                 f"{without_secrets(url)} or its proxy (http_proxy) is no url: {without_secrets(str(fault))}"
             ) from fault
+        if file.r.status not in _WITH_CONTENT:
+            file.close()
+            raise UserError(
+                f"{without_secrets(url)} cannot be read: the server answered {file.r.status} and no file; check the url"
+            )
         if file.r.status != 206:
             self.start = 0
         return file
@@ -161,34 +178,63 @@ def _missing(scheme: str) -> UserError:
     return UserError(f"{scheme} urls need aiohttp, which is not installed: pip install 'fsspec[http]'")
 
 
+def _innermost(error: Exception) -> Exception:
+    """aiohttp's error that botocore wraps, or the error itself."""
+    inner = getattr(error, "kwargs", {}).get("error")
+    return inner if isinstance(inner, Exception) else error
+
+
 def _is_final(fault: Exception) -> bool:
-    if isinstance(fault, FileNotFoundError | PermissionError | ssl.SSLCertVerificationError):
+    if isinstance(fault, FileNotFoundError | PermissionError):
         return True
-    if _is_untrusted(fault) or type(fault).__name__ in ("NoCredentialsError", "InvalidUrlClientError"):
+    if _distrust(fault) or _speaks_no_tls(fault) or type(fault).__name__ in _FINAL:
         return True
     status = getattr(fault, "status", None)
-    # 3xx: too many redirects.
     return isinstance(status, int) and 300 <= status < 500 and status not in _PASSING_STATUS
 
 
-def _is_untrusted(fault: Exception) -> bool:
-    return isinstance(fault, ssl.SSLCertVerificationError) or type(fault).__name__ == "ClientConnectorCertificateError"
+def _distrust(fault: Exception) -> ssl.SSLCertVerificationError | None:
+    """Why a server's certificate is not trusted, if that is it."""
+    inner = getattr(fault, "certificate_error", fault)
+    return inner if isinstance(inner, ssl.SSLCertVerificationError) else None
+
+
+def _speaks_no_tls(fault: Exception) -> bool:
+    return "WRONG_VERSION_NUMBER" in str(fault)
+
+
+def _who(fault: Exception) -> str:
+    if type(fault).__name__ == "ClientProxyConnectionError":
+        return "proxy (http_proxy, https_proxy; no_proxy names servers that need none)"
+    return "server"
 
 
 def _advice(fault: Exception, url: str) -> str:
     """What to do about an answer that is final."""
     status = getattr(fault, "status", None)
-    if _is_untrusted(fault):
-        return "name the file of its certificate authority by SSL_CERT_FILE"
+    if distrust := _distrust(fault):
+        if distrust.verify_code in _OUT_OF_DATE:
+            return "have it renewed, or set the clock of this machine"
+        if distrust.verify_code in _ANOTHER_HOST:
+            return "give the host by a name that its certificate has"
+        variable = "AWS_CA_BUNDLE" if url.lower().startswith("s3:") else "SSL_CERT_FILE"
+        return f"name the file of its certificate authority by {variable}"
+    if _speaks_no_tls(fault):
+        return "check scheme and port: http://, perhaps"
+    if "Redirect" in type(fault).__name__:
+        return "give the url that the shards lie at; a login page redirects those who have no credentials (~/.netrc)"
     if status == 407:
-        return "write the proxy as http://user:password@host:port in http_proxy or https_proxy"
+        return (
+            "the proxy asks for user and password, or refuses those it got: export them in its url, in http_proxy or "
+            "https_proxy, where the command starts (they are not stored)"
+        )
     if "?" in url and status in (400, 401, 403):
         return (
             "its signature or token may be too old, or bound to one file: for a folder of shards it must cover all "
             "that lies below (a SAS token of the container does, a presigned url does not)"
         )
     if status == 401:
-        return "give user and password in ~/.netrc (machine, login, password)"
+        return "give user and password, or better ones, in ~/.netrc (machine, login, password)"
     return "check the url and your right to read it"
 
 
@@ -206,11 +252,18 @@ def _reason(fault: Exception) -> str:
         return "no such file"
     if type(fault).__name__ == "NoCredentialsError":
         return "no credentials (for a public bucket set FSSPEC_S3_ANON=true)"
-    if _is_untrusted(fault):
-        return "its certificate is not trusted here"
+    if distrust := _distrust(fault):
+        return f"its certificate is not trusted here ({distrust.verify_message.rstrip('.')})"
+    if _speaks_no_tls(fault):
+        return "it speaks no TLS there"
+    if type(fault).__name__ == "TooManyRedirects":
+        return "it redirects again and again"
+    if "Redirect" in type(fault).__name__:
+        return f"it redirects to what is no http url ({' '.join(str(fault).split())})"
     status = getattr(fault, "status", None)
     if isinstance(status, int) and status:
-        return f"the server answered {status} {' '.join(str(getattr(fault, 'message', '')).split())}".rstrip()
+        said = " ".join(str(getattr(fault, "message", "")).split())
+        return f"the {'proxy' if status == 407 else 'server'} answered {status} {said}".rstrip()
     if isinstance(fault, TimeoutError):
         return "timed out"
     return f"{type(fault).__name__}: {' '.join(str(fault).split())}"

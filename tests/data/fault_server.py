@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
+import ssl
 import threading
 from collections import defaultdict, deque
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class FaultServer:
@@ -20,10 +27,11 @@ class FaultServer:
     ("wrong", n): n other bytes; ("whole",): the range is ignored; ("serve",): nothing wrong.
     ``password``: ``user:password`` that each GET must bring, None for none; ``paths`` lists what each GET asked
     for, query and all. It is a http proxy too, for whatever host: then ``paths`` holds whole urls.
+    ``certificate``: of a https server, with its key in one file (``write_certificate``).
     ``requests[name]`` lists the Range header (None without one) of each GET.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, certificate: Path | None = None) -> None:
         self.folder = folder
         self.faults: dict[str, deque[tuple]] = defaultdict(deque)
         self.requests: dict[str, list[str | None]] = defaultdict(list)
@@ -46,7 +54,11 @@ class FaultServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self._server.server_address[1]}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> FaultServer:
@@ -124,3 +136,20 @@ class FaultServer:
             self.release.wait(30)
         if fault == "hold":
             handler.wfile.write(content[sent:end])
+
+
+def write_certificate(path: Path, *, address: str = "127.0.0.1", days: int = 1) -> Path:
+    """A certificate for a server at ``address``, signed by itself, and its key; it ends after ``days``."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    end = datetime.now(UTC) + timedelta(days=days)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=10))
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(plain + certificate.public_bytes(pem))
+    return path

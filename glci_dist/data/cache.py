@@ -13,13 +13,14 @@ the file afterwards changes that, and the entry is looked at again before it is 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _GIB = 2**30
 _DOWNLOADS = 3
+_NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Only files with such a name are ever removed, whatever folder the user gives.
 _OURS = re.compile(r".+-[0-9a-f]{32}(\.part)?")
 
@@ -79,6 +81,24 @@ class ShardCache:
         # Downloads of other processes may have ended meanwhile, each with room made for itself only.
         self._make_room(0)
         return file
+
+    def check(self, files: Sequence[tuple[str, str]]) -> None:
+        """Raise UserError where not all of ``files``, each a url and its checksum, could be fetched.
+
+        A folder that cannot be written serves what it holds, and must hold all of them: a run that begins would end
+        at the first one that is missing.
+        """
+        with self._local():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if os.access(self.folder, os.W_OK | os.X_OK):
+                return
+            there = set(os.listdir(self.folder))
+        missing = [url for url, sha256 in files if _entry_name(url, sha256) not in there]
+        if missing:
+            raise UserError(
+                f"the shard cache {self.folder} cannot be written, and lacks {len(missing)} of {len(files)} files (the "
+                f"first: {without_secrets(missing[0])}): set data.cache.dir to a writable folder on a local disk"
+            )
 
     def is_sound(self, file: FileIO, url: str, *, bytes: int, sha256: str) -> bool:
         """Whether an open entry has its checksum; one that has not is removed from the cache, and that is logged."""
@@ -244,9 +264,11 @@ class ShardCache:
             raise self._unusable(fault) from fault
 
     def _unusable(self, fault: OSError) -> UserError:
+        # Without the right to write there is no room to make.
+        room = "" if fault.errno in _NO_RIGHT else "make room there, lower data.cache.max_gib, or "
         return UserError(
-            f"the shard cache {self.folder} cannot be used: {fault.strerror}; make room there, lower "
-            "data.cache.max_gib, or set data.cache.dir to a writable folder on a local disk"
+            f"the shard cache {self.folder} cannot be used: {fault.strerror}; {room}set data.cache.dir to a writable "
+            "folder on a local disk"
         )
 
 

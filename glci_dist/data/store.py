@@ -49,6 +49,13 @@ class ShardStore:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._sound: set[int] = set()
 
+    def check(self) -> None:
+        """Raise UserError where the cache could not serve all the shards; nothing is fetched. Local ones pass."""
+        if self._remote:
+            files = [(shard.name, shard.sha256) for shard in self._index.shards]
+            files += [(table_name(shard.name), shard.table_sha256) for shard in self._index.shards]
+            self._cache.check([(join(self._index.root, name), sha256) for name, sha256 in files])
+
     def sample(self, shard: int, number: int) -> tuple[str, bytes]:
         """The key and the encoded photo of sample ``number`` (from 0) of shard ``shard`` (from 0).
 

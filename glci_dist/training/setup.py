@@ -148,9 +148,12 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
     try:
         index = load_index(config.data.shards, config.data.cache)
         check_shards(index)
+        ShardStore(index, config.data.cache).check()
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         if config.data.val:
-            check_shards(load_index(config.data.val, config.data.cache))
+            held_out = load_index(config.data.val, config.data.cache)
+            check_shards(held_out)
+            ShardStore(held_out, config.data.cache).check()
     except UserError as error:
         problem = str(error)
     world.agree(problem)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
 from tests.data.fault_server import FaultServer
 from tests.data.shards_help import glci
+from tests.small_run import small
 
 SECRETS = ("hunter2", "S1G+N")
 SIGNED = "sv=1&sig=S1G%2BN/%3D/"
@@ -318,3 +322,55 @@ def test_a_sound_copy_is_not_looked_at_again(
     ShardCache(cache).fetch(url, bytes=shard.bytes, sha256=shard.sha256).close()
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("it was hashed again"))
     ShardCache(cache).fetch(url, bytes=shard.bytes, sha256=shard.sha256).close()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Have nothing written in ``folder``, whoever asks."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    mounted = subprocess.run(["mount", "--bind", folder, folder], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a file system here: {mounted.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_cache_that_cannot_be_written_serves_what_it_holds(server: FaultServer, cache: CacheConfig) -> None:
+    index = load_index(server.url, cache)
+    store = ShardStore(index, cache)
+    first = store.sample(0, 0)
+    with read_only(Path(cache.dir)):
+        store = ShardStore(index, cache)
+        assert store.sample(0, 0) == first
+        total, there = 2 * len(index.shards), 2
+        with pytest.raises(UserError, match=rf"lacks {total - there} of {total} files \(the first: .*000001.tar\)"):
+            store.check()
+        with pytest.raises(UserError, match=r"cannot be used: Read-only file system; set data.cache.dir"):
+            store.sample(1, 0)
+    for shard in range(1, len(index.shards)):
+        store.sample(shard, 0)
+    server.stop()
+    with read_only(Path(cache.dir)):
+        store = ShardStore(index, cache)
+        store.check()
+        assert store.sample(0, 0) == first
+
+
+@pytest.mark.distributed
+def test_a_run_whose_cache_can_keep_nothing_is_refused_before_it_begins(
+    server: FaultServer, cache: CacheConfig, tmp_path: Path
+) -> None:
+    Path(cache.dir).mkdir()
+    words = [*small(server.url, tmp_path, steps=(4, 0, 0)), f"data.cache.dir={cache.dir}"]
+    with read_only(Path(cache.dir)):
+        done = subprocess.run(
+            [sys.executable, "-m", "glci_dist", "train", *words], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written, and lacks" in done.stderr
+    assert not (tmp_path / "run").exists()

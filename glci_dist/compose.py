@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from glci_dist import free_keys
+from glci_dist import credentials, free_keys
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.errors import UserError
 from glci_dist.mistakes import explain, removed_key, unknown_key
@@ -148,6 +148,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
         # As it was given, and not as ``freed`` made it.
         raise UserError(explain(error).replace("++cluster.", "cluster.", 1)) from error
     assert isinstance(config, Config)
+    credentials.check(config.cluster)
     free_keys.check(config)
     check(config)
     return config

@@ -15,7 +15,8 @@ from glci_dist.config import ClusterConfig
 
 _COUNTS = ("SLURM_CONF", "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
 """Which cluster it is, and who asks."""
-_SECRET = ("SLURM_JWT", "SLURM_SACK_KEY")
+_SECRET = ("SLURM_JWT", "SLURM_SACK_KEY", "SBATCH_EXPORT")
+"""Whose values are not shown: the last may give a job variables of any kind."""
 _PREFIXES = (
     *("SLURM", "_SLURM", "SPANK_", "_SPANK", "PYXIS_", "SUBMITIT_", "_SUBMITIT"),
     *("SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SACCTMGR_", "SCONTROL_", "SCANCEL_", "SSTAT_"),
@@ -82,12 +83,17 @@ def lines(cluster: ClusterConfig, environment: Mapping[str, str]) -> Iterator[st
     if out:
         # First those that are asked for elsewhere.
         out.sort(key=lambda name: name not in _KEYS)
-        told = [f"{name}={environment[name]} (say {_KEYS[name]})" if name in _KEYS else name for name in out[:_SHOWN]]
+        told = [_told(name, environment[name]) for name in out[:_SHOWN]]
         more = f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else ""
         yield f"left out of the environment, the configuration alone counts: {', '.join(told)}{more}"
     given = [name for name in sorted(environment) if name.startswith(_LIBRARIES) and name not in cluster.environment]
     if given:
         yield f"inherited by the job (cluster.environment fixes it): {', '.join(given)}"
+
+
+def _told(name: str, value: str) -> str:
+    shown = name if name in _SECRET or name not in _KEYS else f"{name}={value}"
+    return f"{shown} (say {_KEYS[name]})" if name in _KEYS else shown
 
 
 def _is_left_out(name: str, executor: str) -> bool:

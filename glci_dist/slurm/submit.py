@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glci_dist import compose
+from glci_dist import compose, credentials
 from glci_dist.config import ClusterConfig, Config
 from glci_dist.errors import UserError
 from glci_dist.slurm import executor, inherited, jobs, snapshot
@@ -45,6 +45,7 @@ def requests(overrides: Sequence[str]) -> list[Request]:
     """
     for word in overrides:
         _refuse_secrets(word)
+    snapshot.check()
     choices = [_split(word) for word in overrides]
     varied = [number for number, words in enumerate(choices) if len(words) > 1]
     for number in varied:
@@ -180,8 +181,9 @@ def _on_this_machine(code: Path) -> Iterator[None]:
 
 def _refuse_secrets(word: str) -> None:
     """Raise ``UserError`` for credentials in an override: it would stand in the job's files, which others can read."""
-    if without_secrets(word) != word:
-        key = word.lstrip("+").partition("=")[0]
+    key, _, value = word.lstrip("+").partition("=")
+    credentials.check_override(key, value)
+    if not key.startswith("cluster.") and credentials.holds_url_credentials(word):
         raise UserError(
             f"{without_secrets(word)}: a job's files would hold the credentials of this url: keep user and password in "
             f"~/.netrc, or export the url as a variable and submit with {key}='${{oc.env:THE_VARIABLE}}'"

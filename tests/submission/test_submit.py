@@ -48,6 +48,9 @@ def test_a_run_submitted_to_this_machine_is_followed_to_its_end(faces_shards: st
         "RANK": "3",
         "WORLD_SIZE": "9",
         "MASTER_ADDR": "nowhere",
+        # The job inherits them.
+        "HF_TOKEN": "hunter2",
+        "FTP_PROXY": "http://me:hunter2@proxy",
     }
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=200, env={**os.environ, **shell}
@@ -66,6 +69,7 @@ def test_a_run_submitted_to_this_machine_is_followed_to_its_end(faces_shards: st
     (record,) = map(json.loads, (run / "jobs" / "submitted.jsonl").read_text().splitlines())
     assert record["executor"] == "local"
     assert record["overrides"] == words
+    assert not [path for path in run.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
 
 
 @pytest.mark.distributed

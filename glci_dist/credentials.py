@@ -1,0 +1,84 @@
+"""Credentials that the configuration would bring into a run's files: they are refused, whatever the command.
+
+What a job's processes are given by ``cluster`` stands in the run's folder, in the batch script and in what `glci
+explain` prints. The environment of whoever submits reaches a job without being stored.
+"""
+
+from __future__ import annotations
+
+import re
+
+from glci_dist.config import ClusterConfig
+from glci_dist.errors import UserError
+from glci_dist.urls import without_secrets
+
+_NAME = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CONNECTION_STRING|(?:API|ACCESS|PRIVATE|AUTH)_?(?:KEY|TOKEN)"
+    r"|(?:^|_)(?:PASS|TOKEN|KEY|PAT|JWT|SAS)(?:_|$)|_PWD$"
+)
+# What they end in says that they hold no credential, but where it is, or whose.
+_HARMLESS = ("_FILE", "_PATH", "_DIR", "_ID", "_NAME", "_HOST")
+_ASSIGNED = re.compile(r"(?:^|[\s,;&(])([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|[^\s,;]*)")
+# What stands for a value that is kept elsewhere: in a shell, and in a configuration.
+_IN_SHELL = re.compile(r"\$(?:\w+|\{[^}]*\}|\([^)]*\))|`[^`]*`")
+_IN_CONFIGURATION = re.compile(r"\$\{[^}]*\}")
+_PARTS = re.compile(r"(?<=://)(?:[^/\s:@]*:)?\0@|(?<=[?&;])[\w.-]+=\0(?=[&;\s'\"]|$)")
+
+
+def check(cluster: ClusterConfig) -> None:
+    """Raise ``UserError`` for a credential in the variables, the options and the shell lines of ``cluster``."""
+    for name, value in cluster.environment.items():
+        _check_variable(f"cluster.environment.{name}", name, value)
+    for number, line in enumerate(cluster.setup):
+        _check_text(f"cluster.setup[{number}]", line)
+    for option, value in cluster.sbatch.items():
+        _check_text(f"cluster.sbatch.{option}", str(value or ""))
+
+
+def check_override(key: str, value: str) -> None:
+    """Raise ``UserError`` for a credential in an override of ``cluster``, before anything can say what it is."""
+    if key.startswith("cluster.environment.") and value.strip("'\"") not in ("", "null"):
+        _check_variable(key, key.removeprefix("cluster.environment."), value)
+    if key.startswith("cluster."):
+        _check_text(key, value)
+
+
+def holds_url_credentials(text: str) -> bool:
+    """Whether a url in ``text`` of a configuration has credentials, other than by ``${...}``."""
+    return _holds(_without(_IN_CONFIGURATION, text))
+
+
+def _without(elsewhere: re.Pattern[str], text: str) -> str:
+    """``text`` without the credentials of its urls that are kept elsewhere."""
+    return _PARTS.sub("", elsewhere.sub("\0", text))
+
+
+def _holds(text: str) -> bool:
+    return without_secrets(text) != text
+
+
+def _check_variable(key: str, name: str, value: object) -> None:
+    """Of the variable ``name``, which ``key`` gives a job."""
+    if not value:
+        return
+    bare = name.upper()
+    url = f"http://{value}" if bare.endswith("_PROXY") and "://" not in str(value) else str(value)
+    if (_NAME.search(bare) and not bare.endswith(_HARMLESS)) or _holds(url):
+        raise _refused(key, name)
+
+
+def _check_text(key: str, text: str) -> None:
+    """Of a line for a shell, or an option."""
+    text = _without(_IN_SHELL, text)
+    for name, value in _ASSIGNED.findall(text):
+        if not value.strip("\"'").startswith("\0"):
+            _check_variable(key, name, value)
+    if _holds(text):
+        raise _refused(key, "of a url")
+
+
+def _refused(key: str, what: str) -> UserError:
+    return UserError(
+        f"{key}: the credential {what} would be stored in the run's files: leave it out, and export it where you "
+        "submit or start the run (a job inherits that), or have a line of cluster.setup read it from a file of yours"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 
 from glci_dist import output
@@ -15,15 +16,26 @@ def entry() -> None:
     # What these read in opens files, and keeps streams: that comes after.
     from glci_dist.cli import main, told
     from glci_dist.cluster.environment import tell_cause
+    from glci_dist.urls import without_secrets
 
+    def in_full(error: BaseException) -> str:
+        # Libraries say urls with all that is in them.
+        return without_secrets("".join(traceback.format_exception(error)).rstrip())
+
+    def of_thread(ended: threading.ExceptHookArgs) -> None:
+        if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+            output.say(in_full(ended.exc_value))
+
+    threading.excepthook = of_thread
     try:
         code = main()
     except SystemExit as ending:
         # Of the parser: a help that was printed, or a mistake in the words.
         code = told(ending.code if isinstance(ending.code, int) else 1, is_product=True)
-    except Exception:
-        tell_cause(traceback.format_exc())
-        raise
+    except Exception as error:
+        code = 1
+        tell_cause(in_full(error))
+        output.say(in_full(error))
     output.flush()
     if "deepspeed" in sys.modules:
         # DeepSpeed keeps process groups whose threads abort the interpreter's own shutdown now and

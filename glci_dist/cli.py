@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if not launchers.is_echo():
-            super()._print_message(message, file)
+            super()._print_message(without_secrets(message), file)
 
 
 def build_parser() -> argparse.ArgumentParser:

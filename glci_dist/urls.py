@@ -50,12 +50,12 @@ def hides_secrets(url: str) -> bool:
 
 
 def without_secrets_in(value: Any) -> Any:
-    """``without_secrets`` of every text in nested lists and mappings."""
+    """``without_secrets`` of every text in nested lists, tuples (which become lists) and mappings."""
     if isinstance(value, str):
         return without_secrets(value)
     if isinstance(value, dict):
         return {key: without_secrets_in(each) for key, each in value.items()}
-    return [without_secrets_in(each) for each in value] if isinstance(value, list) else value
+    return [without_secrets_in(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _hide(text: str, user: str, replace: Callable[[str], str | None]) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from glci_dist.cluster.collectives import place
+from glci_dist.urls import without_secrets
 
 
 def job() -> dict[str, str]:
@@ -48,7 +49,7 @@ def on_ending(listener: Callable[[str, Part], None] | None) -> None:
 def say_ending(why: str, part: Part = Part.BROKE) -> None:
     """Say why this process ends to whoever writes it down (``on_ending``)."""
     if _listener is not None:
-        _listener(why, part)
+        _listener(without_secrets(why), part)
 
 
 def tell_cause(why: str, part: Part = Part.BROKE) -> None:
@@ -56,7 +57,7 @@ def tell_cause(why: str, part: Part = Part.BROKE) -> None:
     say_ending(why, part)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not Path(file).exists():
-        record = {"message": why, "timestamp": int(time.time()), "step": place().step, "part": part}
+        record = {"message": without_secrets(why), "timestamp": int(time.time()), "step": place().step, "part": part}
         with suppress(OSError):
             Path(file).write_text(json.dumps(record))
 

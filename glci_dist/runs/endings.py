@@ -18,6 +18,7 @@ from glci_dist.cluster.environment import Part
 from glci_dist.errors import Superseded
 from glci_dist.runs.attempts import Attempt, parse_record
 from glci_dist.runs.journal import Journal
+from glci_dist.urls import without_secrets
 
 STATES = {"end": "done", "stopped": "stopped", "failed": "failed"}
 """What became of an attempt, by the event that it ended with."""
@@ -56,7 +57,7 @@ class Endings:
             if self._is_told:
                 return
             self._is_told = True
-        why, step = " ".join(why.split()), place().step
+        why, step = without_secrets(" ".join(why.split())), place().step
         if self.journal is not None and part is not Part.BROKE:
             why = self._with_cause(why)
         step = int(details.pop("step", max(0, step)))

@@ -14,6 +14,7 @@ from typing import Any
 
 from glci_dist.errors import UserError
 from glci_dist.runs.attempts import Attempt
+from glci_dist.urls import without_secrets_in
 
 
 class Journal:
@@ -38,7 +39,7 @@ class Journal:
             "attempt": self._attempt.number,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            **details,
+            **without_secrets_in(details),
         }
         with self._lock, self._attempt.fenced():
             self._waiting += json.dumps(entry).encode() + b"\n"

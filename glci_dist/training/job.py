@@ -44,6 +44,7 @@ from glci_dist.training.save_reports import SaveReports
 from glci_dist.training.startup import Laps
 from glci_dist.training.stragglers import Stragglers
 from glci_dist.training.updates import Contest, DeviceBatch, Measures, to_device
+from glci_dist.urls import without_secrets
 
 
 @dataclass
@@ -283,7 +284,7 @@ class Job:
     def tell(self, line: str) -> None:
         """Print a line, on rank 0."""
         if self.world.is_main:
-            print(line, flush=True)
+            print(without_secrets(line), flush=True)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""

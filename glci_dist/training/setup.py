@@ -41,6 +41,7 @@ from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.resuming import check_standing
 from glci_dist.training.startup import Laps
 from glci_dist.training.updates import Contest
+from glci_dist.urls import without_secrets
 
 _OF_A_HOST = (
     *("runs:", "data.", "cluster.", "monitor.", "checkpoints."),
@@ -193,7 +194,8 @@ def _mean_colour(index: Index, config: Config) -> list[float]:
                 refused = refused or f"{index.shards[shard].name}/{key}: {error}"
     if not colours:
         raise UserError(
-            f"{index.root}: none of {_COLOUR_PHOTOS} photos decodes (the first: {refused}); run `glci shards verify`"
+            f"{without_secrets(index.root)}: none of {_COLOUR_PHOTOS} photos decodes (the first: {refused}); run "
+            "`glci shards verify`"
         )
     return [float(value) for value in np.mean(colours, 0)]
 

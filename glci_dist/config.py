@@ -28,11 +28,13 @@ class CacheConfig:
     """The node's cache of remote shards."""
 
     dir: str = "~/.cache/glci-dist/shards"
-    """Folder on the node's own disk, shared by its processes and by later runs."""
+    """Folder on the node's own disk, shared by its processes and by later runs. One that cannot be written must hold
+    all the shards."""
     max_gib: float = 50.0
     """Least recently used shards are removed beyond this many GiB."""
     retries: int = 5
-    """Times that a failed transfer is tried again before the run ends."""
+    """Times that a failed transfer, of an index or of a shard, is tried again before the command ends; an answer that
+    is final (no such file, no right, an untrusted certificate, a redirection to nowhere) ends it at once."""
     backoff_s: float = 0.5
     """Wait before the first retry, seconds; doubled for each further one."""
     timeout_s: float = 60.0
@@ -364,7 +366,8 @@ class ClusterConfig:
     setup: list[str] = field(default_factory=list)
     """Shell lines before the job's command, such as ``module load cuda``."""
     environment: dict[str, str | None] = field(default_factory=dict)
-    """Variables of the workers, such as ``NCCL_SOCKET_IFNAME``; null: they are to be without it."""
+    """Variables of the workers, such as ``NCCL_SOCKET_IFNAME``; null: they are to be without it. Credentials are
+    refused: export them where you submit."""
     sbatch: dict[str, str | None] = field(default_factory=dict)
     """Further options of sbatch, such as ``{mail-type: END, exclusive: true}``; null or false: without the option."""
 

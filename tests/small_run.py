@@ -71,14 +71,3 @@ def final_files(run: Path, step: int) -> dict[str, bytes]:
     assert saved is not None
     assert saved.step == step
     return {name: (saved.path / name).read_bytes() for name in saved.manifest.files}
-
-
-def fill_disk(path: Path) -> None:
-    """Fill the file system that ``path`` lies on, to the byte, with a file there."""
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue

@@ -16,7 +16,8 @@ import pytest
 from glci_dist.checkpoints.manifest import folders, read
 from glci_dist.runs.journal import read_journal
 from tests.commands import started
-from tests.small_run import fill_disk, final_files, newest_in, small
+from tests.disks import fill_disk, small_disk
+from tests.small_run import final_files, newest_in, small
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 SPEAKING = ("monitor.progress=true", "monitor.scalars_every=1")
@@ -173,31 +174,19 @@ def test_past_the_configured_time_a_stopping_run_ends_unsaved_and_says_so(faces_
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a file system here: {mounted.stderr.strip()}")
-    try:
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", mib=8) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_costs_no_checkpoint_and_no_step_and_saving_goes_on_when_there_is_room(
-    faces_shards: str, tmp_path: Path, small_disk: Path
+    faces_shards: str, tmp_path: Path, disk: Path
 ) -> None:
     steps = (500, 2, 2)
-    run = small_disk / "run"
+    run = disk / "run"
     extra = ("checkpoints.every=5", "checkpoints.keep=2", *SPEAKING)
-    overrides = small(faces_shards, small_disk, steps=steps, extra=extra)
-    filler = small_disk / "filler"
+    overrides = small(faces_shards, disk, steps=steps, extra=extra)
+    filler = disk / "filler"
     with started(overrides, size=2, log=tmp_path / "log") as command:
         wait_until(lambda: len(folders(run / "checkpoints")) == 2, "two checkpoints", seconds=60)
         fill_disk(filler)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
-from tests.small_run import fill_disk
+from tests.disks import fill_disk, small_disk
 
 
 def endings(attempt: Attempt, rank: int = 0) -> Endings:
@@ -73,25 +71,16 @@ def test_an_attempt_that_a_newer_one_took_over_says_so_in_its_own_folder_alone(t
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("cannot mount a file system here")
-    try:
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", mib=1) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.parametrize(("event", "state"), [("failed", "failed"), ("stopped", "stopped"), ("end", "done")])
-def test_a_full_disk_hides_no_ending(small_disk: Path, event: str, state: str) -> None:
-    mine = endings(attempts.begin(small_disk, ranks=1))
-    fill_disk(small_disk / "filler")
+def test_a_full_disk_hides_no_ending(disk: Path, event: str, state: str) -> None:
+    mine = endings(attempts.begin(disk, ranks=1))
+    fill_disk(disk / "filler")
     mine.end(event, "the disk is full")
-    assert read_journal(small_disk) == []
-    (found,) = account(small_disk).attempts
+    assert read_journal(disk) == []
+    (found,) = account(disk).attempts
     assert (found.state, found.reason) == (state, "the disk is full")

@@ -18,9 +18,9 @@ import pytest
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.asking import patience
 from glci_dist.slurm.launcher import samples_of
+from tests.disks import fill_disk, small_disk
 from tests.slurm.box import CONF, EVERY, Box, Job, furthest_loss, glci, overrides
 from tests.slurm.trouble import crash_in_step, hide_on
-from tests.small_run import fill_disk
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(420)]
 
@@ -63,23 +63,17 @@ def test_shards_that_one_node_cannot_read_end_the_job_and_name_the_node(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], check=True)
-    try:
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", mib=12) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_ends_the_job_and_names_the_host_and_it_goes_on_when_there_is_room(
-    box: Box, tmp_path: Path, small_disk: Path, undisturbed: Path
+    box: Box, tmp_path: Path, disk: Path, undisturbed: Path
 ) -> None:
-    job = box.submit(small_disk, "cluster.workers=1")
+    job = box.submit(disk, "cluster.workers=1")
     job.wait_for_checkpoint(2 * EVERY)
-    filler = small_disk / "filler"
+    filler = disk / "filler"
     fill_disk(filler)
     assert job.wait_for_end() == "FAILED", job.output()
     filler.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,35 +9,29 @@ import pytest
 
 from glci_dist.slurm.notes import Notes, crashes, idle_starts, left_out, verdicts
 from glci_dist.slurm.scheduler import PREEMPTED
-from tests.small_run import fill_disk
+from tests.disks import fill_disk, small_disk
 
 RECORD = {"host": "n1", "reason": "it broke", "samples": [f"{n:06d}" for n in range(500)], "left_out": ""}
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("cannot mount a file system here")
-    try:
-        yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", tmp_path], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", mib=1) as folder:
+        yield folder
 
 
-def test_a_verdict_can_be_given_on_a_disk_that_became_full(small_disk: Path) -> None:
-    (small_disk / "jobs").mkdir()
-    notes = Notes(small_disk, "7", 0, "n1")
+def test_a_verdict_can_be_given_on_a_disk_that_became_full(disk: Path) -> None:
+    (disk / "jobs").mkdir()
+    notes = Notes(disk, "7", 0, "n1")
     notes.reserve()
     notes.crash(time=1.0, step=3, cause="a")
-    fill_disk(small_disk / "filler")
+    fill_disk(disk / "filler")
     for step in range(1000):
         notes.crash(time=2.0, step=step, cause="b")
     notes.verdict(RECORD)
-    assert verdicts(small_disk, "7") == verdicts(small_disk, "7", 0) == [RECORD]
+    assert verdicts(disk, "7") == verdicts(disk, "7", 0) == [RECORD]
     # The last line that found room may be cut off: it is none.
-    assert [crash["cause"] for crash in crashes(small_disk, "7", 0)][:2] == ["a", "b"]
+    assert [crash["cause"] for crash in crashes(disk, "7", 0)][:2] == ["a", "b"]
 
 
 def test_room_that_was_not_needed_is_given_back_and_is_no_verdict(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
     sizes = _sizes(folder)
     ours = {name for shard in index.shards for name in (shard.name, table_name(shard.name))}
     faults = [
-        Fault(name, _extra(folder / name), kind="extra")
+        Fault(_shown(name), _extra(folder / name), kind="extra")
         for name in sorted(sizes)
         if name not in ours and _is_ours(name)
     ]
@@ -134,7 +134,7 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
 
     with open(path, "rb") as file:
         for offset, length, key in rows.tolist():
-            name = f"{path.name}/{key.decode(errors='replace')}"
+            name = _shown(f"{path.name}/{key.decode(errors='replace')}")
             try:
                 decode(os.pread(file.fileno(), length, offset), short_edge=None)
             except DecodeError as error:
@@ -142,6 +142,11 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
             except MemoryError as error:
                 raise out_of_memory(error, name) from error
             advance(length)
+
+
+def _shown(name: str) -> str:
+    """``name``, or as Python writes it where it would break the line or steer the terminal."""
+    return name if name.isprintable() else repr(name)
 
 
 def _bad_size(shard: Shard, sizes: dict[str, int]) -> str | None:

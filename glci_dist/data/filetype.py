@@ -105,17 +105,25 @@ def open_zip(path: Path) -> zipfile.ZipFile:
             f"{path} is one part of a zip in several; make one of them (zip -s 0 PARTS.zip --out whole.zip)"
         )
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError, EOFError, ValueError) as fault:
         raise UserError(f"{path} is damaged or cut: {fault}; get it again") from fault
+    begin = min((entry.header_offset for entry in archive.infolist()), default=0)
+    if begin > 0 and _zip_end(path, begin):
+        archive.close()
+        raise UserError(
+            f"{path} is several zips, one behind another (joined by cat?), and reading gives the last alone; "
+            "give each by itself"
+        )
+    return archive
 
 
-def _zip_end(path: Path) -> bytes | None:
-    """The record that ends a zip, where it is the last thing in the file."""
+def _zip_end(path: Path, size: int | None = None) -> bytes | None:
+    """The record that ends a zip, where it is the last thing in the file, or in its first ``size`` bytes."""
     with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _ZIP_END_BYTES - 0xFFFF))
-        tail = file.read()
+        size = file.seek(0, 2) if size is None else size
+        start = file.seek(max(0, size - _ZIP_END_BYTES - 0xFFFF))
+        tail = file.read(size - start)
     place = tail.rfind(_ZIP_END)
     if place < 0 or len(tail) - place < _ZIP_END_BYTES:
         return None

@@ -317,3 +317,24 @@ def test_demo_corpus_and_show_leave_alone_what_others_wrote(tmp_path: Path, caps
     (tmp_path / "face.png").write_bytes(b"a photo of mine")
     assert glci("shards", "show", tmp_path / "d" / "train", "--out", tmp_path / "face.png") == 2
     assert (tmp_path / "face.png").read_bytes() == b"a photo of mine"
+
+
+def test_zips_joined_by_cat_are_refused_and_not_read_from_the_last_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = b""
+    for first in (0, 3):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for number in range(first, first + 3):
+                archive.writestr(f"{number}.jpg", jpeg(number))
+            archive.comment = b"of one of two"
+        whole += file.getvalue()
+    (tmp_path / "joined.zip").write_bytes(whole)
+    assert glci("shards", "build", tmp_path / "joined.zip", tmp_path / "shards") == 2
+    assert "joined by cat" in capsys.readouterr().err
+    # Bytes before the archive that are none (a program that unpacks itself) stand in no photo's way.
+    (tmp_path / "self.zip").write_bytes(
+        b"#!/bin/sh" + whole[len(whole) // 2 :][whole[len(whole) // 2 :].index(b"PK\x03\x04") :]
+    )
+    assert glci("shards", "build", tmp_path / "self.zip", tmp_path / "shards") == 0

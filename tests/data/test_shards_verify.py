@@ -162,3 +162,16 @@ def test_a_contact_sheet_takes_the_place_of_an_earlier_one_and_of_no_other_pictu
     assert glci("shards", "show", shards, "--out", out) == 2
     assert "sheet.png is there and is no contact sheet of glci" in capsys.readouterr().err
     assert out.read_bytes() == theirs
+
+
+def test_a_name_of_control_characters_makes_no_line_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "a.tar", {"x\n00001.tar/good.jpg": b"", "\x1b[31mred.jpg": b"junk"})
+    assert glci("shards", "index", tmp_path) == 0
+    capsys.readouterr()
+    assert glci("shards", "verify", tmp_path) != 0
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 2
+    assert told.err.count("\n") == 1
+    assert "\x1b" not in told.out + told.err

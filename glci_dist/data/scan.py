@@ -110,7 +110,9 @@ def _find_tars(folder: Path) -> tuple[list[Path], list[str]]:
         raise UserError(f"{folder} holds an unfinished build; run the same `glci shards build` again")
     named = sorted(path for path in folder.iterdir() if path.name.lower().endswith(".tar"))
     tars = [path for path in named if path.suffix == ".tar" and path.name[0] != "." and not path.is_dir()]
+    below = sorted({path.parent.name for path in folder.glob("*/*.tar") if path.parent.name[0] != "."})
     others = {
+        "folders with tars of their own left out; index each by itself": below if tars else [],
         "hidden files left out": [path.name for path in named if path.name[0] == "."],
         "folders left out": [path.name for path in named if path.name[0] != "." and path.is_dir()],
         "left out, as shards end in .tar; rename them": [
@@ -122,7 +124,6 @@ def _find_tars(folder: Path) -> tuple[list[Path], list[str]]:
     }
     told = [f"{what}: {shown(names)}" for what, names in others.items() if names]
     if not tars:
-        below = sorted(path.parent.name for path in folder.glob("*/*.tar"))
         hint = f"; its folder {below[0]!r} does: index that" if below else ""
         raise UserError(
             f"no shards: {folder} holds no .tar file (compressed tars: unpack them first){hint}"

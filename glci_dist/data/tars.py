@@ -12,6 +12,8 @@ from glci_dist.data.members import Link, Member
 from glci_dist.errors import UserError
 
 _BLOCK = tarfile.BLOCKSIZE
+# GNU tar's: the rest of a file that another volume begins, a folder in an incremental backup.
+_CONTINUED, _DUMPED_FOLDER = b"M", b"D"
 # What tarfile raises at a damaged header, or at a damaged sparse map or extended header after it.
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, EOFError)
 
@@ -26,7 +28,9 @@ def tar_entries(path: Path) -> Iterator[Member | Link]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-                if not member.isdir():
+                if member.type == _CONTINUED:
+                    raise UserError(f"{path} is one volume of a tar in several; unpack them together (tar -xMf)")
+                if not member.isdir() and member.type != _DUMPED_FOLDER:
                     yield _entry(member)
             _check_end(path, archive.offset)
     except OSError as fault:

@@ -143,3 +143,12 @@ def test_a_sample_table_that_does_not_fit_its_shard_is_refused(tmp_path: Path) -
     for content, shard in ((table, first), (table[:-1], second), (b"", second), (b"text", second)):
         with pytest.raises(UserError, match="does not match"):
             parse_table(content, shard)
+
+
+def test_tars_in_a_folder_below_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "part1").mkdir()
+    for name in ("a.tar", "part1/b.tar"):
+        write_tar(tmp_path / name, {"a.jpg": jpeg(1)})
+    assert glci("shards", "index", tmp_path) == 0
+    captured = capsys.readouterr()
+    assert "folders with tars of their own left out; index each by itself: 'part1'" in captured.out + captured.err

@@ -338,3 +338,16 @@ def test_zips_joined_by_cat_are_refused_and_not_read_from_the_last_on(
         b"#!/bin/sh" + whole[len(whole) // 2 :][whole[len(whole) // 2 :].index(b"PK\x03\x04") :]
     )
     assert glci("shards", "build", tmp_path / "self.zip", tmp_path / "shards") == 0
+
+
+def test_a_volume_of_a_tar_is_told_and_a_backups_folder_is_no_photo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, kind in (("volume.tar", b"M"), ("backup.tar", b"D")):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            add(archive, "photos/", kind=kind)
+            add(archive, "photos/a.jpg", jpeg(1))
+    assert build(tmp_path / "volume.tar", tmp_path / "v") == 2
+    assert "one volume of a tar in several" in capsys.readouterr().err
+    assert build(tmp_path / "backup.tar", tmp_path / "b") == 0
+    assert "found 1 photo: 1 built, 0 rejected" in capsys.readouterr().out

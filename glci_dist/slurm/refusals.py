@@ -26,6 +26,14 @@ _ASKS = (
     *("gpus", "cpus", "memory_gb", "time_min", "sbatch"),
 )
 """Keys of ``cluster`` that go into the request."""
+_TASKS = "its launchers are one task a node, and each of further tasks would be a run of its own: cluster.workers is it"
+_NO_RUN = {
+    **dict.fromkeys(("ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-socket", "ntasks-per-gpu"), _TASKS),
+    **dict.fromkeys(("n", "array", "a"), f"a run is one job ({_TASKS}; a sweep is KEY=VALUE,VALUE)"),
+    **dict.fromkeys(("test-only", "help", "usage", "version", "V"), "with it sbatch submits nothing"),
+    "wrap": "the batch script is the run's",
+}
+"""Options of sbatch that make a job of it that cannot train the run, and why."""
 
 
 def refusals(wanted: Sequence[Request]) -> list[str]:
@@ -44,6 +52,12 @@ def _of_cluster(config: Config) -> Iterator[str]:
     cluster = config.cluster
     if cluster.min_nodes > cluster.nodes:
         yield f"cluster.min_nodes={cluster.min_nodes} is more than cluster.nodes={cluster.nodes}: make it less"
+    if cluster.executor == "slurm":
+        for key, text in cluster.sbatch.items():
+            option = key.lstrip("-")
+            option = option if len(option) == 1 else option.replace("_", "-")
+            if option in _NO_RUN and text is not None and text.lower() != "false":
+                yield f"cluster.sbatch.{key}={text}: {_NO_RUN[option]}; leave it out"
     if cluster.executor != "slurm" and cluster.nodes > 1:
         yield f"cluster.nodes={cluster.nodes} with cluster.executor={cluster.executor}: this machine is one node"
     if cluster.gpus and cluster.workers != cluster.gpus:

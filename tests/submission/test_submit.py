@@ -224,6 +224,11 @@ def test_all_that_stands_against_a_submission_is_said_at_once(well: list[str], t
     ("words", "said"),
     [
         (["cluster=slurm", "cluster.time_min=1", "cluster.signal_lead_s=60"], "leaves nothing of cluster.time_min=1"),
+        (["cluster=slurm", "cluster.sbatch={ntasks: 4}"], "cluster.sbatch.ntasks=4: its launchers are one task a node"),
+        (["cluster=slurm", "cluster.sbatch={--ntasks_per_node: 4}"], "one task a node"),
+        (["cluster=slurm", "cluster.sbatch={array: 0-3}"], "cluster.sbatch.array=0-3: a run is one job"),
+        (["cluster=slurm", "cluster.sbatch={test-only: true}"], "sbatch submits nothing"),
+        (["cluster=slurm", "cluster.sbatch={wrap: foo}"], "the batch script is the run's"),
         (["cluster=slurm", "cluster.nodes=5"], "do not share the global batch evenly"),
         (["cluster.nodes=2", "cluster.workers=1"], "cluster.nodes=2 with cluster.executor=local"),
         (["data.shards=nowhere"], "no shards: nowhere is no folder"),

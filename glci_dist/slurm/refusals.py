@@ -10,6 +10,7 @@ from pathlib import Path
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import standing_step
 from glci_dist.config import RESERVED_PORTS, ClusterConfig, Config
+from glci_dist.data.holes import check_holes
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.verify import check_shards
@@ -109,6 +110,7 @@ def standing(request: Request) -> str | None:
 def _of_run(request: Request) -> Iterator[str]:
     """What is wrong with the shards, or with the folder that the run would go on in."""
     config = request.config
+    yield from _said(lambda: check_holes(config.holes, config.data.size))
 
     def look() -> None:
         index = load_index(config.data.shards, config.data.cache)

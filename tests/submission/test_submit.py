@@ -231,6 +231,7 @@ def test_all_that_stands_against_a_submission_is_said_at_once(well: list[str], t
         (["cluster=slurm", "cluster.sbatch={wrap: foo}"], "the batch script is the run's"),
         (["cluster=slurm", "cluster.nodes=5"], "do not share the global batch evenly"),
         (["cluster.nodes=2", "cluster.workers=1"], "cluster.nodes=2 with cluster.executor=local"),
+        (["holes.max_side=99"], "holes.max_side=99 is larger than the photo (data.size=32)"),
         (["data.shards=nowhere"], "no shards: nowhere is no folder"),
         (["cluster.reserved_port=65000"], "cluster.reserved_port=65000 leaves no 1000 ports up to 65535"),
     ],

@@ -87,7 +87,7 @@ class RunFolder:
         try:
             attempt = attempts.begin(self.path, ranks=ranks, facts=facts)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.path, error) from error
         try:
             return attempt, self._make_own(attempt, config, corpus)
         except Ending as ending:
@@ -106,7 +106,7 @@ class RunFolder:
             for folder in (self.checkpoints, self.tensorboard, self.pictures):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.path, error) from error
         return changes
 
     def _check_place(self) -> None:
@@ -114,14 +114,18 @@ class RunFolder:
         standing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         reason = errno.ENOTDIR if not standing.is_dir() else errno.EACCES
         if reason == errno.ENOTDIR or not os.access(standing, os.W_OK | os.X_OK):
-            raise self._unwritable(OSError(reason, os.strerror(reason)))
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"{self.path} cannot be written: {error.strerror}: make room, or choose another runs=...")
+            raise unwritable(self.path, OSError(reason, os.strerror(reason)))
 
     def version_notes(self) -> list[str]:
         """What of ``config.yaml`` is of another version than this one, a line each."""
         return stored.read(self.config_file).notes() if self.config_file.exists() else []
+
+
+def unwritable(run: Path, error: OSError) -> UserError:
+    """What to say where something of a run's folder cannot be written."""
+    where = "" if error.filename in (None, str(run)) else f" ({error.filename})"
+    room = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return UserError(f"{run} cannot be written: {error.strerror}{where}: {room}choose another runs=...")
 
 
 def result_changes(before: Stored, now: Config) -> list[str]:

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -203,6 +204,8 @@ def _one(
         for kind, value in sign.seconds.items()
     }
     state, reason = _end(Attempt(run, number), events, ended, is_newest=is_newest)
+    if is_newest and state == "died" and (process := _standing_still(lease)):
+        state, reason = "running", f"process {process} stands still (Ctrl-Z?): `fg` or kill -CONT {process} goes on"
     seconds["lost"] = share * worked
     # After the last step that ended, or before the first.
     rest = max(0.0, ended - (sign.began or began) - sum(seconds.values()))
@@ -246,6 +249,19 @@ def _end(attempt: Attempt, events: Sequence[dict[str, Any]], ended: float, *, is
         return "running", ""
     cause = cause_of(left)
     return ("failed", cause) if cause else ("died", _SILENT)
+
+
+def _standing_still(lease: Mapping[str, Any]) -> int | None:
+    """The attempt's process, where it is one of this host and was stopped, as by a terminal."""
+    process = _whole(lease.get("pid"))
+    if process <= 0 or lease.get("host") != socket.gethostname():
+        return None
+    try:
+        is_ours = b"glci" in Path(f"/proc/{process}/cmdline").read_bytes()
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+    return process if is_ours and state in ("T", "t") else None
 
 
 def _sign(said: Mapping[str, Any]) -> Sign:

@@ -143,12 +143,18 @@ def _explain(parsed: argparse.Namespace) -> int:
 def _cancel(parsed: argparse.Namespace) -> int:
     from glci_dist.slurm import local, scheduler
     from glci_dist.slurm.asking import patience
-    from glci_dist.slurm.jobs import active, submitted
+    from glci_dist.slurm.jobs import active, submitted, unnoted
 
     jobs = submitted(parsed.folder)
-    if not jobs:
-        raise UserError(f"{parsed.folder} was never submitted: name a run's folder, such as runs/first")
     with patience(_SUBMIT_S):
+        if not jobs:
+            left = unnoted(parsed.folder)
+            for number in left:
+                scheduler.cancel(number)
+                print(f"job {number} is cancelled, of which {parsed.folder} says nothing (was it removed?)")
+            if left:
+                return 0
+            raise UserError(f"{parsed.folder} was never submitted: name a run's folder, such as runs/first")
         waiting = active(parsed.folder)
         if not waiting:
             print(f"job {jobs[-1].job} of {parsed.folder} has ended already")

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from glci_dist.errors import UserError
 from glci_dist.slurm import local, scheduler
 
 
@@ -48,6 +49,25 @@ def _job(line: str) -> Submitted | None:
 def active(run: Path) -> list[Submitted]:
     """Those of the run's jobs that wait in the queue, or run. Raises ``UserError`` without SLURM's answer."""
     return [each for each in submitted(run) if _is_active(each)]
+
+
+def check_idle(run: Path, executor: str) -> None:
+    """Raise ``UserError`` where a job carries the run already."""
+    for job in active(run):
+        raise UserError(f"{run} has job {job.job} in the queue already: see `glci status`, or end it by `glci cancel`")
+    for number in unnoted(run) if executor == "slurm" else []:
+        raise UserError(
+            f"{run} has job {number} in the queue already, though its folder says nothing of it (was it removed?): "
+            f"scancel {number}"
+        )
+
+
+def unnoted(run: Path) -> list[str]:
+    """Jobs in the queue that the run was submitted as, and of which its folder says nothing, as after its removal."""
+    if not scheduler.is_there():
+        return []
+    noted = {each.job.split("_")[0] for each in submitted(run)}
+    return [number for number in scheduler.jobs_of(run.absolute() / "jobs") if number not in noted]
 
 
 def _is_active(job: Submitted) -> bool:

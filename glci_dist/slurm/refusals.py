@@ -18,7 +18,7 @@ from glci_dist.errors import UserError
 from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm import capacity, scheduler
 from glci_dist.slurm.asking import Silence
-from glci_dist.slurm.jobs import active
+from glci_dist.slurm.jobs import active, check_idle
 from glci_dist.slurm.submit import Request, batch_script, gpus_here
 from glci_dist.training.resuming import check_standing
 
@@ -126,16 +126,20 @@ def _of_run(request: Request) -> Iterator[str]:
             )
 
     yield from _said(look)
-    yield from _said(lambda: _check_idle(request.run))
+    yield from _said(lambda: check_idle(request.run, config.cluster.executor))
+    yield from _said(lambda: _check_name(request.run))
     held_out = config.data.val
     if held_out:
         yield from _said(lambda: check_shards(load_index(held_out, config.data.cache)))
 
 
-def _check_idle(run: Path) -> None:
-    """Raise ``UserError`` where a job carries the run already."""
-    for job in active(run):
-        raise UserError(f"{run} has job {job.job} in the queue already: see `glci status`, or end it by `glci cancel`")
+def _check_name(run: Path) -> None:
+    """Raise ``UserError`` where SLURM and submitit would read the folder's name as another one."""
+    if "%" in str(run):
+        raise UserError(
+            f"a job's output cannot go to {run}: SLURM puts a job's number in the place of a % there: "
+            "choose another name=... or runs=..."
+        )
 
 
 def waits_for(request: Request) -> str | None:

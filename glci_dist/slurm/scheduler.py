@@ -6,6 +6,7 @@ import getpass
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -164,15 +165,27 @@ def submit(script: Path) -> str:
 
 def _number_of(script: Path) -> str | None:
     """The number of the job that a batch script became, if it did."""
-    fields = "ArrayJobID:|,Command:|"
-    asked = ["squeue", "--noheader", "--states=all", f"--user={getpass.getuser()}", f"--Format={fields}"]
     for pause in (0.0, _LATE_S):
         time.sleep(pause)
-        for line in ask(asked, check=True).stdout.splitlines():
-            job, command = line.split("|")[:2]
+        for job, command in _scripts("--states=all"):
             if command == str(script):
                 return job
     return None
+
+
+def jobs_of(folder: Path) -> list[str]:
+    """The numbers of this user's jobs that wait or run, and whose batch scripts were in ``folder``."""
+    found = _scripts("--states=pending,running,suspended,completing")
+    return list(dict.fromkeys(job for job, command in found if Path(command).parent == folder))
+
+
+def _scripts(states: str) -> Iterator[tuple[str, str]]:
+    """This user's jobs in the queue, an array's tasks alike, each with the path of its batch script."""
+    fields = "ArrayJobID:|,Command:|"
+    asked = ["squeue", "--noheader", states, f"--user={getpass.getuser()}", f"--Format={fields}"]
+    for line in ask(asked, check=True).stdout.splitlines():
+        job, command = line.split("|")[:2]
+        yield job, command
 
 
 def refusal(script: Path, *, exclude: str = "", partition: str = "") -> str | None:

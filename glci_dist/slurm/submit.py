@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from glci_dist import compose, credentials
 from glci_dist.config import ClusterConfig, Config
 from glci_dist.errors import UserError
+from glci_dist.runs.folder import unwritable
 from glci_dist.slurm import executor, inherited, jobs, snapshot
 from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launch import Launch
@@ -78,21 +81,37 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
     What ``refusals`` tells is to be asked before.
     """
     launches, codes = [], []
-    for request in wanted:
-        try:
-            (request.run / "jobs").mkdir(parents=True, exist_ok=True)
-            codes.append(snapshot.take(request.run))
-        except OSError as error:
-            raise UserError(
-                f"{request.run} cannot be written: {error.strerror}: make room, or choose another runs=..."
-            ) from error
-        launches.append(launch(request))
     first = wanted[0]
     cluster = first.config.cluster
-    made_by = executor.make(cluster, name=first.config.name, code=codes[0], folder=first.run / "jobs")
-    with inherited.applied(cluster.executor), _on_this_machine(codes[0]) if is_here(cluster) else nullcontext():
-        made: list[Job[str]] = made_by.submit(launches)
-    return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, made, strict=True)]
+    with ExitStack() as held:
+        for request in wanted:
+            try:
+                held.enter_context(_alone(request.run, cluster.executor))
+                codes.append(snapshot.take(request.run))
+            except OSError as error:
+                raise unwritable(request.run, error) from error
+            launches.append(launch(request))
+        made_by = executor.make(cluster, name=first.config.name, code=codes[0], folder=first.run / "jobs")
+        with inherited.applied(cluster.executor), _on_this_machine(codes[0]) if is_here(cluster) else nullcontext():
+            made: list[Job[str]] = made_by.submit(launches)
+        return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, made, strict=True)]
+
+
+@contextmanager
+def _alone(run: Path, executor_name: str) -> Iterator[None]:
+    """Keep other submissions of the run out, of which one may just have been done. Raises ``UserError`` for these."""
+    (run / "jobs").mkdir(parents=True, exist_ok=True)
+    with (run / "jobs" / ".submitting").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another `glci submit` of {run} is under way: see `glci status {run}` then") from None
+        except OSError as error:
+            # Not every file system has locks.
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        jobs.check_idle(run, executor_name)
+        yield
 
 
 def is_here(cluster: ClusterConfig) -> bool:

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,20 @@ def test_what_waits_for_nodes_that_are_drained_for_now_is_queued_and_what_no_nod
         assert "queued:" in glci("status", str(tmp_path / "run")).stdout
     with changed(["partition=main", "state=down"], ["partition=main", "state=up"]):
         assert "partition main is down now" in glci("explain", *words, "name=other").stdout
+
+
+def test_a_job_whose_run_was_removed_is_found_in_the_queue(box: Box, tmp_path: Path) -> None:
+    words = ["cluster=box", *overrides(box.shards, tmp_path), "cluster.sbatch={begin: now+1hour}"]
+    assert glci("submit", *words).returncode == 0
+    (number,) = box.jobs()
+    shutil.rmtree(tmp_path / "run")
+    again = glci("submit", *words)
+    assert again.returncode == 2
+    assert f"{tmp_path}/run has job {number} in the queue already, though its folder says nothing" in again.stderr
+    cancelled = glci("cancel", str(tmp_path / "run"))
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert f"job {number} is cancelled" in cancelled.stdout
+    assert box.jobs() == []
 
 
 def test_without_the_controller_it_is_said_what_is_the_matter(box: Box, tmp_path: Path) -> None:

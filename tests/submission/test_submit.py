@@ -26,7 +26,7 @@ from glci_dist.slurm.launcher import samples_of, usable_nodes
 from glci_dist.slurm.notes import Notes
 from glci_dist.slurm.refusals import refusals, standing
 from glci_dist.slurm.requeue import JobStart
-from glci_dist.slurm.submit import Request, requests
+from glci_dist.slurm.submit import Request, requests, submit
 from tests.checkpoints.saves import saver, state
 from tests.small_run import newest_in, small
 
@@ -81,6 +81,12 @@ def test_a_run_on_this_machine_is_told_as_it_is_and_cancelled(faces_shards: str,
     deadline = time.monotonic() + 100
     while json.loads(glci("status", str(run), "--json"))["state"] != "running":
         assert time.monotonic() < deadline, "it does not run"
+    # As by Ctrl-Z: it gives no sign, and is not dead.
+    (lease,) = (json.loads(path.read_text()) for path in (run / "attempts").glob("*.json"))
+    os.kill(lease["pid"], signal.SIGSTOP)
+    while f"process {lease['pid']} stands still (Ctrl-Z?)" not in glci("status", str(run)):
+        assert time.monotonic() < deadline, "it is not told"
+    os.kill(lease["pid"], signal.SIGCONT)
     assert "is cancelled" in glci("cancel", str(run))
     while active(run):
         assert time.monotonic() < deadline, "it does not end"
@@ -199,6 +205,33 @@ def test_variables_of_the_workers_are_added_without_a_plus_and_taken_out_by_null
     }
 
 
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_of_submissions_of_a_run_at_the_same_time_one_is_taken(faces_shards: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "glci_dist", "submit", "cluster=local"]
+    command += small(faces_shards, tmp_path, steps=(4000, 0, 0))
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ends = [(process.communicate(timeout=200)[1], process.returncode) for process in started]
+    glci("cancel", str(tmp_path / "run"))
+    assert sorted(code for _, code in ends) == [0, 2, 2]
+    for said in (said for said, code in ends if code):
+        assert "is under way: see `glci status" in said or "in the queue already: see `glci status`" in said
+    assert len((tmp_path / "run" / "jobs" / "submitted.jsonl").read_text().splitlines()) == 1
+    deadline = time.monotonic() + 100
+    while active(tmp_path / "run"):
+        assert time.monotonic() < deadline, "it does not end"
+        time.sleep(0.1)
+
+
+def test_what_stands_in_a_runs_way_is_named_without_advice_to_make_room(well: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run" / "jobs").mkdir(parents=True)
+    (tmp_path / "run" / "jobs" / ".submitting").mkdir()
+    with pytest.raises(UserError) as told:
+        submit(requests(well))
+    what = tmp_path / "run" / "jobs" / ".submitting"
+    assert str(told.value).endswith(f"cannot be written: Is a directory ({what}): choose another runs=...")
+
+
 @pytest.fixture
 def well(faces_shards: str, tmp_path: Path) -> list[str]:
     """What would be taken, by this machine."""
@@ -231,6 +264,7 @@ def test_all_that_stands_against_a_submission_is_said_at_once(well: list[str], t
         (["cluster=slurm", "cluster.sbatch={wrap: foo}"], "the batch script is the run's"),
         (["cluster=slurm", "cluster.nodes=5"], "do not share the global batch evenly"),
         (["cluster.nodes=2", "cluster.workers=1"], "cluster.nodes=2 with cluster.executor=local"),
+        (["name='of 100%'"], "SLURM puts a job's number in the place of a % there"),
         (["holes.max_side=99"], "holes.max_side=99 is larger than the photo (data.size=32)"),
         (["data.shards=nowhere"], "no shards: nowhere is no folder"),
         (["cluster.reserved_port=65000"], "cluster.reserved_port=65000 leaves no 1000 ports up to 65535"),

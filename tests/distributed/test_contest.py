@@ -62,7 +62,8 @@ def test_a_setting_gives_the_same_losses_in_every_world(
         assert ranks[0].losses[step] == ranks[1].losses[step]
         assert ranks[0].losses[step].keys() == expected.keys()
         for key, value in expected.items():
-            difference = abs(ranks[0].losses[step][key] - value) / max(abs(value), 1e-3)
+            # A mean of logits of either sign may come near zero: what fp32 rounds is a share of the logits then.
+            difference = abs(ranks[0].losses[step][key] - value) / max(abs(value), 1e-2)
             worst = max(worst, difference)
             assert difference <= RELATIVE, f"step {step}: {key} is off by {difference:.1e}"
     print(f"{name}, ZeRO {stage}: losses agree to {worst:.1e}")

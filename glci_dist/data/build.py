@@ -24,7 +24,7 @@ from glci_dist.data.index import Index, Shard, load_index, save_index, table_nam
 from glci_dist.data.members import Member
 from glci_dist.data.names import counted, shown
 from glci_dist.data.parts import other_parts, told_of_parts
-from glci_dist.data.photos import BadPhoto, has_several_pictures, to_shard_jpeg
+from glci_dist.data.photos import BadPhoto, check_head, has_several_pictures, to_shard_jpeg
 from glci_dist.data.plan import (
     REJECTS_NAME,
     UNPACKED_NAME,
@@ -256,7 +256,7 @@ def _write_tar(path: Path, task: _Task) -> tuple[tuple[tuple[str, str], ...], tu
 
 def _read(reader: Reader, member: Member) -> bytes:
     try:
-        return reader.read(member)
+        return reader.read(member, check_head)
     except ZIP_FAULTS as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise BadPhoto(f"it cannot be read: {reason}") from fault

@@ -45,14 +45,17 @@ def list_folder(path: Path) -> Iterator[Member | Note]:
         linked = further
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a regular file. OSError for what is none, or cannot be read; a pipe is not waited for."""
+def read_file(path: Path, most: int) -> bytes:
+    """The first ``most`` bytes of a regular file.
+
+    OSError for what is none, or cannot be read; a pipe is not waited for.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         fault = irregular(os.fstat(descriptor).st_mode)
         if fault:
             raise OSError(fault)
-        return file.read()
+        return file.read(most)
 
 
 def irregular(mode: int) -> str:

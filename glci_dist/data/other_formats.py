@@ -71,6 +71,23 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
         raise DecodeError(reason) from error
 
 
+def check_head(head: bytes) -> None:
+    """DecodeError where no format knows a file by its first bytes, ``head``; as ``Image.open`` asks each."""
+    untold = []
+    for name in _formats():
+        accept = Image.OPEN[name][1]
+        if accept is None:
+            untold.append(name)
+        elif (known := accept(head[:16])) and not isinstance(known, str):
+            return
+    try:
+        Image.open(io.BytesIO(head), formats=untold).close()
+    except UnidentifiedImageError as error:
+        raise DecodeError(_unknown(head)) from error
+    except Exception:  # as above: decoding says what is wrong
+        return
+
+
 def has_several_pictures(encoded: bytes) -> bool:
     """Whether a photo that ``decode_other`` took has more pictures than the one: an animation, a TIFF of pages."""
     try:

@@ -18,6 +18,18 @@ class BadPhoto(Exception):
     """The photo cannot be used; the message is the reason."""
 
 
+def check_head(head: bytes) -> None:
+    """BadPhoto where no file that begins so is a photo in a known format; 64 KiB tell each."""
+    if head[:2] == SOI:
+        return
+    from glci_dist.data import other_formats
+
+    try:
+        other_formats.check_head(head)
+    except DecodeError as fault:
+        raise BadPhoto(str(fault)) from fault
+
+
 def has_several_pictures(encoded: bytes) -> bool:
     """Whether a photo that ``to_shard_jpeg`` took has more pictures than its first, which is the one taken."""
     if encoded[:2] == SOI:  # a thumbnail, or the same picture once more for the other eye

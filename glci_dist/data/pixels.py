@@ -15,6 +15,9 @@ MOST_ASPECT = 100
 """A photo whose longer side is more than so many times its shorter one is refused: scaled to a short edge it
 would fill the memory (1 x 65,500 px at a short edge of 64 are 268 million pixels)."""
 
+MOST_BYTES = 512 << 20
+"""A larger file is refused before it is read: ``MOST_PIXELS`` of three bytes each, not compressed, are no more."""
+
 
 class DecodeError(Exception):
     """A photo cannot be decoded; the message is the reason, in one line."""
@@ -28,6 +31,13 @@ def check_size(height: int, width: int) -> None:
         raise DecodeError(f"{width} x {height} px is more than {MOST_PIXELS} pixels")
     if max(height, width) > MOST_ASPECT * min(height, width):
         raise DecodeError(f"{width} x {height} px: one side is more than {MOST_ASPECT} times the other")
+
+
+def too_many_bytes(size: int) -> str:
+    """Why a file of ``size`` bytes is no photo; empty where it may be one."""
+    if size <= MOST_BYTES:
+        return ""
+    return f"{size:,} bytes are more than a photo has: at most {MOST_BYTES:,} for the {MOST_PIXELS:,} pixels allowed"
 
 
 def reason_of(error: Exception) -> str:

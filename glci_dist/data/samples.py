@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glci_dist.data.members import Member, Note, follow_links
 from glci_dist.data.names import PHOTO_EXTENSIONS, UNREAD_EXTENSIONS, is_hidden, is_photo, shown
-from glci_dist.data.pixels import unread_format
+from glci_dist.data.pixels import too_many_bytes, unread_format
 from glci_dist.data.tars import tar_entries
 
 # WebDataset's rule: the key ends at the first dot of the file's own name.
@@ -96,7 +96,7 @@ def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]
         if member is not photo
     )
     fault = photo.fault or ("a sparse file, which cannot be read in one piece" if photo.pieces is not None else "")
-    fault = fault or _unread(path, photo)
+    fault = fault or too_many_bytes(photo.bytes) or _unread(path, photo)
     if fault:
         samples.rejects.append(Reject(photo.name, "cannot be read", fault))
         return

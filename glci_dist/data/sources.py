@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -15,12 +15,15 @@ from glci_dist.data.filetype import kind_of, open_zip
 from glci_dist.data.folders import list_folder, read_file
 from glci_dist.data.members import Member, Note, follow_links, replaced_marked
 from glci_dist.data.names import PHOTO_EXTENSIONS, counted, extension, is_archive, is_hidden, is_photo, shown
+from glci_dist.data.pixels import MOST_BYTES, too_many_bytes
 from glci_dist.data.tars import read_pieces, tar_entries
 from glci_dist.data.zips import zip_entries
 from glci_dist.errors import UserError
 
-_MOST_BYTES = 2 << 30
-"""A larger file is no photo, and would fill the memory."""
+_SMALL_BYTES = 16 << 20
+"""A larger file is looked at before it is read whole: what is no photo may have any size, and pack to nothing."""
+HEAD_BYTES = 64 << 10
+"""By so many first bytes each format that is read can be told."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +113,27 @@ class Reader:
         self._entries = {entry.header_offset: entry for entry in self._zip.infolist()} if self._zip else {}
         self._tar: IO[bytes] | None = open(path, "rb") if kind == "tar" else None  # noqa: SIM115 (closed below)
 
-    def read(self, member: Member) -> bytes:
-        """The photo's bytes. One of ``ZIP_FAULTS``, OSError among them, when it cannot be read."""
-        if member.fault:
-            raise OSError(member.fault)
-        if member.bytes > _MOST_BYTES:
-            raise OSError(f"{member.bytes:,} bytes are more than a photo has")
+    def read(self, member: Member, check_head: Callable[[bytes], None]) -> bytes:
+        """The photo's bytes. One of ``ZIP_FAULTS``, OSError among them, when it cannot be read.
+
+        ``check_head`` gets the first ``HEAD_BYTES`` of a large one before the rest is read, and raises as it likes.
+        """
+        fault = member.fault or too_many_bytes(member.bytes)
+        if fault:
+            raise OSError(fault)
+        if member.bytes > _SMALL_BYTES:
+            check_head(self._read(member, HEAD_BYTES))
+        return self._read(member, MOST_BYTES)
+
+    def _read(self, member: Member, most: int) -> bytes:
         if self._zip:
             if member.offset not in self._entries:
                 raise OSError("the zip has changed since it was listed")
-            return self._zip.read(self._entries[member.offset])
+            with self._zip.open(self._entries[member.offset]) as file:
+                return file.read(most)
         if not self._tar:
-            return read_file(self._path / member.name)
-        return read_pieces(self._tar, member)
+            return read_file(self._path / member.name, most)
+        return read_pieces(self._tar, member, most)
 
     def close(self) -> None:
         """Close the archive."""

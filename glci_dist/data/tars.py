@@ -39,16 +39,23 @@ def tar_entries(path: Path) -> Iterator[Member | Link]:
         raise UserError(f"{path} is cut, damaged or no plain tar: {fault}; get or build it again") from fault
 
 
-def read_pieces(tar: IO[bytes], member: Member) -> bytes:
-    """The content of a tar's member, the holes of a sparse one filled with zeros. OSError where the tar ends in it."""
-    tar.seek(member.offset)
+def read_pieces(tar: IO[bytes], member: Member, most: int) -> bytes:
+    """The first ``most`` bytes of a tar's member, the holes of a sparse one filled with zeros.
+
+    OSError where the tar ends in it.
+    """
+    size, stored = min(member.bytes, most), member.offset
+    tar.seek(stored)
     if member.pieces is None:
-        return _read_whole(tar, member.bytes)
-    content = bytearray(member.bytes)
+        return _read_whole(tar, size)
+    content = bytearray(size)
     for place, length in member.pieces:
-        if place + length > len(content):
+        if place + length > member.bytes:
             raise OSError("a sparse file whose map points beyond its end")
-        content[place : place + length] = _read_whole(tar, length)
+        wanted = max(0, min(length, size - place))
+        tar.seek(stored)
+        content[place : place + wanted] = _read_whole(tar, wanted)
+        stored += length
     return bytes(content)
 
 

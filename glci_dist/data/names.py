@@ -74,6 +74,11 @@ def shown(names: Sequence[str], *, most: int = 3) -> str:
     return some + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
+def printable(name: str) -> str:
+    """``name``, or as Python writes it where it would break the line or steer the terminal."""
+    return name if name.isprintable() else repr(name)
+
+
 def counted(number: int, noun: str) -> str:
     """``number`` of what ``noun`` names, in words."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -25,6 +25,8 @@ class Reject:
     kind: str
     """What the reason is, the same words for all such images."""
     reason: str
+    by_choice: bool = False
+    """Whether another ``image`` may make it a sample's photo."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def tar_samples(path: Path, *, image: str | None = None) -> Samples:
 
     A sample is a run of members of one key. Its photo is the member with the extension ``image`` (without
     its first dot); with None it is that with a photo's extension, the first in the order of
-    ``PHOTO_EXTENSIONS`` where the sample has several.
+    ``PHOTO_EXTENSIONS`` where the sample has several. Of two members of one name the later counts.
     """
     samples = Samples()
     run: list[tuple[str, Member]] = []
@@ -85,13 +87,22 @@ def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]
     if not images:
         samples.without.append(key)
         return
+    last = {member.name: member for _, member in images}
+    samples.rejects.extend(
+        Reject(
+            member.name, "a later file has their name", "a later file of its sample has the same name and replaces it"
+        )
+        for _, member in images
+        if last[member.name] is not member
+    )
+    images = [(extension, member) for extension, member in images if last[member.name] is member]
     photo = _choose(images, image)
     if photo is None:
         names = [member.name for _, member in images]
-        samples.rejects.extend(Reject(name, *_no_choice(key, names, image)) for name in names)
+        samples.rejects.extend(Reject(name, *_no_choice(key, names, image), by_choice=True) for name in names)
         return
     samples.rejects.extend(
-        Reject(member.name, "another image is their sample's photo", f"its sample's photo is {photo.name!r}")
+        Reject(member.name, "another image is their sample's photo", f"its sample's photo is {photo.name!r}", True)
         for _, member in images
         if member is not photo
     )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from glci_dist.data.filetype import kind_of
 from glci_dist.data.foreign import is_table, refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
-from glci_dist.data.names import READ_IN_WORDS, counted, shown
+from glci_dist.data.names import READ_IN_WORDS, counted, printable, shown
 from glci_dist.data.processes import in_processes
 from glci_dist.data.samples import Samples, tar_samples
 from glci_dist.errors import UserError
@@ -55,6 +55,8 @@ class _Outcome:
     samples: Samples = field(default_factory=Samples)
     """Without the rows, which would fill the memory."""
     fault: str = ""
+    is_void: bool = False
+    """Of 0 bytes: no tar of nothing, which has an end, but one that was lost."""
 
 
 def index_folder(folder: Path, *, processes: int, image: str | None = None) -> Indexed:
@@ -153,7 +155,7 @@ def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list
     if not shards:
         found = _extensions(outcomes)
         raise UserError(
-            f"no tar of {folder} has a photo: {outcomes[0].name} has no {image or READ_IN_WORDS}"
+            f"no tar of {folder} has a photo: {printable(outcomes[0].name)} has no {image or READ_IN_WORDS}"
             + (f"; the images' extensions are {found}; choose one with --image" if found else "")
         )
     rejects = [
@@ -184,10 +186,11 @@ def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
     """What was left out, a line for each kind, with examples."""
     told: list[str] = []
     empty = [outcome.name for outcome in outcomes if not outcome.shard]
+    void = [outcome.name for outcome in outcomes if outcome.is_void]
     if empty:
         told.append(
-            f"{len(empty):,} of {len(outcomes):,} tars without a photo left out: {shown(empty)}; move them out of the "
-            "folder, as `glci shards verify` calls them extra"
+            f"{len(empty):,} of {len(outcomes):,} tars without a photo left out: {shown(empty)}"
+            + (f"; get those of 0 bytes again, or move them out of the folder: {shown(void)}" if void else "")
         )
     without = _gather(outcomes, lambda samples: samples.without)
     if without:
@@ -203,10 +206,10 @@ def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for outcome in outcomes:
         for reject in outcome.samples.rejects:
-            kinds.setdefault(reject.kind, []).append(f"{outcome.name}/{reject.name!r}: {reject.reason}")
+            kinds.setdefault(reject.kind, []).append(f"{printable(outcome.name)}/{reject.name!r}: {reject.reason}")
     for kind, names in kinds.items():
         told.append(f"{counted(len(names), 'image')} left out, as {kind}, e.g. {names[0]}")
-    if kinds:
+    if any(reject.by_choice for outcome in outcomes for reject in outcome.samples.rejects):
         told.append(
             f"the images' extensions are {_extensions(outcomes)}: --image EXT chooses which is a sample's photo; "
             "`glci shards build TAR DEST` takes every image of a tar by itself"
@@ -233,7 +236,7 @@ def _index_shard(image: str | None, path: Path) -> _Outcome:
         what = "is no file" if path.exists() else "is a link to nowhere"
         return _Outcome(path.name, fault=f"{path} {what}; move it out of the folder")
     if not path.stat().st_size:
-        return _Outcome(path.name)
+        return _Outcome(path.name, is_void=True)
     try:
         _refuse_compressed(path)
         scan = scan_tar(path, name=path.name, image=image)

@@ -16,6 +16,8 @@ from tqdm import tqdm
 from glci_dist.data.foreign import is_table
 from glci_dist.data.index import Index, Shard, parse_table, table_name
 from glci_dist.data.location import is_remote, local_path
+from glci_dist.data.names import printable
+from glci_dist.data.samples import tar_samples
 from glci_dist.data.scan import file_sha256
 from glci_dist.errors import UserError, out_of_memory
 
@@ -28,7 +30,7 @@ class Fault:
     """Of the file; ``<shard>/<key>`` of a photo."""
     reason: str
     kind: str = "file"
-    """``file``, ``extra`` (a file that the index does not name) or ``photo``."""
+    """``file``, ``extra`` (a file that the index does not name), ``photo``; ``left out`` for what is no fault."""
 
 
 def check_shards(index: Index) -> None:
@@ -60,11 +62,7 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
     folder = Path(local_path(index.root))
     sizes = _sizes(folder)
     ours = {name for shard in index.shards for name in (shard.name, table_name(shard.name))}
-    faults = [
-        Fault(_shown(name), _extra(folder / name), kind="extra")
-        for name in sorted(sizes)
-        if name not in ours and _is_ours(name)
-    ]
+    faults = [_extra(folder / name) for name in sorted(sizes) if name not in ours and _is_ours(name)]
     size = sum(shard.bytes for shard in index.shards)
     with (
         tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar,
@@ -83,24 +81,39 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file of this name is a shard's, its table's or one written aside."""
-    return name.endswith((".tar", table_name(".tar"), ".tmp"))
+    """Whether a file of this name is a shard's, its table's or one written aside; index passes over hidden ones."""
+    return name[0] != "." and name.endswith((".tar", table_name(".tar"), ".tmp"))
 
 
-def _extra(path: Path) -> str:
+def _extra(path: Path) -> Fault:
     """What a file is that the index does not name, and what to do."""
-    extra = "is extra: the index does not name it"
+    name, extra = printable(path.name), "is extra: the index does not name it"
     if path.name.endswith(".tar"):
-        return f"{extra}; move the tar out of the folder, or take its photos in with `glci shards index`"
+        return _extra_tar(path)
     if path.name.endswith(".tmp"):
-        return f"{extra}; a build or an index that was stopped left it: remove it"
+        return Fault(name, f"{extra}; a build or an index that was stopped left it: remove it", "extra")
     try:
         ours = is_table(path)
     except OSError as fault:
-        return f"{extra}, and it cannot be read: {fault.strerror}"
+        return Fault(name, f"{extra}, and it cannot be read: {fault.strerror}", "extra")
     if ours:
-        return f"{extra}; the sample table of a tar that is gone or left out: `glci shards index` removes it"
-    return f"{extra}, and it is no sample table; move it out of the folder"
+        what = "the sample table of a tar that is gone or left out: `glci shards index` removes it"
+        return Fault(name, f"{extra}; {what}", "extra")
+    return Fault(name, f"{extra}, and it is no sample table; move it out of the folder", "extra")
+
+
+def _extra_tar(path: Path) -> Fault:
+    name, extra = printable(path.name), "is extra: the index does not name it"
+    if not path.stat().st_size:
+        return Fault(name, f"{extra}, and it is empty; get the tar again, or move it out of the folder", "extra")
+    try:
+        samples = tar_samples(path)
+    except UserError as fault:
+        return Fault(name, f"{extra}; move the tar out of the folder: {fault}", "extra")
+    if not samples.images:
+        return Fault(name, "is left out of the index: no photo is in it", "left out")
+    other = ", or take its photos in with `glci shards index`" if samples.rows else ": none is a sample's photo"
+    return Fault(name, f"{extra}; move the tar out of the folder{other}", "extra")
 
 
 def _faults(
@@ -134,7 +147,7 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
 
     with open(path, "rb") as file:
         for offset, length, key in rows.tolist():
-            name = _shown(f"{path.name}/{key.decode(errors='replace')}")
+            name = printable(f"{path.name}/{key.decode(errors='replace')}")
             try:
                 decode(os.pread(file.fileno(), length, offset), short_edge=None)
             except DecodeError as error:
@@ -142,11 +155,6 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
             except MemoryError as error:
                 raise out_of_memory(error, name) from error
             advance(length)
-
-
-def _shown(name: str) -> str:
-    """``name``, or as Python writes it where it would break the line or steer the terminal."""
-    return name if name.isprintable() else repr(name)
 
 
 def _bad_size(shard: Shard, sizes: dict[str, int]) -> str | None:

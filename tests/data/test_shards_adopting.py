@@ -208,3 +208,33 @@ main(["shards", "index", {str(tmp_path)!r}, "--image", "face.jpg", "--processes"
     assert "`glci shards index` removes it" in capsys.readouterr().out
     assert index(tmp_path, "--image", "face.jpg") == 0
     assert not (tmp_path / "a.tar.samples.npy").exists()
+
+
+def test_of_two_images_of_one_name_the_later_counts_as_in_a_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number, name in enumerate(["a.jpg", "a.json", "a.jpg", "b.jpg"]):
+            header = tarfile.TarInfo(name)
+            header.size = len(jpeg(number))
+            archive.addfile(header, io.BytesIO(jpeg(number)))
+    assert index(tmp_path) == 0
+    assert samples(tmp_path) == {"a": jpeg(2), "b": jpeg(3)}
+    (reason,) = rejects(tmp_path).values()
+    assert reason == "a later file of its sample has the same name and replaces it"
+    told = capsys.readouterr().out
+    assert "found 3 images: 2 indexed, 1 left out" in told
+    assert "--image" not in told
+    assert glci("shards", "build", tmp_path / "a.tar", tmp_path / "s", "--processes", 1) == 0
+    assert samples(tmp_path / "s") == samples(tmp_path)
+
+
+def test_a_tars_own_name_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[31m\nb.tar"
+    write_tar(tmp_path / name, {"a.jpg": jpeg(0), "a.png": jpeg(1)})
+    assert index(tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert f"e.g. {name!r}/'a.png'" in told
+    assert index(tmp_path, "--image", "gif") == 2
+    assert "\x1b" not in capsys.readouterr().err

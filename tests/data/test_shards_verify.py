@@ -14,7 +14,7 @@ from PIL import Image
 from glci_dist.data.index import load_index
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
-from tests.data.shards_help import glci, pixels, some_photos, write_folder, write_tar
+from tests.data.shards_help import encoded, glci, pixels, some_photos, write_folder, write_tar
 
 
 @pytest.fixture
@@ -175,3 +175,30 @@ def test_a_name_of_control_characters_makes_no_line_of_its_own(
     assert told.out.count("\n") == 2
     assert told.err.count("\n") == 1
     assert "\x1b" not in told.out + told.err
+
+
+def test_what_index_leaves_out_without_a_photo_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"0.jpg": encoded(Image.fromarray(pixels(0)), "JPEG")}
+    write_tar(tmp_path / "a.tar", good)
+    write_tar(tmp_path / "empty.tar", {})
+    write_tar(tmp_path / "labels.tar", {"0.json": b"{}"})
+    write_folder(tmp_path, {"._a.tar": b"of macOS", ".a.tar": b"", ".a.tar.samples.npy": b"", ".x.tmp": b""})
+    assert glci("shards", "index", tmp_path, "--processes", 1) == 0
+    assert "verify" not in capsys.readouterr().out
+    for options in ((), ("--quick",)):
+        assert glci("shards", "verify", tmp_path, *options) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:2] == [f"{name}.tar is left out of the index: no photo is in it" for name in ("empty", "labels")]
+        assert len(lines) == 3
+    # A tar of photos is to be taken in, and one that cannot be read, even to its last byte, was lost.
+    write_tar(tmp_path / "b.tar", good)
+    (tmp_path / "void.tar").touch()
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:700])
+    assert glci("shards", "verify", tmp_path) == 2
+    told = capsys.readouterr()
+    extra = dict(line.split(" is extra: ") for line in told.out.splitlines() if " is extra: " in line)
+    assert set(extra) == {"b.tar", "cut.tar", "void.tar"}
+    assert "take its photos in with `glci shards index`" in extra["b.tar"]
+    assert "glci shards index" not in extra["void.tar"]
+    assert "is cut" in extra["cut.tar"]
+    assert "3 files" in told.err

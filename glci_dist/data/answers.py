@@ -14,31 +14,41 @@ _MAGIC = {
     b"\x1f\x8b": "a gzip file",
     b"PK\x03\x04": "a zip file",
     b"\x93NUMPY": "a numpy file",
-    b"\xff\xd8\xff": "a JPEG photo",
-    b"\x89PNG": "a PNG picture",
     b"%PDF": "a PDF file",
+    b"version https://git-lfs": "a pointer of git-lfs (run git lfs pull where it is kept)",
 }
+_PHOTOS = {b"\xff\xd8\xff": "a JPEG photo", b"\x89PNG": "a PNG picture"}
+_VIDEOS = (b"iso", b"mp4", b"qt", b"M4V", b"avc1", b"3g", b"dash", b"MSNV")
+"""How the brands of videos begin; HEIC and AVIF are of their family."""
 
 
 def describe(content: bytes) -> str | None:
     """What ``content`` is, in a few words, for what is no index and no shard; None where nothing tells."""
     if not content.strip():
         return "an empty answer" if not content else "blank"
-    for magic, name in _MAGIC.items():
-        if content.startswith(magic):
-            return name
-    if content[257:262] == b"ustar":
-        return "a tar"
+    if known := known_file(content) or _by_magic(content, _PHOTOS):
+        return known
     if b"\0" in content[:HEAD]:
         return "a binary file"
     text = content.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").strip()
     if text.startswith("<"):
         return _markup(text)
-    if content.startswith(b"version https://git-lfs"):
-        return "a pointer of git-lfs (run git lfs pull where the shards are kept)"
     if text.startswith(("{", "[")):
         return _json(text)
     return f"text that begins with {_short(text, 60)!r}"
+
+
+def known_file(content: bytes) -> str | None:
+    """What file, of the kinds that come in another one's place, ``content`` is, or begins; None for all others."""
+    if content[4:8] == b"ftyp" and content[8:12].startswith(_VIDEOS):
+        return "a video (MP4 or QuickTime)"
+    if content[257:262] == b"ustar":
+        return "a tar"
+    return _by_magic(content, _MAGIC)
+
+
+def _by_magic(content: bytes, names: dict[bytes, str]) -> str | None:
+    return next((name for magic, name in names.items() if content.startswith(magic)), None)
 
 
 def _markup(text: str) -> str:

@@ -27,6 +27,8 @@ _OTHERS = {
     b"\x28\xb5\x2f\xfd": "compressed with zstd",
     b"\x04\x22\x4d\x18": "compressed with lz4",
     b"\x1f\x9d": "compressed with compress",
+    b"\x5d\0\0": "compressed with lzma",
+    b"LZIP": "compressed with lzip",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!": "a rar archive",
     b"\xff\xd8\xff": "a photo itself",

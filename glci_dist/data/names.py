@@ -16,7 +16,11 @@ UNREAD_EXTENSIONS = (".heic", ".heif", ".hif", ".jxl")
 PHOTO_EXTENSIONS = _READ + UNREAD_EXTENSIONS
 READ_IN_WORDS = "jpg, png, webp, bmp, tiff, avif, jp2, ppm or gif"
 
-_ARCHIVE_EXTENSIONS = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+COMPRESSED_TARS = (
+    *(".tgz", ".tbz", ".tbz2", ".txz", ".tlz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
+    *(".tar.lzma", ".tar.lz", ".tar.lz4", ".tar.z"),
+)
+_ARCHIVE_EXTENSIONS = (".zip", ".tar", *COMPRESSED_TARS)
 _ARCHIVES_NOT_READ = (".7z", ".rar", ".z01")
 # Folders that network drives, desktops and recycle bins make; those that begin with a dot need no name here.
 _MACHINE_MADE = frozenset(

@@ -16,6 +16,7 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
+from glci_dist.data.answers import known_file
 from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, unread_format, upright
 from glci_dist.data.png_rows import lacks_rows
 
@@ -218,6 +219,8 @@ def _unknown(encoded: bytes) -> str:
     """What bytes that Pillow does not know may be: what phones write and failed downloads leave under a .jpg's name."""
     if unread := unread_format(encoded):
         return unread
+    if kind := known_file(encoded):
+        return f"{kind}, no photo"
     if encoded[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page, no photo"
     if encoded[:4] in (b"II*\0", b"MM\0*"):

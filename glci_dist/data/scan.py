@@ -14,13 +14,12 @@ from tqdm import tqdm
 from glci_dist.data.filetype import kind_of
 from glci_dist.data.foreign import is_table, refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
-from glci_dist.data.names import READ_IN_WORDS, counted, printable, shown
+from glci_dist.data.names import COMPRESSED_TARS, READ_IN_WORDS, counted, printable, shown
 from glci_dist.data.processes import in_processes
 from glci_dist.data.samples import Samples, tar_samples
 from glci_dist.errors import UserError
 
 INDEX_REJECTS_NAME = "index-rejects.jsonl"
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _find_tars(folder: Path) -> tuple[list[Path], list[str]]:
             path.name for path in named if path.suffix != ".tar" and path.name[0] != "." and not path.is_dir()
         ],
         "compressed tars left out; unpack them (gunzip and the like), then index again": sorted(
-            path.name for path in folder.iterdir() if path.name.lower().endswith(_COMPRESSED)
+            path.name for path in folder.iterdir() if path.name.lower().endswith(COMPRESSED_TARS)
         ),
     }
     told = [f"{what}: {shown(names)}" for what, names in others.items() if names]

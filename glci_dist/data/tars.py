@@ -14,6 +14,7 @@ from glci_dist.errors import UserError
 _BLOCK = tarfile.BLOCKSIZE
 # GNU tar's: the rest of a file that another volume begins, a folder in an incremental backup.
 _CONTINUED, _DUMPED_FOLDER = b"M", b"D"
+_WHAT = {tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device", tarfile.FIFOTYPE: "a named pipe"}
 # What tarfile raises at a damaged header, or at a damaged sparse map or extended header after it.
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, EOFError)
 
@@ -36,7 +37,7 @@ def tar_entries(path: Path) -> Iterator[Member | Link]:
     except OSError as fault:
         raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
     except _DAMAGED as fault:
-        raise UserError(f"{path} is cut, damaged or no plain tar: {fault}; get or build it again") from fault
+        raise UserError(f"{path} is cut, damaged or no plain tar: {_reason(fault)}; get or build it again") from fault
 
 
 def read_pieces(tar: IO[bytes], member: Member, most: int) -> bytes:
@@ -72,10 +73,19 @@ def _entry(member: tarfile.TarInfo) -> Member | Link:
     if member.islnk() or member.issym():
         return Link(member.name, member.linkname, hard=member.islnk(), stamp=stamp)
     if not member.isreg():
-        return Member(member.name, 0, stamp, fault="a device or a named pipe, not a file")
+        what = _WHAT.get(member.type, f"a member of a type that is not known here ({member.type!r})")
+        return Member(member.name, 0, stamp, fault=f"{what}, not a file")
     sparse = cast("list[tuple[int, int]] | None", member.sparse)  # typed otherwise, by mistake
     pieces = None if sparse is None else tuple((place, length) for place, length in sparse)
     return Member(member.name, member.size, stamp, member.offset_data, pieces)
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, OverflowError) or "cannot fit" in str(fault):
+        return "a header gives a size that no file has"
+    if "unexpected end of data" in str(fault):
+        return f"{fault}; if it is the first volume of several (tar -M), unpack them together (tar -xMf)"
+    return str(fault)
 
 
 def _read_whole(tar: IO[bytes], length: int) -> bytes:

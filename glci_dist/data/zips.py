@@ -16,6 +16,7 @@ from glci_dist.data.members import Link, Member
 # What reading an entry of a bad zip raises; RuntimeError for a password or an unknown compression.
 ZIP_FAULTS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, LZMAError)
 _UNIX = 3
+_ENCRYPTED = 1
 _LONGEST_TARGET = 4096
 
 
@@ -34,14 +35,22 @@ def zip_entries(path: Path) -> Iterator[Member | Link]:
             if stat.S_ISLNK(mode):
                 yield _link(archive, entry, name)
             else:
-                yield Member(name, entry.file_size, entry.CRC, entry.header_offset, fault=irregular(mode))
+                fault = irregular(mode) or _encrypted(entry)
+                yield Member(name, entry.file_size, entry.CRC, entry.header_offset, fault=fault)
 
 
 def _link(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> Member | Link:
     if entry.file_size > _LONGEST_TARGET:
         return Member(name, entry.file_size, entry.CRC, fault="a link with a target too long to be one")
+    if fault := _encrypted(entry):
+        return Member(name, entry.file_size, entry.CRC, fault=f"a link that is {fault}")
     try:
         target = archive.read(entry).decode(errors="surrogateescape")
     except ZIP_FAULTS as fault:
         return Member(name, entry.file_size, entry.CRC, fault=f"a link that cannot be read: {fault}")
     return Link(name, target, hard=False, stamp=entry.CRC)
+
+
+def _encrypted(entry: zipfile.ZipInfo) -> str:
+    """Why an encrypted entry cannot be read; empty for any other."""
+    return "encrypted: unpack the zip with its password and give the folder" if entry.flag_bits & _ENCRYPTED else ""

@@ -260,8 +260,19 @@ def test_the_thinnest_and_the_smallest_photos_still_pass() -> None:
         (b"\n<!DOCTYPE html><html>not found</html>", "web page"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n", "no photo"),
         (b"", "empty file"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(99), "a video"),
+        (b"\0\0\0\x14ftypqt  " + bytes(99), "a video"),
+        (b"%PDF-1.7\n%\xe2\xe3" + bytes(99), "a PDF file, no photo"),
+        (b"\x1f\x8b\x08" + bytes(99), "a gzip file, no photo"),
+        (b"PK\x03\x04" + bytes(99), "a zip file, no photo"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a pointer of git-lfs .*, no photo"),
+        (b"no such file", "no photo in a known format"),
+        (bytes(99), "no photo in a known format"),
     ],
-    ids=["a phone's", "a failed download", "a program", "nothing"],
+    ids=[
+        *("a phone's", "a failed download", "a program", "nothing", "mp4", "mov", "pdf", "gzip", "zip", "git-lfs"),
+        *("text", "zeros"),
+    ],
 )
 def test_what_is_no_photo_that_is_read_here_is_refused_by_its_name(content: bytes, name: str) -> None:
     with pytest.raises(DecodeError, match=name):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import ssl
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,6 +17,7 @@ from glci_dist.errors import UserError
 from glci_dist.urls import without_secrets
 
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_HTTP_PORT = 80
 
 
 def http_options(url: str) -> dict[str, Any]:
@@ -33,13 +35,27 @@ def http_options(url: str) -> dict[str, Any]:
     return options
 
 
+def proxies() -> set[tuple[str | None, int]]:
+    """Host and port of each proxy of the environment."""
+    places = set()
+    for scheme in {"http", "https", "all"} & getproxies().keys():
+        with suppress(ValueError):  # no url: told where it is asked
+            parts = urlsplit(_with_scheme(getproxies()[scheme]))
+            places.add((parts.hostname, parts.port or _HTTP_PORT))
+    return places
+
+
+def _with_scheme(proxy: str) -> str:
+    """As curl, which takes host:port for a http proxy."""
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
 def _proxy(url: str) -> str | None:
     parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme.lower()) or proxies.get("all")
     if not proxy or proxy_bypass(f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)):
         return None
-    # curl takes host:port for a http proxy.
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    proxy = _with_scheme(proxy)
     if urlsplit(proxy).scheme.lower() != "http":
         raise UserError(
             f"the proxy {without_secrets(proxy)} of the environment cannot be used: give a http:// one in http_proxy "

@@ -61,6 +61,17 @@ def orientation_of(encoded: bytes) -> int:
     return found if 1 <= found <= 8 else 1
 
 
+def rows_of(encoded: bytes, start: int) -> int:
+    """The height that the JPEG which begins at ``start`` claims; 0 where it names none."""
+    place = start + len(SOI)
+    while place + 7 <= len(encoded) and encoded[place] == 0xFF:
+        kind = encoded[place + 1]
+        if kind in _FRAMES:
+            return int.from_bytes(encoded[place + 5 : place + 7])
+        place += 1 if kind == 0xFF else 2 + int.from_bytes(encoded[place + 2 : place + 4])
+    return 0
+
+
 def _exif_orientation(tiff: bytes) -> int | None:
     """None where it says nothing; 1 where it is no EXIF, or says no whole number."""
     if not tiff:

@@ -14,13 +14,14 @@ import warnings
 from contextlib import suppress
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 from glci_dist.data.answers import known_file
 from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, unread_format, upright
 from glci_dist.data.png_rows import lacks_rows
+from glci_dist.data.tiffs import BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT, mend_tiff, tag
 
-_ORIENTATION, _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 274, 258, 259, 262, 284, 339
+_ORIENTATION = 274
 _STRIP_PIXELS = 4_000_000
 _PIXEL_BYTES, _SPARE_BYTES = 32, 64 * 2**20
 """What decoders take for a photo at most, as measured: JPEG 2000 the most for each pixel."""
@@ -52,7 +53,7 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
             # Opening reads the header only, but for the formats that Pillow refuses too large by itself.
             check_size(image.height, image.width)
             pixels = image.height * image.width
-            _mend_planes(image)
+            mend_tiff(image, encoded)
             image.load()
             if image.format == "PNG" and _ends_black(image) and lacks_rows(encoded):
                 raise DecodeError("its data end before its last rows")
@@ -133,27 +134,6 @@ def _silence_libtiff() -> None:
             loaded.TIFFSetWarningHandler(None)
 
 
-def _tag(image: Image.Image, tag: int, absent: int) -> int:
-    """A TIFF's field, the first where it has several values."""
-    found = getattr(image, "tag_v2", {}).get(tag, absent)
-    first = found[0] if isinstance(found, tuple) and found else found
-    return first if isinstance(first, int) else absent
-
-
-def _mend_planes(image: Image.Image) -> None:
-    """Have 16 bits in planes read as such: Pillow reads an uncompressed TIFF's bytes of them as pixels."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or _tag(image, _BITS_PER_SAMPLE, 1) != 16:
-        return
-    if _tag(image, _PLANES, 1) != 2 or _tag(image, _COMPRESSION, 1) != 1 or image.mode not in ("RGB", "RGBA"):
-        return
-    order = "L" if image.tag_v2.prefix == b"II" else "B"
-    image.tile = [
-        tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
-        for tile in image.tile
-        if isinstance(tile.args, tuple)
-    ]
-
-
 def _ends_black(image: Image.Image) -> bool:
     """Whether the last row is all zeros, as one that was never decoded is."""
     return not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
@@ -172,9 +152,9 @@ def _to_rgb(image: Image.Image) -> Pixels:
     bits = _deep_bits(image)
     if image.mode in ("I", "F") and not bits:
         raise DecodeError(f"pixels of 32 bits (mode {image.mode}), whose range is not known")
-    if image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT, 1) == 2:
+    if image.format == "TIFF" and tag(image, SAMPLE_FORMAT, 1) == 2:
         raise DecodeError("signed pixels, whose range is not known")
-    is_negative = image.format == "TIFF" and bool(bits) and _tag(image, _PHOTOMETRIC, 1) == 0
+    is_negative = image.format == "TIFF" and bool(bits) and tag(image, PHOTOMETRIC, 1) == 0
     convert = functools.partial(_deep_strip, bits=bits, is_negative=is_negative) if bits else _strip
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
@@ -194,7 +174,7 @@ def _deep_bits(image: Image.Image) -> int:
     if not image.mode.startswith("I;16"):
         return 0
     # A scanner's 12 bits in a TIFF, which Pillow leaves as they are.
-    return min(16, max(8, _tag(image, _BITS_PER_SAMPLE, 16)))
+    return min(16, max(8, tag(image, BITS_PER_SAMPLE, 16)))
 
 
 def _strip(image: Image.Image) -> Pixels:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import fsspec
 
 from glci_dist.config import CacheConfig
-from glci_dist.data.clients import http_options
+from glci_dist.data.clients import http_options, proxies
 from glci_dist.data.location import check_location
 from glci_dist.errors import UserError
 from glci_dist.urls import without_secrets
@@ -204,7 +204,9 @@ def _speaks_no_tls(fault: Exception) -> bool:
 
 
 def _who(fault: Exception) -> str:
-    if type(fault).__name__ == "ClientProxyConnectionError":
+    # Where the proxy's own name is not known, aiohttp speaks of it as of any host.
+    place = (getattr(fault, "host", None), getattr(fault, "port", None))
+    if type(fault).__name__ == "ClientProxyConnectionError" or place in proxies():
         return "proxy (http_proxy, https_proxy; no_proxy names servers that need none)"
     return "server"
 

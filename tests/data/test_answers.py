@@ -138,3 +138,16 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError, match=r"after 0 retries.*check the proxy") as raised:
         read_remote(f"http://shards.invalid/{NAME}", CacheConfig(retries=0))
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("proxy", ["no-such-proxy.invalid", "http://me:hunter2@no-such-proxy.invalid:3128"])
+def test_a_proxy_whose_name_is_not_known_is_told_apart_from_the_server(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(UserError, match=r"after 0 retries.*check the proxy \(http_proxy") as raised:
+        read_remote(f"http://127.0.0.1:9/{NAME}", CacheConfig(retries=0))
+    assert "hunter2" not in str(raised.value)
+    monkeypatch.setenv("no_proxy", "shards.invalid")
+    with pytest.raises(UserError, match="check the server"):
+        read_remote(f"http://shards.invalid/{NAME}", CacheConfig(retries=0))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glci_dist.data.decode import DecodeError
 from glci_dist.data.other_formats import decode_other as decode
@@ -105,3 +107,38 @@ def test_signed_bytes_in_a_tiff_have_no_known_range() -> None:
     signed = (PICTURE[:, :, 0].astype(int) - 128).astype(np.int8).tobytes()
     with pytest.raises(DecodeError, match="range is not known"):
         decode(tiff(signed, order="<", bits=8, photometric=1, sign=2))
+
+
+def fields(photo: bytes) -> dict[int, tuple[int, int]]:
+    """Where a little-endian TIFF keeps its fields, by tag: place of the value, number of values."""
+    (directory,) = struct.unpack_from("<I", photo, 4)
+    (count,) = struct.unpack_from("<H", photo, directory)
+    entries = [
+        struct.unpack_from("<HHI", photo, place) for place in range(directory + 2, directory + 2 + 12 * count, 12)
+    ]
+    return {tag: (directory + 10 + 12 * number, many) for number, (tag, _, many) in enumerate(entries)}
+
+
+@pytest.mark.parametrize(("stored", "rows_per_strip"), [(HEIGHT // 2, HEIGHT), (40, 16)])
+def test_a_tiff_whose_jpeg_strips_have_too_few_rows_is_no_photo(stored: int, rows_per_strip: int) -> None:
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(PICTURE[:stored]))
+    image.save(buffer, "TIFF", compression="jpeg", tiffinfo={278: rows_per_strip})
+    photo = bytearray(buffer.getvalue())
+    assert decode(bytes(photo)).shape == (stored, WIDTH, 3)
+    struct.pack_into("<I", photo, fields(bytes(photo))[257][0], HEIGHT)
+    with pytest.raises(DecodeError, match="fewer rows"):
+        decode(bytes(photo))
+
+
+def test_a_tiff_whose_colour_map_is_of_8_bits_is_not_black() -> None:
+    buffer = io.BytesIO()
+    image = Image.fromarray(PICTURE).quantize(64)
+    image.save(buffer, "TIFF")
+    photo = bytearray(buffer.getvalue())
+    place, many = fields(bytes(photo))[320]
+    (start,) = struct.unpack_from("<I", photo, place)
+    colours = np.frombuffer(bytes(photo[start : start + 2 * many]), "<u2")
+    assert colours.max() > 255
+    photo[start : start + 2 * many] = (colours >> 8).astype("<u2").tobytes()
+    np.testing.assert_array_equal(decode(bytes(photo)), np.asarray(image.convert("RGB")))

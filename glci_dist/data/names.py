@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Sequence
 
 _READ = (
@@ -34,6 +35,7 @@ _MACHINE_MADE = frozenset(
         "@tmp",
         "__macosx",
         "__pycache__",
+        "_thumbs",
         "lost+found",
         "lost.dir",
         "network trash folder",
@@ -44,6 +46,12 @@ _MACHINE_MADE = frozenset(
         "~snapshot",
     )
 )
+
+
+# A disk check's finds, Lightroom's previews.
+_MACHINE_MADE_FORM = re.compile(r"found\.[0-9]{3}|.+\.lrdata")
+# Smaller copies in a library of Apple's Photos, whose originals lie beside them.
+_COPIES = re.compile(r"\.photoslibrary/resources/derivatives/", re.IGNORECASE)
 
 
 def is_photo(name: str) -> bool:
@@ -59,12 +67,13 @@ def is_archive(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a path below a source (with ``/``) is hidden, or in a folder that is hidden or machine-made."""
     *folders, base = name.split("/")
-    return _has_dot(base) or any(is_hidden_folder(folder) for folder in folders)
+    return _has_dot(base) or any(is_hidden_folder(folder) for folder in folders) or bool(_COPIES.search(name))
 
 
 def is_hidden_folder(base: str) -> bool:
     """Whether a folder of this name is hidden or machine-made (thumbnails, recycle bins, version control)."""
-    return _has_dot(base) or base.lower() in _MACHINE_MADE
+    lower = base.lower()
+    return _has_dot(base) or lower in _MACHINE_MADE or bool(_MACHINE_MADE_FORM.fullmatch(lower))
 
 
 def extension(name: str) -> str:

@@ -406,3 +406,18 @@ def test_the_kinds_of_a_tars_members_are_told_apart(tmp_path: Path) -> None:
         "6.jpg": "a named pipe, not a file",
         "Z.jpg": "a member of a type that is not known here (b'Z'), not a file",
     }
+
+
+def test_thumbnails_and_previews_that_programs_keep_are_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    junk = ["_thumbs/a.jpg", "FOUND.000/FILE0000.jpg", "x/found.012/b.jpg", "Trip Previews.lrdata/0/c.jpg"]
+    junk += ["My.photoslibrary/resources/derivatives/1/d.jpg"]
+    kept = ["My.photoslibrary/originals/1/d.jpg", "found.photos/e.jpg", "x/derivatives/f.jpg", "lrdata/g.jpg"]
+    files = {name: jpeg(number) for number, name in enumerate(junk + kept)}
+    folder = write_folder(tmp_path / "photos", files)
+    archives = [write_zip(tmp_path / "p.zip", files), write_tar(tmp_path / "p.tar", files)]
+    for number, source in enumerate([folder, *archives]):
+        assert build(source, tmp_path / str(number)) == 0
+        assert "found 4 photos: 4 built" in (told := capsys.readouterr().out)
+        assert "5 photos hidden, or in hidden or machine-made folders, left out: " in told

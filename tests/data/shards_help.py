@@ -26,6 +26,15 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 """From an upright picture to how it is stored under each orientation."""
 
+PEAK = r"""
+import re
+
+def peak_mib():
+    # Not getrusage: its peak begins at that of the process which started this one.
+    return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) // 1024
+"""
+"""For a program that a test runs: the most memory that it had so far."""
+
 
 def pixels(number: int, *, width: int = 48, height: int = 40) -> np.ndarray:
     """A smooth colour gradient that differs with ``number``, uint8 (height, width, 3)."""

@@ -19,7 +19,7 @@ from glci_dist.data import other_formats
 from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.photos import BadPhoto, to_shard_jpeg
 from tests.data.conftest import draw_photo
-from tests.data.shards_help import broken_avif, encoded, glci, jpeg, write_folder, write_tar
+from tests.data.shards_help import PEAK, broken_avif, encoded, glci, jpeg, write_folder, write_tar
 
 IMAGE = Image.fromarray(draw_photo(11, 48, 64))
 BASELINE = encoded(IMAGE.copy(), "JPEG", quality=92)
@@ -229,16 +229,17 @@ def test_a_bomb_takes_no_memory_and_a_bad_header_prints_nothing(tmp_path: Path) 
     for name, photo in {**SIZES, "malformed": malformed, "cut": encoded(IMAGE.copy(), "TIFF")[:99]}.items():
         (tmp_path / name).write_bytes(photo)
     program = f"""
-import pathlib, resource, sys
+{PEAK}
+import pathlib, resource
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 from glci_dist.data.decode import DecodeError, decode
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_mib()
 for path in sorted(pathlib.Path({str(tmp_path)!r}).iterdir()):
     try:
         decode(path.read_bytes(), short_edge=64)
     except DecodeError:
         pass
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(peak_mib() - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

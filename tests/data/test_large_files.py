@@ -13,18 +13,17 @@ from pathlib import Path
 import pytest
 
 from glci_dist.data.index import load_index
-from tests.data.shards_help import glci, jpeg
+from tests.data.shards_help import PEAK, glci, jpeg
 from tests.data.test_shards_build import read_samples
 from tests.data.test_shards_sources import build, rejects
 
 LARGE = 300 << 20
-MEASURED_BUILD = """
+MEASURED_BUILD = f"""
+{PEAK}
 import resource, sys
 from glci_dist.cli import main
 code = main(["shards", "build", *sys.argv[1:], "--processes", "1"])
-# Not its own ru_maxrss, which begins at that of the process that started it.
-own = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
-print("peak", max(int(own.split()[1]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1024)
+print("peak", max(peak_mib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024))
 sys.exit(code)
 """
 

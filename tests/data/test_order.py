@@ -16,6 +16,7 @@ from glci_dist.config import OrderConfig
 from glci_dist.data.index import Shard, save_index
 from glci_dist.data.order import Order
 from glci_dist.errors import UserError
+from tests.data.shards_help import PEAK
 
 COUNTS = np.array([7, 31, 12, 1, 20, 25, 18, 9, 40, 3, 22])
 TOTAL = int(COUNTS.sum())
@@ -125,8 +126,9 @@ def test_a_corpus_of_just_one_batch_has_one_step_an_epoch() -> None:
     assert sorted(order.samples(77, range(16))) == [(0, number) for number in range(16)]
 
 
-AT_SCALE = """
-import re, sys
+AT_SCALE = f"""
+{PEAK}
+import sys
 from glci_dist.config import OrderConfig
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
@@ -134,8 +136,7 @@ index = load_index(sys.argv[1])
 order = Order(index.counts, seed=0, global_batch=4096, config=OrderConfig(lanes=64))
 samples = order.samples(0, range(4096))
 assert index.total == 10**9 and len(set(samples)) == 4096
-# Not getrusage: its peak begins at that of the process which started this one.
-print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)
+print(peak_mib())
 """
 
 

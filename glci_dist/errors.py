@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
+
+_NO_FILES = "Too many open files"
+_FILES = 1024
+"""Open files that are enough for a rank, as a rule."""
 
 
 class Ending(Exception):
     """Why a command ends, in one line.
 
     With ``one_rank`` only this rank knows (its node's disk, a lost peer), so this rank has to say it.
+    A line that tells of too many open files is given the way out, which is the same wherever that happens.
     """
 
     def __init__(self, message: str, *, one_rank: bool = False) -> None:
+        if is_short_of_files(message) and "ulimit -n" not in message:
+            message = f"{message}: {more_files(message)}"
         super().__init__(message)
         self.one_rank = one_rank
 
@@ -30,6 +38,22 @@ class Fault(Ending):
 
 class Superseded(Fault):
     """A newer attempt owns the run, so this one ends without a trace: exit code 4, not to be restarted."""
+
+
+def is_short_of_files(said: BaseException | str) -> bool:
+    """Whether it tells that no more files can be opened; libraries have no error class for that."""
+    return _NO_FILES in str(said)
+
+
+def more_files(said: BaseException | str = "") -> str:
+    """The way out where no more files can be opened, as ``said``: by this process, or on this machine at all."""
+    if f"{_NO_FILES} in system" in str(said):
+        return "the whole machine has too many open (not ulimit -n): raise sysctl fs.file-max, or close some"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(_FILES, 4 * soft)
+    beyond = hard != resource.RLIM_INFINITY and hard < wanted
+    where = f", of {hard} at the most here: ask who runs the machine or container for more" if beyond else ""
+    return f"raise the limit on open files, {soft} now (ulimit -n {wanted}{where})"
 
 
 def out_of_memory(error: MemoryError, at: str = "") -> Fault:

@@ -19,7 +19,7 @@ from glci_dist.cluster import launchers
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.watch import Watch
 from glci_dist.config import EngineConfig
-from glci_dist.errors import Ending, Fault, UserError
+from glci_dist.errors import Ending, Fault, UserError, is_short_of_files
 
 _GRACE_S = 60.0
 
@@ -136,32 +136,49 @@ def has_bf16() -> bool:
     return any(name in flags for name in ("amx_bf16", "avx512_bf16", " bf16"))
 
 
-def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank is gone (gloo has no error class of its own)."""
+def is_lost_peer(error: RuntimeError, size: int) -> bool:
+    """Whether a collective of ``size`` ranks failed because another is gone (gloo has no error class of its own)."""
+    if size == 1 or is_short_of_files(error):
+        return False
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
 def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta) -> None:
-    """Make the process group; raises ``UserError`` or ``Fault`` where the ranks do not come together."""
+    """Make the process group."""
     if launched is None or launched.size == 1:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
-        return
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    try:
+    else:
         dist.init_process_group(backend, timeout=timeout)
-    except RuntimeError as error:
-        said = str(error).strip().splitlines()[0]
-        if "EADDRINUSE" in str(error):
-            raise UserError(
-                f"{where}, where the ranks meet, is another program's already: choose another port (MASTER_PORT=...), "
-                "the same for all ranks",
-                one_rank=True,
-            ) from error
-        raise Fault(
-            f"rank {launched.rank} of {launched.size} (by {launched.by}) did not meet the others at {where} "
-            f"(MASTER_ADDR, MASTER_PORT; rank 0's host): {said}",
+
+
+def _not_met(error: RuntimeError, launched: launchers.Launched | None) -> Ending:
+    """What to end with where the process group cannot be made, or the ranks do not come together."""
+    said = str(error).strip().partition("\n")[0]
+    rank, size = (launched.rank, launched.size) if launched is not None else (0, 1)
+    here = f"rank {rank} of {size} on {socket.gethostname()}"
+    if is_short_of_files(error):
+        return UserError(f"{here} cannot open the sockets that ranks talk by (Too many open files)", one_rank=True)
+    if "Unable to find address" in said and "GLOO_SOCKET_IFNAME" in os.environ:
+        return UserError(
+            f"GLOO_SOCKET_IFNAME={os.environ['GLOO_SOCKET_IFNAME']}: {here} has no such network interface with an "
+            "address: name one of those that `ip address` shows, or unset it",
             one_rank=True,
-        ) from error
+        )
+    if launched is None or size == 1:
+        return Fault(f"{here} cannot open the sockets that ranks talk by ({said}): mend its network", one_rank=True)
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if "EADDRINUSE" in str(error):
+        return UserError(
+            f"{where}, where the ranks meet, is another program's already: choose another port (MASTER_PORT=...), "
+            "the same for all ranks",
+            one_rank=True,
+        )
+    return Fault(
+        f"rank {rank} of {size} (by {launched.by}) did not meet the others at {where} "
+        f"(MASTER_ADDR, MASTER_PORT; rank 0's host): {said}: the message of one that failed first says why; else look "
+        "whether all were started, and reach that address",
+        one_rank=True,
+    )
 
 
 def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int, int]:
@@ -178,7 +195,10 @@ def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int,
 
 @contextmanager
 def joined(config: EngineConfig) -> Iterator[World]:
-    """This process's place in the world that the launcher describes, for as long as the block lasts."""
+    """This process's place in the world that the launcher describes, for as long as the block lasts.
+
+    Raises ``UserError`` or ``Fault`` where the ranks do not come together.
+    """
     launched = launchers.settle()
     kind = choose_device(config.device)
     local_rank = launched.local_rank if launched is not None else 0
@@ -202,10 +222,13 @@ def joined(config: EngineConfig) -> Iterator[World]:
     # The watch ends a rank that waits longer than engine.timeout_s, and says for whom; the backend's own
     # time-out, which knows neither, only stands behind it.
     timeout = timedelta(seconds=config.timeout_s + _GRACE_S)
-    _meet(launched, backend, timeout)
-    rank, size, host = dist.get_rank(), dist.get_world_size(), socket.gethostname()
-    words, behind = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
-    local_size, cores = _share_of_host(host, size, words)
+    try:
+        _meet(launched, backend, timeout)
+        rank, size, host = dist.get_rank(), dist.get_world_size(), socket.gethostname()
+        words, behind = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
+        local_size, cores = _share_of_host(host, size, words)
+    except RuntimeError as error:
+        raise _not_met(error, launched) from error
     torch.set_num_threads(config.threads or max(1, cores))
     watch = Watch(rank=rank, size=size, host=host, timeout_s=config.timeout_s)
     try:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from glci_dist.config import DataConfig
 from glci_dist.data import workers
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Ending, Fault, UserError
+from glci_dist.errors import Ending, Fault, UserError, is_short_of_files, more_files
 
 TRIES = 3
 """Times in a row that workers are lost before the batch in hand is made, after which the run ends."""
@@ -170,10 +170,11 @@ def _free() -> float:
 
 def _way_out(error: BaseException) -> str:
     number, said = getattr(error, "errno", None), str(error)
+    # First: shared memory and sockets take open files too.
+    if number in (errno.EMFILE, errno.ENFILE) or is_short_of_files(said):
+        return f"{more_files(said)}, or {_LESS}"
     if number == errno.ENOSPC or "shared memory" in said or "No space left" in said:
         return f"enlarge {_SHARED} (docker run --shm-size=2g, say), or {_LESS}"
-    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in said:
-        return f"raise the limit on open files (ulimit -n), or {_LESS}"
     return f"look at the limits on processes and memory (ulimit -u, the container's or job's), or {_LESS}"
 
 

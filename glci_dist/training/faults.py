@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from glci_dist.cluster.world import World, is_lost_peer
-from glci_dist.errors import Ending, Fault
+from glci_dist.errors import Ending, Fault, UserError, is_short_of_files
 
 
-def is_lost(error: BaseException) -> bool:
+def is_lost(error: BaseException, world: World) -> bool:
     """Whether an error of this rank follows from another rank's end."""
-    return isinstance(error, RuntimeError) and is_lost_peer(error)
+    return isinstance(error, RuntimeError) and is_lost_peer(error, world.size)
 
 
 def in_words(error: BaseException, world: World) -> Exception:
@@ -18,11 +18,13 @@ def in_words(error: BaseException, world: World) -> Exception:
     if isinstance(error, Ending):
         return error
     here = f"rank {world.rank} on {world.host}"
-    if is_lost(error):
+    if is_lost(error, world):
         why = f"{here} lost another rank, whose own message says why"
         return Fault(f"{why}; the same command goes on from the last checkpoint", one_rank=True)
     lines = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if is_short_of_files(said):
+        return UserError(f"{here} cannot go on ({said})", one_rank=True)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said:
         return Fault(
             f"{here} is out of memory ({said}): use more ranks, engine.accumulation, fewer data.workers or a smaller "

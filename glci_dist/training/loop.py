@@ -12,7 +12,7 @@ from glci_dist.cluster.signals import StopRequest, stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
-from glci_dist.errors import Fault, Interrupted, Superseded, UserError
+from glci_dist.errors import Ending, Fault, Interrupted, Superseded, UserError
 from glci_dist.training.faults import in_words, is_lost
 from glci_dist.training.guard import Guard
 from glci_dist.training.heartbeat import Pulse, beat
@@ -38,9 +38,9 @@ def train(config: Config) -> None:
                 raise ending
         except BaseException as error:
             told = in_words(error, world)
-            say_ending(str(told), Part.LOST if is_lost(error) else Part.BROKE)
-            if isinstance(told, Fault) and told is not error:
-                if is_lost(error):
+            say_ending(str(told), Part.LOST if is_lost(error, world) else Part.BROKE)
+            if isinstance(told, Ending) and told is not error:
+                if is_lost(error, world):
                     tell_cause(str(told), Part.LOST)
                 raise told from error
             raise

@@ -16,7 +16,7 @@ from glci_dist.cluster import launchers
 from glci_dist.cluster.environment import tell_cause
 from glci_dist.data import commands as data_commands
 from glci_dist.diagnosis import commands as diagnosis_commands
-from glci_dist.errors import Fault, Interrupted, Superseded, UserError, out_of_memory
+from glci_dist.errors import Fault, Interrupted, Superseded, UserError, is_short_of_files, out_of_memory
 from glci_dist.evaluation import commands as evaluation_commands
 from glci_dist.slurm import commands as slurm_commands
 from glci_dist.slurm import status
@@ -97,10 +97,12 @@ def told(code: int, *, is_product: bool, speaks: bool = False) -> int:
     loss = output.lost("stdout")
     if loss is None or loss.nobody_reads or (launchers.is_echo() and not speaks):
         return code
+    code = code or (2 if is_product else 0)
+    kind = "error" if code else "note"
     output.say(
-        f"glci: error: what it printed could not all be written ({loss.reason}): make room, or write it elsewhere"
+        f"glci: {kind}: what it printed could not all be written ({loss.reason}): make room, or write it elsewhere"
     )
-    return code or (2 if is_product else 0)
+    return code
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -119,6 +121,12 @@ def _run(parsed: argparse.Namespace) -> int:
         return _say(f"glci: fault: {error}", 1, every_rank=alone or error.one_rank)
     except MemoryError as error:
         return _say(f"glci: fault: {out_of_memory(error)}", 1, every_rank=True)
+    except (OSError, RuntimeError) as error:
+        # Whatever opens the one too many.
+        if not is_short_of_files(error):
+            raise
+        said = str(error).strip().partition("\n")[0]
+        return _say(f"glci: error: {UserError(said)}", 2, every_rank=True)
     except KeyboardInterrupt:
         return _say("glci: stopped at once", 130, every_rank=alone)
 

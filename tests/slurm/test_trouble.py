@@ -109,7 +109,7 @@ def test_a_controller_that_does_not_answer_for_a_while_is_asked_again_and_gets_e
         number = scheduler.submit(script)
         done = submission.result()
     assert done.returncode == 0, done.stderr
-    assert "the scheduler does not answer (scontrol: " in done.stderr
+    assert "the scheduler does not answer (squeue: " in done.stderr
     assert "asking again, for 100 s" in capsys.readouterr().err
     told = subprocess.run(["squeue", "-h", "-O", "JobID:|,Command:|"], check=True, capture_output=True, text=True)
     assert [line for line in told.stdout.splitlines() if str(script) in line] == [f"{number}|{script}|"]

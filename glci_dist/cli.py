@@ -15,6 +15,7 @@ from glci_dist.checkpoints import commands as checkpoint_commands
 from glci_dist.cluster import launchers
 from glci_dist.cluster.environment import tell_cause
 from glci_dist.data import commands as data_commands
+from glci_dist.data.names import in_one_line
 from glci_dist.diagnosis import commands as diagnosis_commands
 from glci_dist.errors import Fault, Interrupted, Superseded, UserError, is_short_of_files, out_of_memory
 from glci_dist.evaluation import commands as evaluation_commands
@@ -205,7 +206,8 @@ def _groups() -> dict[str, str]:
 
 def _say(line: str, code: int, *, every_rank: bool = False) -> int:
     """Print, unless another rank says the same; every rank returns the code."""
-    line = without_secrets(line)
+    # A path may hold whatever a name can, a line break among it.
+    line = in_one_line(without_secrets(line))
     tell_cause(line)
     if every_rank or not launchers.is_echo():
         output.flush()

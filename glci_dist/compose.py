@@ -6,6 +6,7 @@ line and exit code 2 (``UserError``).
 
 from __future__ import annotations
 
+import locale
 import math
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from glci_dist import credentials, free_keys
 from glci_dist.config import Config, PhaseConfig
+from glci_dist.data.names import printable
 from glci_dist.errors import UserError
 from glci_dist.mistakes import explain, removed_key, unknown_key
 from glci_dist.urls import same_url, without_secrets_in
@@ -135,9 +137,11 @@ def load(overrides: Sequence[str] = ()) -> Config:
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    for word in overrides:
+        _check_text(word)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = compose("config", overrides=[_quoted_url(free_keys.freed(word)) for word in overrides])
+            composed = compose("config", overrides=[_quoted(free_keys.freed(word)) for word in overrides])
         _check_keys(list(_flat(composed)))
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
@@ -353,9 +357,22 @@ def _check_phases(config: Config) -> None:
         raise UserError("every phase has steps=0: nothing to train")
 
 
-def _quoted_url(word: str) -> str:
-    """``key=url`` with the url in the quotes that Hydra asks for around a query's signs."""
+def _check_text(word: str) -> None:
+    """Raise ``UserError`` for an override whose bytes are no text in this locale, as no file of a run could hold it."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{printable(word)} is no text in this shell's encoding ({locale.getencoding()}): choose a locale of UTF-8 "
+            "(export LC_ALL=C.UTF-8), or write it in plain letters"
+        ) from None
+
+
+def _quoted(word: str) -> str:
+    """``key=value`` in the quotes that Hydra asks for: around a url, for its query's signs, and foreign letters."""
     match = re.fullmatch(r"([+\w.@]+=)([A-Za-z][A-Za-z0-9+.-]*://[^'\"\\]*)", word)
+    if match is None and not word.isascii():
+        match = re.fullmatch(r"([+\w.@]+=)([\w/.+-][\w/.+ -]*)", word)
     return f"{match[1]}'{match[2]}'" if match else word
 
 

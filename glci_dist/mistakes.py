@@ -26,8 +26,11 @@ _GROUPS = ("recipe", "experiment")
 def explain(error: Exception) -> str:
     """What is wrong with the override that made Hydra or OmegaConf raise ``error``."""
     if isinstance(error, OverrideParseException):
+        # What is for a job's processes may hold what is not for a screen.
+        given, key = str(error.override), str(error.override).partition("=")[0]
+        shown = f"{key}=..." if key.lstrip("+").startswith("cluster.") else given
         return (
-            f"{error.override!r} is no override: write KEY=VALUE, and quote twice what has spaces or "
+            f"{shown!r} is no override: write KEY=VALUE, and quote twice what has spaces or "
             "signs in it, as in 'KEY=\"a=b c\"'"
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

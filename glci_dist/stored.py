@@ -61,7 +61,7 @@ class Stored:
 def read(path: Path) -> Stored:
     """The configuration in a run's file; raises ``UserError`` where it holds none."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         why = "is a link to what is not there" if path.is_symlink() else "does not exist"
         raise UserError(f"{path} {why}: name the folder of a run, such as runs/demo") from error

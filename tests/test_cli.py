@@ -218,6 +218,11 @@ def test_a_folder_that_is_no_run_is_refused_and_stays_as_it_was(
     assert _state(tmp_path) == before
 
 
+def test_a_name_that_holds_a_line_break_is_told_in_one_line(refusal: Glci, tmp_path: Path) -> None:
+    line = refusal("status", f"{tmp_path}/a\nglci: error: \x1b[2Jb")
+    assert r"/a\nglci: error: \x1b[2Jb is no folder" in line
+
+
 def test_runs_that_cannot_be_written_are_one_line(refusal: Glci, faces_shards: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     line = refusal("train", *_TINY, f"data.shards={faces_shards}", f"runs={tmp_path / 'file'}")

@@ -12,7 +12,7 @@ from glci_dist import compose, stored
 from glci_dist.config import Config
 from glci_dist.data.holes import check_holes
 from glci_dist.errors import UserError
-from glci_dist.models.build import check_models
+from glci_dist.models.sizes import check_models
 
 _FOLDER = compose.config_folder()
 _RECIPES = sorted(path.stem for path in (_FOLDER / "recipe").glob("*.yaml"))
@@ -76,6 +76,21 @@ def test_an_override_wins_over_the_experiment_and_the_experiment_over_the_defaul
     assert _load("experiment=faces160").holes.patch == 96
     assert _load("experiment=faces160", "holes.patch=100").holes.patch == 100
     assert _load("holes.patch=41", "experiment=faces160").holes.patch == 41
+
+
+def test_letters_of_any_language_need_no_quotes_and_bytes_that_are_no_text_are_told_as_the_locales() -> None:
+    config = _load("name=é", "data.val=/фото/a b", "data.shards=../写真")
+    assert (config.name, config.data.val, config.data.shards) == ("é", "/фото/a b", "../写真")
+    # As Python has the bytes of é where the locale says ASCII.
+    said = _refusal("name=\udcc3\udca9")
+    assert said.startswith(r"'name=\udcc3\udca9' is no text in this shell's encoding")
+    assert "export LC_ALL=C.UTF-8" in said
+
+
+def test_a_mistake_in_what_is_for_a_jobs_processes_is_told_without_their_values() -> None:
+    said = _refusal("cluster.environment={ENTRANCE: hunter2")
+    assert said.startswith("'cluster.environment=...' is no override")
+    assert "hunter2" not in said
 
 
 def test_an_override_changes_its_key_alone() -> None:

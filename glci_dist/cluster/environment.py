@@ -59,7 +59,7 @@ def tell_cause(why: str, part: Part = Part.BROKE) -> None:
     if file and not Path(file).exists():
         record = {"message": without_secrets(why), "timestamp": int(time.time()), "step": place().step, "part": part}
         with suppress(OSError):
-            Path(file).write_text(json.dumps(record))
+            Path(file).write_text(json.dumps(record), encoding="utf-8")
 
 
 class StepNote:

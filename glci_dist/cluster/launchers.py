@@ -250,7 +250,7 @@ def _launcher_of(variable: str) -> str:
             variables = (folder / "environ").read_bytes().split(b"\0")
             if not any(each.startswith(f"{variable}=".encode()) for each in variables):
                 break
-            process = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            process = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
         except OSError:
             # Another user's: it is no rank.
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from glci_dist import output
 from glci_dist.cluster import launchers
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.watch import Watch
@@ -22,6 +24,7 @@ from glci_dist.config import EngineConfig
 from glci_dist.errors import Ending, Fault, UserError, is_short_of_files
 
 _GRACE_S = 60.0
+_ASK_AGAIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def choose_device(name: str) -> str:
 def has_bf16() -> bool:
     """Whether this machine's processor has instructions for bf16 (Linux tells; true where nobody does)."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         return True
     return any(name in flags for name in ("amx_bf16", "avx512_bf16", " bf16"))
@@ -148,7 +151,37 @@ def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta)
     if launched is None or launched.size == 1:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     else:
+        _await_name(launched, timeout.total_seconds() - _GRACE_S)
         dist.init_process_group(backend, timeout=timeout)
+
+
+def _await_name(launched: launchers.Launched, timeout_s: float) -> None:
+    """Wait until rank 0's host has an address, as the name of one that is still starting has not everywhere.
+
+    Raises ``UserError`` where it gets none.
+    """
+    name, until = os.environ["MASTER_ADDR"], time.monotonic() + timeout_s
+    here = f"rank {launched.rank} of {launched.size} (by {launched.by}) on {socket.gethostname()}"
+    is_told = False
+    while True:
+        try:
+            socket.getaddrinfo(name, None)
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no host's name"
+            if isinstance(error, UnicodeError) or time.monotonic() > until:
+                raise UserError(
+                    f"MASTER_ADDR={name}: {here} finds no address of rank 0's host ({why}): give a name that every "
+                    "host of the run resolves, or its address",
+                    one_rank=True,
+                ) from error
+            if not is_told:
+                output.say(
+                    f"glci: {here} finds no address of MASTER_ADDR={name} yet ({why}): asking for {timeout_s:.0f} s"
+                )
+            is_told = True
+            time.sleep(_ASK_AGAIN_S)
+        else:
+            return
 
 
 def _not_met(error: RuntimeError, launched: launchers.Launched | None) -> Ending:

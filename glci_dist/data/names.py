@@ -92,6 +92,11 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def in_one_line(text: str) -> str:
+    """``text``, with what would break the line or steer the terminal as Python writes it in a string."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def counted(number: int, noun: str) -> str:
     """``number`` of what ``noun`` names, in words."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

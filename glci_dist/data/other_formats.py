@@ -125,7 +125,7 @@ def _silence_libtiff() -> None:
     with suppress(OSError, AttributeError):
         if not features.check("libtiff"):
             return
-        with open("/proc/self/maps") as maps:
+        with open("/proc/self/maps", errors="replace") as maps:
             # A path may have spaces in it.
             libraries = {line.rstrip("\n").split(maxsplit=5)[5] for line in maps if "/libtiff" in line}
         for library in libraries:  # the one that Pillow has loaded, its own or the system's

@@ -142,7 +142,7 @@ def read_plan(folder: Path) -> Plan:
     """The plan that stands in ``folder``. UserError when its file is none of ours."""
     path = folder / _PLAN_NAME
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         if document.pop("format") != _FORMAT:
             raise ValueError("another format")
         options = BuildOptions(**document.pop("options"))

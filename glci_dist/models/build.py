@@ -6,23 +6,10 @@ import torch
 from torch import nn
 
 from glci_dist.config import Config
-from glci_dist.errors import UserError
 from glci_dist.models.completion import CompletionNetwork
-from glci_dist.models.context_encoder import ContextEncoder, bottleneck_side
+from glci_dist.models.context_encoder import ContextEncoder
 from glci_dist.models.discriminators import ContextDiscriminators
-
-
-def check_models(config: Config) -> None:
-    """Raise ``UserError`` for a photo's size that the chosen completion network cannot take."""
-    chosen, size = config.model.completion, config.data.size
-    if (
-        chosen.kind == "context_encoder"
-        and size != bottleneck_side(size) << (size // bottleneck_side(size)).bit_length() - 1
-    ):
-        raise UserError(
-            f"data.size={size} cannot be halved down to at most 8 px, as model.completion.kind=context_encoder needs: "
-            "choose a size such as 64, 128, 160 or 256"
-        )
+from glci_dist.models.sizes import check_models
 
 
 def build_completion(config: Config) -> nn.Module:

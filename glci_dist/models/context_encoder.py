@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.completion import HoleFilling
+from glci_dist.models.sizes import bottleneck_side
 
 
 class ChannelwiseFullyConnected(nn.Module):
@@ -23,13 +24,6 @@ class ChannelwiseFullyConnected(nn.Module):
         maps = x.flatten(2).transpose(0, 1)
         mixed = torch.matmul(maps, self.weight.to(maps.dtype)) + self.bias.to(maps.dtype)
         return mixed.transpose(0, 1).reshape(x.shape).contiguous(memory_format=torch.channels_last)
-
-
-def bottleneck_side(size: int) -> int:
-    """Side of the bottleneck's map: ``size`` halved until at most 8 px remain."""
-    while size > 8:
-        size = -(-size // 2)
-    return size
 
 
 class ContextEncoder(nn.Module):

@@ -66,10 +66,14 @@ class RunFolder:
         self._check_place()
         changes: list[str] = []
         if self.config_file.exists() or self.config_file.is_symlink():
-            changes = result_changes(stored.read(self.config_file), config)
-        elif self.path.is_dir() and any(path.name not in _FIRST for path in self.path.iterdir()):
+            changes = result_changes(self._stored(), config)
+        elif (
+            self.path.is_dir()
+            and not self._has_begun()
+            and any(path.name not in _FIRST for path in self.path.iterdir())
+        ):
             raise UserError(f"{self.path} exists and is no run's folder: choose another name=... or runs=...")
-        if self.corpus_file.exists() and self.corpus_file.read_text() != corpus:
+        if self.corpus_file.exists() and self.corpus_file.read_text(encoding="utf-8") != corpus:
             changes.append(f"data.shards holds other shards than {self.path} was trained on")
         refuse(self.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
         return changes
@@ -115,6 +119,20 @@ class RunFolder:
         reason = errno.ENOTDIR if not standing.is_dir() else errno.EACCES
         if reason == errno.ENOTDIR or not os.access(standing, os.W_OK | os.X_OK):
             raise unwritable(self.path, OSError(reason, os.strerror(reason)))
+
+    def _has_begun(self) -> bool:
+        """Whether a start of a run has left its marks here."""
+        return (self.path / "attempts").is_dir() and self.journal.exists()
+
+    def _stored(self) -> Stored:
+        """What ``config.yaml`` holds; raises ``UserError`` with the way out where it is none."""
+        try:
+            return stored.read(self.config_file)
+        except UserError as error:
+            raise UserError(
+                f"{error}; mend it, or remove it and start the run with the configuration that it had (each checkpoint "
+                "holds that too, and is compared)"
+            ) from error
 
     def version_notes(self) -> list[str]:
         """What of ``config.yaml`` is of another version than this one, a line each."""

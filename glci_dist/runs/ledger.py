@@ -108,7 +108,7 @@ class Ledger:
         self._sign.time = time.time()
         aside = self._attempt.alive.with_suffix(".new")
         with suppress(OSError):
-            aside.write_text(json.dumps(asdict(self._sign)))
+            aside.write_text(json.dumps(asdict(self._sign)), encoding="utf-8")
             os.replace(aside, self._attempt.alive)
 
 
@@ -177,7 +177,7 @@ def account(run: Path, *, before: int | None = None) -> Account:
 
 def process_start() -> float:
     """When this process started, seconds since 1970."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
@@ -258,7 +258,7 @@ def _standing_still(lease: Mapping[str, Any]) -> int | None:
         return None
     try:
         is_ours = b"glci" in Path(f"/proc/{process}/cmdline").read_bytes()
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except OSError:
         return None
     return process if is_ours and state in ("T", "t") else None

@@ -55,7 +55,7 @@ class SlurmExecutor(Executor):
         if len(functions) > 1:
             inner.parameters["map_count"] = len(functions)
         script = folder / f".submission_file_{uuid.uuid4().hex}.sh"
-        script.write_text(self.script())
+        script.write_text(self.script(), encoding="utf-8")
         try:
             number = scheduler.submit(script)
         except UserError:

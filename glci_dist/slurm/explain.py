@@ -189,11 +189,11 @@ def _script(request: Request) -> Iterator[str]:
     """When it would start, and the batch script."""
     with tempfile.TemporaryDirectory(prefix="glci-explain-") as folder:
         script = Path(folder) / "job.sh"
-        script.write_text(batch_script(request))
+        script.write_text(batch_script(request), encoding="utf-8")
         with suppress(UserError):
             yield f"scheduler  {scheduler.expected_start(script)}"
         yield ""
-        yield from script.read_text().rstrip().splitlines()
+        yield from script.read_text(encoding="utf-8").rstrip().splitlines()
         yield ""
 
 

@@ -26,7 +26,7 @@ def follow(run: Path, submitted: Submitted, job: Job[str]) -> int:
             print(f"job {submitted.job}: {state}", flush=True)
             said = state
         if out.exists():
-            with out.open(errors="replace") as file:
+            with out.open(encoding="utf-8", errors="replace") as file:
                 file.seek(place)
                 if text := file.read():
                     print(text, end="", flush=True)

@@ -31,7 +31,7 @@ class Submitted:
 def submitted(run: Path) -> list[Submitted]:
     """The jobs that a run was submitted as, oldest first."""
     try:
-        lines = _file(run).read_text().splitlines()
+        lines = _file(run).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     return [job for line in lines if (job := _job(line)) is not None]
@@ -80,7 +80,7 @@ def _is_active(job: Submitted) -> bool:
 
 def add(run: Path, job: Submitted) -> None:
     """Note that a run was submitted."""
-    with _file(run).open("a") as file:
+    with _file(run).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(job)) + "\n")
 
 

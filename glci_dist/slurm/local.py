@@ -12,7 +12,7 @@ def is_alive(job: str, folder: Path) -> bool:
     """Whether the process that holds the job's others is there still; ``folder``: submitit's for it."""
     with suppress(OSError):
         # Its number may be another's by now.
-        words = Path(f"/proc/{job}/cmdline").read_text().split("\0")
+        words = Path(f"/proc/{job}/cmdline").read_text(errors="replace").split("\0")
         return "submitit.local._local" in words and str(folder) in words
     return False
 

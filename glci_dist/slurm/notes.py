@@ -45,13 +45,13 @@ class Notes:
 
     def crash(self, *, time: float, step: int, cause: str) -> None:
         """Note a crash that began on this host."""
-        with suppress(OSError), self._crashes.open("a") as file:
+        with suppress(OSError), self._crashes.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": round(time, 3), "step": step, "cause": cause}) + "\n")
 
     def meet(self, *, host: str, port: int) -> None:
         """Say where the job's nodes meet in this start of it. Raises ``OSError``: without it they cannot."""
         aside = self._meeting.with_name(f".{self._meeting.name}")
-        aside.write_text(json.dumps({"host": host, "port": port}))
+        aside.write_text(json.dumps({"host": host, "port": port}), encoding="utf-8")
         aside.replace(self._meeting)
 
     def meeting(self) -> int | None:
@@ -59,7 +59,7 @@ class Notes:
         with suppress(OSError):
             # A shared folder's client may believe for a while that a file is not there, unless its folder is listed.
             if self._meeting.name in os.listdir(self._jobs):
-                return _port_in(_parsed(self._meeting.read_text()))
+                return _port_in(_parsed(self._meeting.read_text(encoding="utf-8")))
         return None
 
     def part(self) -> None:
@@ -73,7 +73,7 @@ class Notes:
         ``warning``: why the scheduler warned it that its end is near; empty where it did not.
         """
         with suppress(OSError):
-            self._again.write_text(json.dumps({"step": step, "why": why, "warning": warning}))
+            self._again.write_text(json.dumps({"step": step, "why": why, "warning": warning}), encoding="utf-8")
 
     def verdict(self, record: Mapping[str, Any]) -> None:
         """Leave why the job ends, in the room that was taken for it."""
@@ -84,7 +84,7 @@ class Notes:
 def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
     """Crashes of a job's workers, oldest first: ``time``, ``step``, ``cause``."""
     files = (run / "jobs").glob(f"{job}.{restart}.*.crashes.jsonl")
-    found = [_parsed(line) for path in files for line in path.read_text().splitlines()]
+    found = [_parsed(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     known = [crash for crash in found if {"time", "step", "cause"} <= crash.keys()]
     return sorted(known, key=lambda crash: float(crash["time"]))
 
@@ -92,7 +92,7 @@ def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
 def asked_again(run: Path, job: str, restart: int) -> tuple[str, str]:
     """Why a start of a job asked to be queued again, and why the scheduler had warned it; empty where it did not."""
     for path in (run / "jobs").glob(f"{job}.{restart}.*.again.json"):
-        if record := _parsed(path.read_text()):
+        if record := _parsed(path.read_text(encoding="utf-8")):
             return str(record.get("why", "")), str(record.get("warning", ""))
     return "", ""
 
@@ -105,7 +105,7 @@ def idle_starts(run: Path, job: str, *, step: int, before: int) -> int:
     """
     steps: dict[int, int] = {}
     for path in (run / "jobs").glob(f"{job}.*.again.json"):
-        record = _parsed(path.read_text())
+        record = _parsed(path.read_text(encoding="utf-8"))
         restart = int(path.name.removeprefix(f"{job}.").split(".")[0])
         if restart < before and record and record["warning"] != PREEMPTED:
             steps[restart] = int(record["step"])
@@ -117,7 +117,7 @@ def idle_starts(run: Path, job: str, *, step: int, before: int) -> int:
 def verdicts(run: Path, job: str, restart: int | None = None) -> list[dict[str, Any]]:
     """Why a job's launchers gave it up, in one of its starts or in any."""
     files = sorted((run / "jobs").glob(f"{job}.{'*' if restart is None else restart}.*.verdict.json"))
-    return [verdict for path in files if (verdict := _parsed(path.read_text()))]
+    return [verdict for path in files if (verdict := _parsed(path.read_text(encoding="utf-8")))]
 
 
 def left_out(run: Path, job: str) -> list[str]:

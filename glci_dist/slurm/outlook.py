@@ -220,7 +220,7 @@ def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | Non
         there = told.queued(job.job)
     except UserError as silence:
         known = last.state if last is not None and last.state in ("running", "stopped") else "unknown"
-        return known, f"the scheduler does not answer for job {job.job}: {silence}"
+        return known, f"job {job.job}: {silence}"
     history = told.runs(job.job)
     again = f", queued again {history[-1][0]} time(s)" if history and history[-1][0] else ""
     if there is not None and not there.has_ended:

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from glci_dist import compose
-from glci_dist.checkpoints.manifest import standing_step
+from glci_dist.checkpoints.manifest import newest_standing, standing_step
 from glci_dist.config import RESERVED_PORTS, ClusterConfig, Config
 from glci_dist.data.holes import check_holes
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
+from glci_dist.models.sizes import check_models
 from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm import capacity, scheduler
 from glci_dist.slurm.asking import Silence
@@ -110,6 +111,7 @@ def standing(request: Request) -> str | None:
 def _of_run(request: Request) -> Iterator[str]:
     """What is wrong with the shards, or with the folder that the run would go on in."""
     config = request.config
+    yield from _said(lambda: check_models(config))
     yield from _said(lambda: check_holes(config.holes, config.data.size))
 
     def look() -> None:
@@ -119,8 +121,15 @@ def _of_run(request: Request) -> Iterator[str]:
         folder = RunFolder(request.run)
         folder.check(config, index.digest)
         check_standing(folder.checkpoints, config)
+        standing, broken = newest_standing(folder.checkpoints)
+        if broken and standing is None:
+            path, problem = broken[0]
+            raise UserError(
+                f"none of the {len(broken)} checkpoint(s) in {folder.checkpoints} stands ({path.name}: {problem}): "
+                "mend what keeps them from being read, or remove them to begin at step 0"
+            )
         steps = sum(phase.steps for phase in config.phases.values())
-        if standing_step(folder.checkpoints) >= steps:
+        if standing is not None and standing.step >= steps:
             raise UserError(
                 f"{request.run} is complete (step {steps}), there is nothing to do: choose another name=..."
             )
@@ -140,6 +149,10 @@ def _check_name(run: Path) -> None:
             f"a job's output cannot go to {run}: SLURM puts a job's number in the place of a % there: "
             "choose another name=... or runs=..."
         )
+    try:
+        str(run).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{run} is no text of UTF-8, as a batch script is: choose another runs=...") from None
 
 
 def waits_for(request: Request) -> str | None:
@@ -156,7 +169,7 @@ def _ask_scheduler(request: Request) -> Iterator[str]:
         if not found:
             with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
                 script = Path(folder) / "job.sh"
-                script.write_text(batch_script(request))
+                script.write_text(batch_script(request), encoding="utf-8")
                 refusal = _refusal(script, cluster)
             refusal = capacity.refusal(cluster, refusal) if refusal is not None else None
             found += [refusal] if refusal is not None else []

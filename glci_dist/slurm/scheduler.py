@@ -145,7 +145,15 @@ def submit(script: Path) -> str:
         answer, said = ask_once(["sbatch", "--parsable", str(script)])
         if answer is not None and answer.returncode == 0:
             # With several clusters, theirs follows.
-            return answer.stdout.split()[-1].split(";")[0]
+            printed = (answer.stdout.split() or [""])[-1].split(";")[0]
+            # Some clusters' sbatch is a program around SLURM's.
+            number = printed if printed.isdecimal() else _number_of(script)
+            if number is not None:
+                return number
+            raise UserError(
+                f"sbatch --parsable took the job, but did not print its number ({last_line(answer.stdout)!r}): look "
+                "with squeue, and for what stands before SLURM's sbatch in PATH"
+            )
         if said is None:
             assert answer is not None
             errors = [line for line in answer.stderr.splitlines() if "error:" in line] or [answer.stderr]

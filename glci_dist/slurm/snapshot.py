@@ -19,7 +19,7 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 def check() -> None:
     """Raise ``UserError`` where the copy would hold credentials of a url in ``configs/``."""
     for path in sorted(compose.config_folder().rglob("*.yaml")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if not line.lstrip().startswith("#") and holds_url_credentials(line):
                 raise UserError(
                     f"{path}, line {number}: a job's copy of it would hold the credentials of this url: keep user and "

@@ -154,7 +154,7 @@ def gpus_here() -> list[str]:
 
 
 def _record(request: Request, code: Path, job: Any) -> Submitted:
-    (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config))
+    (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config), encoding="utf-8")
     made = Submitted(
         job=str(job.job_id),
         executor=request.config.cluster.executor,

@@ -55,7 +55,8 @@ def expected(folder: RunFolder, config: Config, corpus: str) -> Iterator[str]:
     ``corpus``: the digest of its shards. Raises ``UserError`` where the folder is another configuration's.
     """
     found = Differences(folder.check(config, corpus), folder.version_notes(), missing_checkpoint(folder.path))
-    checkpoint, _ = newest_standing(folder.checkpoints)
+    checkpoint, broken = newest_standing(folder.checkpoints)
+    yield from (f"{path} is damaged ({problem})" for path, problem in broken)
     if checkpoint is None:
         yield from found.lines(folder, resumed_at=None)
         return

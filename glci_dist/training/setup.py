@@ -23,8 +23,9 @@ from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
-from glci_dist.models.build import build_completion, build_discriminators, check_models
+from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.models.completion import fill_colour
+from glci_dist.models.sizes import check_models
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder

@@ -367,6 +367,20 @@ def test_what_may_be_another_hosts_fault_too_is_said_by_the_rank_that_has_it(fac
     assert stderr == "glci: error: engine.device=cuda, but torch sees no GPU here: use engine.device=auto or cpu\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("nohost.invalid", "finds no address of MASTER_ADDR="), ("a" * 70, "it is no host's name")]
+)
+def test_a_host_of_rank_0_that_has_no_address_is_waited_for_and_named(
+    faces_shards: str, tmp_path: Path, name: str, why: str
+) -> None:
+    variables = launcher_environment(1, 2, free_port()) | {"MASTER_ADDR": name}
+    ((code, stdout, stderr),) = _all([variables], *_run(faces_shards, tmp_path, "engine.timeout_s=1"))
+    assert (code, stdout) == (2, "")
+    assert why in stderr
+    assert f"glci: error: MASTER_ADDR={name}: rank 1 of 2 (by torchrun) on " in stderr
+    assert "c10d" not in stderr
+
+
 def test_the_variables_of_a_machine_make_no_process_silent(faces_shards: str, tmp_path: Path) -> None:
     # In a container that has RANK and WORLD_SIZE for all that runs in it, there is no other process to say it.
     variables = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

@@ -182,7 +182,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_costs_no_checkpoint_and_no_step_and_saving_goes_on_when_there_is_room(
     faces_shards: str, tmp_path: Path, disk: Path
 ) -> None:
-    steps = (500, 2, 2)
+    steps = (200, 2, 2)
     run = disk / "run"
     extra = ("checkpoints.every=5", "checkpoints.keep=2", *SPEAKING)
     overrides = small(faces_shards, disk, steps=steps, extra=extra)

@@ -122,6 +122,15 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_broken_configuration_is_told_with_the_way_out_which_is_one(folder: RunFolder) -> None:
+    folder.config_file.write_text("")
+    folder.journal.touch()
+    with pytest.raises(UserError, match="it is empty; mend it, or remove it and start the run with the configuration"):
+        folder.check(configuration(), "corpus")
+    folder.config_file.unlink()
+    assert folder.check(configuration(), "corpus") == []
+
+
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

@@ -82,12 +82,28 @@ def overrides(shards: Path, runs: Path, *extra: str, steps: tuple[int, int, int]
     return small(shards, runs, steps=steps, extra=(*always, *extra))
 
 
-def run_undisturbed(shards: Path, runs: Path, *, workers: int, steps: tuple[int, int, int] = STEPS) -> Path:
-    """The run under torchrun on this machine; its folder."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    command = [*launcher, "-m", "glci_dist", "train", *overrides(shards, runs, steps=steps)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return runs / "run"
+class Undisturbed:
+    """The run under torchrun on this machine, beside whatever else is done until its end is asked for."""
+
+    def __init__(self, shards: Path, runs: Path, *, workers: int, steps: tuple[int, int, int] = STEPS) -> None:
+        self._run, self._output = runs / "run", runs / "output"
+        runs.mkdir(parents=True, exist_ok=True)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+        command = [*launcher, "-m", "glci_dist", "train", *overrides(shards, runs, steps=steps)]
+        with self._output.open("w") as output:
+            self._process = subprocess.Popen(
+                command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def folder(self) -> Path:
+        """Its folder, when it is at its end."""
+        assert self._process.wait(300) == 0, self._output.read_text()
+        return self._run
+
+    def close(self) -> None:
+        # torchrun ends its workers.
+        self._process.terminate()
+        self._process.wait(60)
 
 
 def losses(run: Path) -> dict[tuple[str, int], float]:

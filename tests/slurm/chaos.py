@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, glci, run_undisturbed, wait_until
+from tests.slurm.box import CLUSTER, CONF, EVERY, NODES, Box, Job, Undisturbed, glci, wait_until
 from tests.slurm.trouble import slow_steps
 from tests.small_run import build_faces, final_files
 
@@ -81,8 +81,8 @@ def run(folder: Path, events: int, draw: random.Random) -> None:
     for attempt in status["attempts"]:
         told = f"{attempt['state']}: {attempt['reason']}"
         assert re.search(expected.get(attempt["number"], ""), told), (attempt["number"], told, expected)
-    undisturbed = run_undisturbed(box.shards, folder / "undisturbed", workers=4, steps=steps)
-    same = final_files(job.run, sum(steps)) == final_files(undisturbed, sum(steps))
+    undisturbed = Undisturbed(box.shards, folder / "undisturbed", workers=4, steps=steps)
+    same = final_files(job.run, sum(steps)) == final_files(undisturbed.folder(), sum(steps))
     how = "bitwise" if same else "NOT"
     print(f"{events} events, {len(status['attempts'])} attempts, each told as it was")
     print(f"the end is {how} that of an undisturbed run")

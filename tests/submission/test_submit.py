@@ -265,6 +265,10 @@ def test_all_that_stands_against_a_submission_is_said_at_once(well: list[str], t
         (["cluster=slurm", "cluster.nodes=5"], "do not share the global batch evenly"),
         (["cluster.nodes=2", "cluster.workers=1"], "cluster.nodes=2 with cluster.executor=local"),
         (["name='of 100%'"], "SLURM puts a job's number in the place of a % there"),
+        (
+            ["model.completion.kind=context_encoder", "data.size=36", "data.short_edge=[36,36]"],
+            "data.size=36 cannot be halved down to at most 8",
+        ),
         (["holes.max_side=99"], "holes.max_side=99 is larger than the photo (data.size=32)"),
         (["data.shards=nowhere"], "no shards: nowhere is no folder"),
         (["cluster.reserved_port=65000"], "cluster.reserved_port=65000 leaves no 1000 ports up to 65535"),
@@ -310,6 +314,10 @@ def test_a_run_is_complete_by_what_stands_of_its_checkpoints_and_not_by_their_na
     (request.run / "checkpoints" / "step-00000008").mkdir()
     assert standing(request) is None
     assert refusals([request]) == []
+    # Without one that stands it would not start.
+    (request.run / "checkpoints" / "step-00000004" / NAME).unlink()
+    (said,) = refusals([request])
+    assert said.startswith(f"none of the 3 checkpoint(s) in {request.run}/checkpoints stands (step-00000008: ")
 
 
 def test_starts_that_bring_no_checkpoint_that_stands_are_idle(well: list[str], tmp_path: Path) -> None:

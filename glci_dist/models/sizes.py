@@ -1,0 +1,26 @@
+"""Which sizes of photos the networks can take; torch is not loaded for that."""
+
+from __future__ import annotations
+
+from glci_dist.config import Config
+from glci_dist.errors import UserError
+
+
+def bottleneck_side(size: int) -> int:
+    """Side of the context encoder's bottleneck map: ``size`` halved until at most 8 px remain."""
+    while size > 8:
+        size = -(-size // 2)
+    return size
+
+
+def check_models(config: Config) -> None:
+    """Raise ``UserError`` for a photo's size that the chosen completion network cannot take."""
+    chosen, size = config.model.completion, config.data.size
+    if (
+        chosen.kind == "context_encoder"
+        and size != bottleneck_side(size) << (size // bottleneck_side(size)).bit_length() - 1
+    ):
+        raise UserError(
+            f"data.size={size} cannot be halved down to at most 8 px, as model.completion.kind=context_encoder needs: "
+            "choose a size such as 64, 128, 160 or 256"
+        )

@@ -48,10 +48,10 @@ demo: $(READY)
 	@echo "while it trained:   runs/demo/pictures/"
 	@echo "the curves:         $(BIN)/tensorboard --logdir runs/demo/tensorboard"
 
-# Four at a time on two cores, since most of a world's test is waiting: for imports, collectives, processes that are to
+# Three at a time on two cores, since most of a world's test is waiting: for imports, collectives, processes that are to
 # end. Waiting threads spin for a core that the others need, unless they are told not to.
 test: lint
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 10
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 10
 
 lint: $(READY)
 	$(BIN)/ruff check .

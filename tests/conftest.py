@@ -10,6 +10,7 @@ import pytest
 from glci_dist.data.build import build_shards
 from glci_dist.data.demo_faces import write_corpus
 from glci_dist.data.plan import BuildOptions
+from tests.worlds import start_server
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -17,6 +18,13 @@ for number in (signal.SIGINT, signal.SIGQUIT):
     # As a script's background leaves them (`make test &`), and what tests start would rightly ignore them too.
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server_of_worlds(request: pytest.FixtureRequest) -> None:
+    """Where any test starts a world."""
+    if any(item.get_closest_marker("distributed") for item in request.session.items):
+        start_server()
 
 
 @pytest.fixture(scope="session")

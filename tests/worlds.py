@@ -10,11 +10,21 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # These take seconds to import (optimisers import dynamo): the server does it once for all that it forks.
 _CONTEXT.set_forkserver_preload(["torch._dynamo", "deepspeed", "glci_dist.training.setup"])
+
+
+def start_server() -> None:
+    """Start the one that all worlds of this process are forked from.
+
+    Before anything else does: there is one a process, which keeps what it was started with. That of the loader has
+    signals blocked, and has imported next to nothing.
+    """
+    forkserver.ensure_running()
 
 
 def run_world(size: int, function: Callable[..., Any], *args: Any, timeout: float = 100) -> list[Any]:

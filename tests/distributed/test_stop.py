@@ -18,7 +18,7 @@ from tests.small_run import newest_in, small
 from tests.worlds import run_world
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
-STEPS = (60, 3, 3)
+STEPS = (30, 3, 3)
 SPEAKING = ("monitor.progress=true",)
 
 

@@ -1,7 +1,6 @@
 """`glci`: each subcommand is a few lines that call one room.
 
-Exit codes: 0 done; 2 what was asked cannot be done (one line says why); 3 stopped by a signal
-and resumable; 4 another attempt owns the run; 1 a fault.
+Exit codes: `errors.ExitCode`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from glci_dist.cluster.environment import tell_cause
 from glci_dist.data import commands as data_commands
 from glci_dist.data.names import in_one_line
 from glci_dist.diagnosis import commands as diagnosis_commands
-from glci_dist.errors import Fault, Interrupted, Superseded, UserError, is_short_of_files, out_of_memory
+from glci_dist.errors import ExitCode, Fault, Interrupted, Superseded, UserError, is_short_of_files, out_of_memory
 from glci_dist.evaluation import commands as evaluation_commands
 from glci_dist.slurm import commands as slurm_commands
 from glci_dist.slurm import status
@@ -98,7 +97,7 @@ def told(code: int, *, is_product: bool, speaks: bool = False) -> int:
     loss = output.lost("stdout")
     if loss is None or loss.nobody_reads or (launchers.is_echo() and not speaks):
         return code
-    code = code or (2 if is_product else 0)
+    code = code or (ExitCode.REFUSED if is_product else ExitCode.DONE)
     kind = "error" if code else "note"
     output.say(
         f"glci: {kind}: what it printed could not all be written ({loss.reason}): make room, or write it elsewhere"
@@ -113,23 +112,23 @@ def _run(parsed: argparse.Namespace) -> int:
             return 0
         return parsed.run(parsed)
     except UserError as error:
-        return _say(f"glci: error: {error}", 2, every_rank=alone or error.one_rank)
+        return _say(f"glci: error: {error}", ExitCode.REFUSED, every_rank=alone or error.one_rank)
     except Interrupted as error:
-        return _say(f"glci: {error}", 3, every_rank=alone)
+        return _say(f"glci: {error}", ExitCode.STOPPED, every_rank=alone)
     except Superseded as error:
-        return _say(f"glci: {error}", 4, every_rank=alone)
+        return _say(f"glci: {error}", ExitCode.SUPERSEDED, every_rank=alone)
     except Fault as error:
-        return _say(f"glci: fault: {error}", 1, every_rank=alone or error.one_rank)
+        return _say(f"glci: fault: {error}", ExitCode.FAULT, every_rank=alone or error.one_rank)
     except MemoryError as error:
-        return _say(f"glci: fault: {out_of_memory(error)}", 1, every_rank=True)
+        return _say(f"glci: fault: {out_of_memory(error)}", ExitCode.FAULT, every_rank=True)
     except (OSError, RuntimeError) as error:
         # Whatever opens the one too many.
         if not is_short_of_files(error):
             raise
         said = str(error).strip().partition("\n")[0]
-        return _say(f"glci: error: {UserError(said)}", 2, every_rank=True)
+        return _say(f"glci: error: {UserError(said)}", ExitCode.REFUSED, every_rank=True)
     except KeyboardInterrupt:
-        return _say("glci: stopped at once", 130, every_rank=alone)
+        return _say("glci: stopped at once", ExitCode.INTERRUPTED, every_rank=alone)
 
 
 def _is_mine(parsed: argparse.Namespace) -> bool:
@@ -172,7 +171,7 @@ def _is_alone(parsed: argparse.Namespace) -> bool:
 
 def _train(parsed: argparse.Namespace) -> int:
     config = compose.load(parsed.overrides)
-    from glci_dist.training.loop import train
+    from glci_dist.training.train import train
 
     output.wait_at_most(_READER_S)
     train(config)

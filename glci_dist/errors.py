@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import resource
+import signal
+from enum import IntEnum
 from pathlib import Path
 
 _NO_FILES = "Too many open files"
 _FILES = 1024
 """Open files that are enough for a rank, as a rule."""
+
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What SLURM, submitit, a terminal and users send to have a run stop; to all processes of a job, as a rule."""
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    DONE = 0
+    FAULT = 1
+    """It cannot go on, by no mistake in what was asked."""
+    REFUSED = 2
+    """What was asked cannot be done; one line says why."""
+    STOPPED = 3
+    """By a signal, in good order: the same command goes on."""
+    SUPERSEDED = 4
+    """A newer attempt owns the run."""
+    INTERRUPTED = 130
+    """Stopped at once, by a second Ctrl-C."""
 
 
 class Ending(Exception):

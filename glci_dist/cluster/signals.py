@@ -13,8 +13,7 @@ from types import FrameType
 
 from glci_dist import output
 from glci_dist.cluster.environment import say_ending
-
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+from glci_dist.errors import STOP_SIGNALS, ExitCode
 
 
 def answered(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
@@ -55,18 +54,18 @@ class StopRequest:
                 self._end(
                     "stopped without saving: it took more than "
                     f"checkpoints.stop_within_s={self._within_s:g} since the signal",
-                    3,
+                    ExitCode.STOPPED,
                 )
             if not numbers:
                 return
-            if numbers[0] in STOPPING and self._at is None:
+            if numbers[0] in STOP_SIGNALS and self._at is None:
                 self._at = time.monotonic()
             if self._at is not None and self._within_s:
                 arrivals.settimeout(max(0.001, self._at + self._within_s - time.monotonic()))
             interrupts += numbers[0] == signal.SIGINT
             if interrupts == 2:
                 # The second Ctrl-C means "now".
-                self._end("stopped at once", 130)
+                self._end("stopped at once", ExitCode.INTERRUPTED)
 
     def _end(self, why: str, code: int) -> None:
         output.say(f"glci: {why}; the same command goes on from the last checkpoint")
@@ -91,13 +90,13 @@ class StopRequest:
 
 @contextmanager
 def stop_request(within_s: float = 0.0) -> Iterator[StopRequest]:
-    """Turn SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 into a ``StopRequest`` while the block lasts.
+    """Turn ``STOP_SIGNALS`` into a ``StopRequest`` while the block lasts.
 
     But for those that this process was started to ignore (``nohup``, a shell's ``trap "" HUP``): they stay ignored.
     """
     request = StopRequest(within_s)
     with request._listening():
-        before = {number: signal.signal(number, request._handle) for number in answered(STOPPING)}
+        before = {number: signal.signal(number, request._handle) for number in answered(STOP_SIGNALS)}
         try:
             yield request
         finally:

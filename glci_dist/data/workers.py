@@ -16,12 +16,11 @@ from multiprocessing.context import ForkServerContext
 
 import cv2
 
-SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
-"""What SLURM, a terminal and submitit send to all processes of a job."""
+from glci_dist.errors import STOP_SIGNALS
 
 
 def context(preload: str) -> ForkServerContext:
-    """A fork server that has imported module ``preload`` once for all workers, immune to ``SIGNALS``.
+    """A fork server that has imported module ``preload`` once for all workers, immune to ``STOP_SIGNALS``.
 
     A fork of the training process itself would copy its threads' locks and its memory.
     """
@@ -29,14 +28,14 @@ def context(preload: str) -> ForkServerContext:
     forking.set_forkserver_preload(["glci_dist.data.quiet_server", preload])
     # A blocked signal stays blocked over fork and exec, from the very first instruction. One that arrives
     # here meanwhile waits, and is delivered to this process when its mask is put back.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     options = list(sys.warnoptions)
     # It would call what a training process that could not start its workers left "leaked", after that one's own line.
     sys.warnoptions.append("ignore:resource_tracker")
     try:
         # It unblocks SIGINT and SIGTERM after its start, so it goes first and the mask is set again.
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         forkserver.ensure_running()
     finally:
         sys.warnoptions[:] = options
@@ -47,7 +46,7 @@ def context(preload: str) -> ForkServerContext:
 def start(worker: int) -> None:
     """Prepare a worker process (``worker_init_fn``); torch's own worker loop gives it one thread."""
     cv2.setNumThreads(0)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for watch in (_end_with_parent, _end_when_parent_says):
         threading.Thread(target=watch, daemon=True, name=f"worker-{worker}-{watch.__name__}").start()
 
@@ -67,6 +66,6 @@ def _end_when_parent_says() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     while True:
-        told = signal.sigwaitinfo(SIGNALS)
+        told = signal.sigwaitinfo(STOP_SIGNALS)
         if told.si_signo == signal.SIGTERM and told.si_pid == parent.pid:
             os._exit(0)

@@ -23,11 +23,11 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from glci_dist.cluster.environment import Part, noted_step
 from glci_dist.cluster.signals import answered
+from glci_dist.errors import STOP_SIGNALS, ExitCode
 from glci_dist.slurm import task
 
-_FINAL = (2, 4)
+_FINAL = (ExitCode.REFUSED, ExitCode.SUPERSEDED)
 """Exit codes of the workers that no restart would change."""
-_STOPPED = 3
 _BY_ITSELF = 1
 """The last of the ranks of a cause (``order_of_cause``) that did not follow from another's."""
 _START_S, _DEFERENCE_S, _CLAIM_S = 5.0, 10.0, 2.0
@@ -139,7 +139,7 @@ class Agent(LocalElasticAgent):
 
     def take_signals(self) -> None:
         """Have signals to this process passed on to its workers, and remembered; those that it ignores stay so."""
-        for number in answered(task.SIGNALS):
+        for number in answered(STOP_SIGNALS):
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
@@ -204,7 +204,7 @@ class Agent(LocalElasticAgent):
         if found:
             return str(found[0].message)
         rank, first = min(failures.items(), key=lambda each: order_of_cause(each[1]))
-        if all(code == _STOPPED for code in codes):
+        if all(code == ExitCode.STOPPED for code in codes):
             return None
         who, what = f"rank {rank} on {self._host}", _short(str(first.message))
         cause = what if what.startswith(who) else f"{who}: {what}"
@@ -270,7 +270,7 @@ def without_own_kills(failures: Mapping[int, ProcessFailure], ended: Collection[
 def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
     """Less for what is rather a cause: what a rank says of itself, then a kill, then what follows from another's."""
     part = _part(failure)
-    if failure.exitcode in (-signal.SIGTERM, _STOPPED):
+    if failure.exitcode in (-signal.SIGTERM, ExitCode.STOPPED):
         # By the agent, because of another.
         place = 4
     elif part is not None:

@@ -11,9 +11,7 @@ import signal
 import sys
 from collections.abc import Collection
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Those that a job may be warned or ended by."""
-
+from glci_dist.errors import STOP_SIGNALS
 
 IGNORED = "GLCI_IGNORED_SIGNALS"
 """What `glci submit` was started to ignore, for jobs on this machine."""
@@ -21,12 +19,12 @@ IGNORED = "GLCI_IGNORED_SIGNALS"
 
 def hold() -> None:
     """Have signals wait from now on, also for the program that this process goes on as."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def release() -> None:
     """Take the signals that waited, and those to come."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def answer(ignored: Collection[str]) -> None:

@@ -70,19 +70,19 @@ def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
     config = compose.load(words)
     saved: list[Saved] = []
     with joined(config.engine) as world:
-        job = prepare(config, world)
-        batch, moment = job.to_device(next(iter(job.batches(0)))), job.schedule.at(0)
-        saver = Saver(job.folder.checkpoints, job.attempt, world, Retention(2, 0), on_saved=saved.append)
+        trainer = prepare(config, world)
+        batch, moment = trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0)
+        saver = Saver(trainer.folder.checkpoints, trainer.attempt, world, Retention(2, 0), on_saved=saved.append)
         number = 0
 
         def window(save: bool, wait: bool) -> float:
             nonlocal number
             start = time.perf_counter()
             for step in range(steps):
-                job.contest.update(batch, moment)
+                trainer.step.contest.update(batch, moment)
                 if save and step == 0:
                     number += 1
-                    saver.save(job.state(), step=number, phase="joint", ends_phase=False)
+                    saver.save(trainer.checkpoints.state(), step=number, phase="joint", ends_phase=False)
                     if wait:
                         saver.wait()
             seconds = time.perf_counter() - start
@@ -102,9 +102,9 @@ def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
                 if turn:
                     seconds[name].append(found)
                     print(f"{name:12s} {found:7.3f} s", flush=True)
-        saver.save(job.state(), step=1_000_000, phase="joint", ends_phase=False)
+        saver.save(trainer.checkpoints.state(), step=1_000_000, phase="joint", ends_phase=False)
         saver.wait()
-        job.close()
+        trainer.close()
     lost = {
         name: [one - plain for one, plain in zip(seconds[name], seconds["without"], strict=True)]
         for name in ("waited for", "behind")

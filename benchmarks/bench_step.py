@@ -2,7 +2,7 @@
 
 Three things at faces 160, full width, one process, bf16: the phase-3 update of glci-dist on a batch
 that lies ready; the same update written by hand in plain torch; and a whole ``glci train`` with its
-data, heartbeat and observers. Rounds alternate, so that the machine's noise meets all alike.
+data, heartbeat and callbacks. Rounds alternate, so that the machine's noise meets all alike.
 
     python benchmarks/bench_step.py --batches 8 16 --out benchmarks/results/step.json
 """
@@ -28,13 +28,11 @@ from common import hardware, render_shards
 from torch import Tensor, nn
 
 from glci_dist import compose
-from glci_dist.cluster.signals import StopRequest
 from glci_dist.cluster.world import joined
 from glci_dist.config import Config
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.build import build_completion, build_discriminators
-from glci_dist.training.heartbeat import Report
-from glci_dist.training.loop import run
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.phases import Moment, Schedule
 from glci_dist.training.setup import build_contest, prepare
 from glci_dist.training.updates import Contest, DeviceBatch
@@ -152,8 +150,8 @@ def measure_peak(batch: int, which: str) -> dict[str, float]:
         return {f"{which}_peak_gib": peak_gib()}
 
 
-class BareInTurn:
-    """An observer that runs as many bare updates as the run did steps, and times both in turn."""
+class BareInTurn(Callback):
+    """A callback that runs as many bare updates as the run did steps, and times both in turn."""
 
     def __init__(self, contest: Contest, data: DeviceBatch, steps: int) -> None:
         self._contest, self._data, self._steps = contest, data, steps
@@ -163,7 +161,8 @@ class BareInTurn:
         self.trained: list[float] = []
         self.worker_mib = {"rss": 0.0, "pss": 0.0}
 
-    def see(self, report: Report) -> None:
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        report = done.report
         self._count += 1
         if self._count % self._steps or report.moment.ends_phase:
             return
@@ -180,15 +179,12 @@ class BareInTurn:
             self.ratios.append((self._start - now) / trained)
             self.trained.append(trained / self._steps)
 
-    def rewind(self, step: int) -> None:
+    def on_rewind(self, step: int) -> None:
         raise AssertionError("nothing rolls back here")
-
-    def close(self) -> None:
-        pass
 
 
 def measure_train(batch: int, rounds: int, steps: int, shards: str) -> dict[str, float]:
-    """A whole run's steps (data, heartbeat, observers) against the bare update, in turn."""
+    """A whole run's steps (data, heartbeat, callbacks) against the bare update, in turn."""
     with tempfile.TemporaryDirectory() as runs:
         config = configuration(
             batch,
@@ -200,11 +196,11 @@ def measure_train(batch: int, rounds: int, steps: int, shards: str) -> dict[str,
             f"phases.joint.steps={(rounds + 1) * steps}",
         )
         with joined(config.engine) as world:
-            job = prepare(config, world)
-            bare = BareInTurn(job.contest, random_batch(config), steps)
-            job.observers.append(bare)
-            run(job, StopRequest())
-            job.close()
+            trainer = prepare(config, world)
+            bare = BareInTurn(trainer.step.contest, random_batch(config), steps)
+            trainer.callbacks.all.append(bare)
+            trainer.run()
+            trainer.close()
     return {
         "train_s": statistics.median(bare.trained),
         "train_ratio": statistics.median(bare.ratios),

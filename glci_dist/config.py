@@ -266,7 +266,7 @@ class CheckpointsConfig:
 
 @dataclass
 class MonitorConfig:
-    """What the observers write, and when (in steps)."""
+    """What a run shows of itself, and when (in steps)."""
 
     scalars_every: int = 10
     """Steps between scalars in TensorBoard; each is a mean over them."""

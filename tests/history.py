@@ -40,7 +40,7 @@ from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
-from glci_dist.training import job, losses, updates
+from glci_dist.training import losses, trainer, updates
 from glci_dist.training.phases import Moment
 
 _DEMO = "shards/demo"
@@ -110,7 +110,7 @@ def at_the_holes_place(_: argparse.Namespace) -> Iterator[None]:
         batch = to_device(*words)
         return replace(batch, real_patches=batch.fake_patches)
 
-    with patch.object(job, "to_device", placed):
+    with patch.object(trainer, "to_device", placed):
         yield
 
 

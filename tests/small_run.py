@@ -13,7 +13,7 @@ from glci_dist.data.build import build_shards
 from glci_dist.data.demo_faces import write_corpus
 from glci_dist.data.plan import BuildOptions
 from glci_dist.errors import Ending
-from glci_dist.training.loop import train
+from glci_dist.training.train import train
 from tests.distributed.recordings import tiny
 
 _SMALL = (

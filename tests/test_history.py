@@ -26,7 +26,7 @@ from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
-from glci_dist.training import job, updates
+from glci_dist.training import trainer, updates
 from glci_dist.training.setup import prepare
 from glci_dist.training.updates import Measures
 from tests.history import FAILURES, overrides, train
@@ -90,7 +90,7 @@ def test_real_patches_lie_at_the_holes() -> None:
     batch = Batch(0, photos, boxes, torch.zeros(2, 0, 5), corners, corners + 5, ("a", "b"), ())
 
     def look() -> Tensor:
-        return job.to_device(batch, torch.device("cpu"), range(2)).real_patches
+        return trainer.to_device(batch, torch.device("cpu"), range(2)).real_patches
 
     wrong, right = with_and_without("same-place", look)
     assert torch.equal(wrong, corners)
@@ -117,9 +117,9 @@ def contests(overrides: list[str]) -> dict[str, list[Measures]]:
             swap = FAILURES[name].swap if name in FAILURES else None
             with swap(argparse.Namespace()) if swap is not None else nullcontext():
                 run = prepare(compose.load([*overrides, f"name={name.replace(' ', '-')}"]), world)
-                batch = run.to_device(next(iter(run.batches(0))))
+                batch = run.step.to_device(next(run.batches.since(0)))
                 moments = [run.schedule.at(1), replace(run.schedule.at(2), alpha=0.0 if name == "no contest" else 0.5)]
-                found[name] = [run.contest.update(batch, moment) for moment in moments]
+                found[name] = [run.step.contest.update(batch, moment) for moment in moments]
                 run.close()
     return found
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from glci_dist.checkpoints.manifest import WHOLE, Checkpoint, Damaged, check_files, folders, read
 from glci_dist.errors import UserError
@@ -73,29 +73,21 @@ def check_contents(checkpoint: Checkpoint) -> None:
         _covering(checkpoint, vector)
 
 
-def load_networks(checkpoint: Checkpoint, networks: Mapping[str, nn.Module], *, verified: bool = True) -> None:
-    """Fill ``networks`` (by name) with a checkpoint's tensors; raises ``UserError`` if they do not fit.
+def load_tensors(checkpoint: Checkpoint, *, verified: bool = True) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that were equal on every rank, by name.
 
     ``verified``: this process has compared the checksums. If not it does so first, and raises ``Damaged``.
     """
     if not verified:
         _verify(checkpoint, WHOLE)
-    tensors = load_file(checkpoint.path / WHOLE)
-    for name, network in networks.items():
-        state = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(
-                f"{checkpoint.path} does not fit the configured {name} network: resume with the configuration it has"
-            ) from error
+    return load_file(checkpoint.path / WHOLE)
 
 
 class SavedVectors:
     """The vectors of a checkpoint (``state.Vectors``): any range, from whichever files hold it."""
 
     def __init__(self, checkpoint: Checkpoint, *, verified: bool = True) -> None:
-        """``verified``: as in ``load_networks``, at the first reading from each file."""
+        """``verified``: as in ``load_tensors``, at the first reading from each file."""
         self._checkpoint = checkpoint
         self._verified = set(checkpoint.manifest.files) if verified else set()
 

@@ -58,6 +58,8 @@ class World:
 
     def from_main(self, value: Any) -> Any:
         """Rank 0's ``value``, on every rank."""
+        if self.size == 1:
+            return value
         box = [value]
         with collective("a value from rank 0"):
             dist.broadcast_object_list(box, src=0, group=self.words)
@@ -78,6 +80,8 @@ class World:
 
     def to_main(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks, on rank 0; elsewhere an empty list."""
+        if self.size == 1:
+            return [value]
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
         with collective("values to rank 0"):
             dist.gather_object(value, boxes, dst=0, group=self.words)
@@ -85,6 +89,8 @@ class World:
 
     def to_all(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
         boxes: list[Any] = [None] * self.size
         with collective("values to all ranks"):
             dist.all_gather_object(boxes, value, group=self.words)
@@ -92,18 +98,24 @@ class World:
 
     def to_main_behind(self, value: Any) -> list[Any]:
         """``to_main``, for the one other thread that talks to its like on the other ranks."""
+        if self.size == 1:
+            return [value]
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
         dist.gather_object(value, boxes, dst=0, group=self.behind)
         return boxes or []
 
     def from_main_behind(self, value: Any) -> Any:
         """``from_main``, for that thread."""
+        if self.size == 1:
+            return value
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.behind)
         return box[0]
 
     def barrier(self) -> None:
         """Return when every rank has come here."""
+        if self.size == 1:
+            return
         with collective("a barrier"):
             dist.barrier(group=self.words)
 

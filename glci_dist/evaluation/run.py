@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from glci_dist import compose, stored
 from glci_dist.checkpoints import reading
 from glci_dist.checkpoints.manifest import Unreadable, folder_name
+from glci_dist.checkpoints.registry import Registry
 from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World, joined
 from glci_dist.config import Config, EngineConfig
@@ -187,7 +188,7 @@ def load_trained(folder: Path, step: int) -> Trained:
     if checkpoint is None:
         raise UserError(f"{path} is damaged ({'; '.join(problems)}): name another step")
     network = build_completion(config)
-    reading.load_networks(checkpoint, {"average" if config.engine.ema else "completion": network})
+    Registry({"average" if config.engine.ema else "completion": network}).load(checkpoint, verified=True)
     return Trained(config, step, network.eval())
 
 

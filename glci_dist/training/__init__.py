@@ -1,1 +1,1 @@
-"""Training: phases, losses, updates, engines, the heartbeat, observers, checkpoints, the loop."""
+"""Training: phases, losses, updates, engines, the heartbeat, callbacks, checkpoints, the trainer."""

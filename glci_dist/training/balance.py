@@ -7,7 +7,7 @@ checkpoints, and the same on every rank, since it comes from the heartbeat.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glci_dist.training.phases import Moment
@@ -55,7 +55,7 @@ class Balance:
             name = before[self._phase]
             self._phase = now.index(name) if name in now else -1
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For a checkpoint (JSON)."""
         return {
             "phase": self._phase,
@@ -64,7 +64,7 @@ class Balance:
             "adversarial": self._adversarial,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
         self._phase, self._steps = state["phase"], state["steps"]
         self._reconstruction, self._adversarial = state["reconstruction"], state["adversarial"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -205,17 +206,23 @@ class Doctor:
             "ceiling": self._ceiling if math.isfinite(self._ceiling) else None,
         }
 
-    def load(self, state: dict[str, Any], *, keep_factors: bool = False) -> None:
-        """Take up what ``state_dict`` gave; ``keep_factors``: but for the factors, which a rollback must not undo."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._take_up(state)
+        self._renewals = state.get("renewals", 0)
+        ceiling = state.get("ceiling")
+        self._ceiling = math.inf if ceiling is None else ceiling
+        self._factors = {phase: dict(factors) for phase, factors in state["factors"].items()}
+        self.is_renewal_due = False
+
+    def rewind_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The same but for the factors and the resets, which a rollback must not undo."""
+        self._take_up(state)
+        self.is_renewal_due = state.get("renewals", 0) < self._renewals
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        """What both take up. What a checkpoint of before lacks, its run had nothing of."""
         self._window = deque(state["window"], maxlen=self._window.maxlen)
         self._first, self._phase = list(state["first"]), state["phase"]
         self.state, self._paused, self.judged = State(state["state"]), dict(state["paused"]), None
-        # Checkpoints of before there were these are of runs that had nothing of the kind.
-        self._alone, renewals = state.get("alone", 0), state.get("renewals", 0)
-        self._updates = state.get("updates", YOUNG)
-        self.is_renewal_due = keep_factors and renewals < self._renewals
-        if not keep_factors:
-            self._renewals = renewals
-            ceiling = state.get("ceiling")
-            self._ceiling = math.inf if ceiling is None else ceiling
-            self._factors = {phase: dict(factors) for phase, factors in state["factors"].items()}
+        self._alone, self._updates = state.get("alone", 0), state.get("updates", YOUNG)

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glci_dist.checkpoints.state import Part, Vectors
+from glci_dist.checkpoints.registry import SavedVector
+from glci_dist.checkpoints.state import Part
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig, OptimizerConfig
@@ -125,8 +126,8 @@ class Engine:
         if self._config.zero_stage:
             self._engine.optimizer.refresh_fp32_params()
 
-    def optimizer_parts(self, world: World) -> tuple[dict[str, Part], dict[str, Any]]:
-        """This rank's share of the optimiser's state, and what is one number for all of it.
+    def optimizer_state(self, world: World) -> dict[str, Any]:
+        """This rank's share of the optimiser's state, a ``Part`` of each vector, and what is one number for all of it.
 
         Each kind of state (Adam's ``exp_avg``, ``exp_avg_sq``) is one vector over all parameters in their
         order, the same for every world and ZeRO stage; each rank has an equal stretch of it, or with ZeRO
@@ -143,7 +144,6 @@ class Engine:
             offsets = itertools.accumulate((p.numel() for p in self.network.parameters()), initial=0)
             pairs = zip(offsets, self.network.parameters(), strict=False)
             states = [(offset, self.optimizer.state.get(parameter, {})) for offset, parameter in pairs]
-        parts = {}
         for name in _vectors_in(states[0][1]):
             if self._config.zero_stage:
                 pieces = [states[0][1][name][: last - first]]
@@ -153,16 +153,16 @@ class Engine:
                     for offset, state in states
                     if offset < last and offset + state[name].numel() > first
                 ]
-            parts[name] = Part(first, total, pieces)
+            numbers[name] = Part(first, total, pieces)
         steps = {float(state["step"]) for _, state in states if "step" in state}
         if len(steps) > 1 or (steps and not all("step" in state for _, state in states)):
             raise RuntimeError(f"parameters of one network were updated {sorted(steps)} times: no such state is saved")
         numbers["step"] = steps.pop() if steps else None
-        return parts, numbers
+        return numbers
 
-    def load_optimizer(self, vectors: Vectors, prefix: str, numbers: Mapping[str, Any], world: World) -> None:
-        """Take up what ``optimizer_parts`` of any world and ZeRO stage gave, after the weights were loaded."""
-        names = [name for name in vectors.names() if name.startswith(prefix)]
+    def load_optimizer_state(self, saved: Mapping[str, Any], world: World) -> None:
+        """Take up what ``optimizer_state`` of any world and ZeRO stage gave, after the weights were loaded."""
+        vectors = {name: value for name, value in saved.items() if isinstance(value, SavedVector)}
         self.optimizer.state.clear()
         if self._config.zero_stage:
             parameter = self._partition()
@@ -177,18 +177,18 @@ class Engine:
             ]
         for first, last, parameter in targets:
             state: dict[str, Tensor] = {}
-            for name in names:
+            for name, vector in vectors.items():
                 values = torch.zeros(parameter.numel())
-                values[: last - first] = vectors.read(name, first, last)
-                state[name.removeprefix(prefix)] = values.view(parameter.shape).to(parameter.device)
-            if names:
+                values[: last - first] = vector.read(first, last)
+                state[name] = values.view(parameter.shape).to(parameter.device)
+            if vectors:
                 # Fused optimisers want the count beside the parameters, the others on the CPU.
                 fused = self.optimizer.param_groups[0].get("fused")
-                state["step"] = torch.tensor(float(numbers["step"]), device=parameter.device if fused else "cpu")
+                state["step"] = torch.tensor(float(saved["step"]), device=parameter.device if fused else "cpu")
                 self.optimizer.state[parameter] = state
         scaler = self._engine.torch_autocast_z0_gradscaler
-        if numbers["scaler"] and scaler is not None:
-            scaler.load_state_dict(numbers["scaler"])
+        if saved["scaler"] and scaler is not None:
+            scaler.load_state_dict(saved["scaler"])
 
     def _partition(self) -> Tensor:
         """ZeRO stage 1: the flat stretch of weights whose optimiser this rank runs, padded at the end."""
@@ -237,6 +237,20 @@ class Engine:
     def _autocast(self) -> torch.autocast:
         dtype = _DTYPES.get(self._config.precision, torch.bfloat16)
         return torch.autocast(self._device, dtype=dtype, enabled=self._config.precision != "fp32")
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """The optimiser's state of an engine, as a part of a checkpoint."""
+
+    engine: Engine
+    world: World
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.engine.optimizer_state(self.world)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.engine.load_optimizer_state(state, self.world)
 
 
 def _do_nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ class Health:
         self.passed_over = sorted({*self.passed_over, *steps})
         return steps
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For a checkpoint (JSON)."""
         return {
             "norms": {side: list(norms) for side, norms in self._norms.items()},
@@ -98,8 +99,8 @@ class Health:
             "replaced": self.replaced,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave; what is passed over stays so, also where the run goes back."""
         for side, norms in state["norms"].items():
             self._norms[side].clear()
             self._norms[side].extend(norms)

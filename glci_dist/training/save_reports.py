@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from glci_dist.checkpoints.manifest import folder_name
 from glci_dist.checkpoints.saver import Saved
-
-
-class Journals(Protocol):
-    """Writes an event of ``step``."""
-
-    def __call__(self, event: str, step: int, **details: object) -> None: ...
-
-
-class Tells(Protocol):
-    """Prints a line."""
-
-    def __call__(self, line: str) -> None: ...
+from glci_dist.training.run_log import RunLog
 
 
 class SaveReports:
     """Of one attempt (rank 0)."""
 
-    def __init__(self, journal: Journals, tell: Tells, stop_within_s: float) -> None:
-        self._journal, self._tell, self._stop_within_s = journal, tell, stop_within_s
+    def __init__(self, log: RunLog, stop_within_s: float) -> None:
+        self._log, self._stop_within_s = log, stop_within_s
         self._kept: str | None = None
 
     def see(self, saved: Saved, *, newest: int) -> None:
         """Tell of a save that ended; ``newest``: step of the newest checkpoint."""
         if saved.error is not None:
-            self._journal("checkpoint-failed", saved.step, reason=saved.error)
-            self._tell(
+            self._log.event("checkpoint-failed", saved.step, reason=saved.error)
+            self._log.say(
                 f"checkpoint of step {saved.step} could not be written ({saved.error}): training goes on, "
                 f"and the checkpoint of step {newest} is kept"
             )
             return
-        self._journal(
+        self._log.event(
             "checkpoint",
             saved.step,
             phase=saved.phase,
@@ -49,11 +36,11 @@ class SaveReports:
         # Once: it will be so at the next save too, and nothing is lost by keeping more.
         is_news, self._kept = saved.kept != self._kept, saved.kept
         if saved.kept is not None and is_news:
-            self._journal("retention-failed", saved.step, reason=saved.kept)
-            self._tell(f"older checkpoints cannot be removed ({saved.kept}): all are kept, and the disk fills up")
+            self._log.event("retention-failed", saved.step, reason=saved.kept)
+            self._log.say(f"older checkpoints cannot be removed ({saved.kept}): all are kept, and the disk fills up")
         within, seconds = self._stop_within_s, saved.copy_seconds + saved.write_seconds
         if 0 < within < seconds:
-            self._tell(
+            self._log.say(
                 f"saving took {seconds:.1f} s, more than checkpoints.stop_within_s={within:g}: "
                 "a signal would end the run without saving; raise it, and the scheduler's lead"
             )

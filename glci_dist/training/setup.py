@@ -1,8 +1,8 @@
-"""From a configuration to a job that is ready to run: data, networks, engines, observers, state."""
+"""From a configuration to a trainer that is ready to run: data, networks, engines, state, callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from glci_dist import compose
+from glci_dist.checkpoints.registry import Registry
 from glci_dist.cluster import collectives
 from glci_dist.cluster.environment import job, on_ending
+from glci_dist.cluster.signals import StopRequest
 from glci_dist.cluster.world import World
 from glci_dist.config import Config, OptimizerConfig
 from glci_dist.data.batch import Batch
@@ -29,18 +31,25 @@ from glci_dist.models.sizes import check_models
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
+from glci_dist.runs.ledger import Ledger
+from glci_dist.training.callbacks.accounts import Accounting
+from glci_dist.training.callbacks.base import Callbacks
+from glci_dist.training.callbacks.build import Parts, callbacks
+from glci_dist.training.callbacks.samples import SampleAudit
+from glci_dist.training.checkpointer import Checkpointer
 from glci_dist.training.differences import Differences
+from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
-from glci_dist.training.engines import Engine
+from glci_dist.training.engines import Engine, OptimizerState
 from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.health import Health
-from glci_dist.training.job import Job
-from glci_dist.training.observers import Observer, Pictures, Progress, TensorBoard, Unprinted
 from glci_dist.training.perceptual import PerceptualTerm
 from glci_dist.training.phases import Schedule
-from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.resuming import check_standing
+from glci_dist.training.resumption import Resumption
+from glci_dist.training.run_log import RunLog
 from glci_dist.training.startup import Laps
+from glci_dist.training.trainer import BatchSource, Trainer, TrainStep
 from glci_dist.training.updates import Contest
 from glci_dist.urls import without_secrets
 
@@ -54,7 +63,7 @@ _COLOUR_SHARDS = 8
 """So few that a remote corpus is not fetched whole for its colour."""
 
 
-def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
+def prepare(config: Config, world: World, laps: Laps | None = None, stop: StopRequest | None = None) -> Trainer:
     """Everything that a run needs, on every rank; raises ``UserError`` where something is wrong."""
     _check_same(config, world)
     compose.check_world(config, world.size, world.device.type)
@@ -76,6 +85,58 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
     attempt, changes = _take(config, world, folder, index, hosts)
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
+    log = RunLog(endings.journal)
+    step = TrainStep(contest, average, world, config.global_batch)
+    health, doctor = Health(config.engine), Doctor(config.doctor, config.global_batch)
+    audit = SampleAudit(world, config.global_batch)
+    registry = Registry(
+        {
+            **step.networks(),
+            **{f"{side}.optimizer": OptimizerState(engine, world) for side, engine in step.engines().items()},
+            "health": health,
+            "balance": contest.balance,
+            "doctor": doctor,
+            "samples": audit,
+        }
+    )
+    checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
+    schedule = Schedule(config.phases)
+    resumption = Resumption(config, world, folder, attempt, schedule, checkpoints, log, Differences(changes, notes))
+    ledger = Ledger(attempt) if world.is_main else None
+    if ledger is not None and world.watch is not None:
+        world.watch.every_second(partial(_say_alive, ledger, attempt, log))
+    laps.lap("building the networks")
+    resumption.resume(contest.balance, laps)
+    trainer = Trainer(
+        world=world,
+        folder=folder,
+        attempt=attempt,
+        schedule=schedule,
+        step=step,
+        batches=BatchSource(_stream(config, world, index), world, schedule.steps, health, laps),
+        health=health,
+        checkpoints=checkpoints,
+        log=log,
+        endings=endings,
+        # One that was not asked yet is false.
+        stop=StopRequest() if stop is None else stop,
+        callbacks=Callbacks([] if ledger is None else [Accounting(ledger)], log),
+        resumption=resumption,
+    )
+    if resumption.first_step < schedule.steps:
+        parts = Parts(config, trainer, doctor, audit, laps, ledger, index, hosts, evaluations)
+        trainer.callbacks.all += callbacks(parts)
+    return trainer
+
+
+def _say_alive(ledger: Ledger, attempt: Attempt, log: RunLog) -> None:
+    """Once a second, on rank 0."""
+    ledger.write()
+    log.is_superseded = log.is_superseded or attempt.is_over()
+
+
+def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[int]], Iterable[Batch]]:
+    """Makes this rank's batches of some steps."""
 
     def stream(steps: Sequence[int]) -> Iterable[Batch]:
         return make_loader(
@@ -89,27 +150,7 @@ def prepare(config: Config, world: World, laps: Laps | None = None) -> Job:
             steps=steps,
         )
 
-    ready = Job(
-        config=config,
-        world=world,
-        folder=folder,
-        attempt=attempt,
-        schedule=Schedule(config.phases),
-        contest=contest,
-        average=average,
-        stream=stream,
-        health=Health(config.engine),
-        endings=endings,
-        differences=Differences(changes, notes),
-        hosts=hosts,
-        laps=laps,
-        evaluations=evaluations,
-    )
-    laps.lap("building the networks")
-    ready.resume()
-    if world.is_main and ready.first_step < ready.schedule.steps:
-        ready.observers = _observers(ready, index)
-    return ready
+    return stream
 
 
 def _check_same(config: Config, world: World) -> None:
@@ -199,29 +240,3 @@ def _mean_colour(index: Index, config: Config) -> list[float]:
             "`glci shards verify`"
         )
     return [float(value) for value in np.mean(colours, 0)]
-
-
-def _observers(job: Job, index: Index) -> list[Observer]:
-    config, device = job.config, job.world.device
-    board = TensorBoard(
-        job.folder.tensorboard,
-        config,
-        first_step=job.first_step,
-        device=device,
-        shares=job.time_shares,
-        slowest_host=job.slowest_host,
-        judged=lambda: job.doctor.judged,
-    )
-    observers: list[Observer] = [board]
-    if config.monitor.pictures_every:
-        faces = load_index(config.data.val, config.data.cache) if config.data.val else index
-        network = job.average.network if job.average is not None else job.contest.completion.network
-        grid = PictureGrid(faces, config, device)
-        observers.append(Pictures(grid, network, job.folder.pictures, config.monitor.pictures_every, board))
-    if config.monitor.progress:
-        observers.append(
-            Progress(first_step=job.first_step, steps=job.schedule.steps, global_batch=config.global_batch)
-        )
-    # The last: it sees what the others lost.
-    observers.append(Unprinted(job.journal))
-    return observers

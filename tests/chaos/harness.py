@@ -173,7 +173,9 @@ def _compare(folder: Path) -> tuple[list[str], History]:
     names = sorted({*one.manifest.files, *other.manifest.files})
     assert len(names) == 1 + RANKS
     differing = [name for name in names if (one.path / name).read_bytes() != (other.path / name).read_bytes()]
-    if one.manifest.facts["optimizers"] != other.manifest.facts["optimizers"]:
+    sides = ("completion.optimizer", "discriminator.optimizer")
+    steps = [[each.manifest.facts[side] for side in sides] for each in (one, other)]
+    if steps[0] != steps[1]:
         differing.append("the optimisers' step counts")
     shutil.rmtree(folder / "undisturbed")
     return differing, History.from_json(other.manifest.facts["samples"])

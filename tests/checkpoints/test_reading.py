@@ -16,7 +16,7 @@ import torch
 import xxhash
 
 from glci_dist.checkpoints.manifest import NAME, WHOLE, Damaged, File, Unreadable, check_files, read
-from glci_dist.checkpoints.reading import SavedVectors, check_contents, examine, load_networks, newest, set_aside
+from glci_dist.checkpoints.reading import SavedVectors, check_contents, examine, load_tensors, newest, set_aside
 from glci_dist.errors import Superseded, UserError
 from glci_dist.runs import attempts
 from tests.checkpoints.saves import save_some
@@ -128,7 +128,7 @@ def test_who_did_not_verify_a_checkpoint_verifies_what_it_reads_of_it(root: Path
         SavedVectors(checkpoint, verified=False).read("completion.optimizer/exp_avg", 0, 10)
     flip(checkpoint.path / WHOLE, -1)
     with pytest.raises(Damaged, match=f"{WHOLE} does not have its checksum"):
-        load_networks(checkpoint, {}, verified=False)
+        load_tensors(checkpoint, verified=False)
 
 
 class RunsACommand:

@@ -75,21 +75,22 @@ def record(overrides: list[str], smooth: bool = False) -> Recording:
     config = compose.load(overrides)
     recording = Recording()
     with joined(config.engine) as world:
-        job = prepare(config, world)
-        for name, engine in (("completion", job.contest.completion), ("discriminator", job.contest.discriminators)):
+        trainer = prepare(config, world)
+        contest = trainer.step.contest
+        for name, engine in trainer.step.engines().items():
             _record_gradients(name, engine, recording)
             if smooth:
                 make_smooth(engine.network)
-        for step, batch in enumerate(job.batches(0)):
-            moment = job.schedule.at(step)
-            measures = job.contest.update(job.to_device(batch), moment)
+        for step, batch in enumerate(trainer.batches.since(0)):
+            moment = trainer.schedule.at(step)
+            measures = contest.update(trainer.step.to_device(batch), moment)
             report = beat(world, moment, measures, Pulse(0, 0, 0))
             if report.pulls is not None:
-                job.contest.balance.see(moment, *report.pulls)
+                contest.balance.see(moment, *report.pulls)
             recording.keys.append(batch.keys)
             recording.losses.append(report.losses)
-        recording.weights = weights(job.contest.completion, job.contest.discriminators)
-        job.close()
+        recording.weights = weights(contest.completion, contest.discriminators)
+        trainer.close()
     return recording
 
 

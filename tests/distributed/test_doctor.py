@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from glci_dist import compose
 from glci_dist.runs.journal import read_journal
-from glci_dist.training.loop import train
+from glci_dist.training.train import train
 from tests.distributed.recordings import tiny
 from tests.worlds import run_world
 

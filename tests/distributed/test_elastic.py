@@ -12,9 +12,8 @@ import pytest
 from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
-from glci_dist.training.heartbeat import Report
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.history import History
-from glci_dist.training.loop import run
 from glci_dist.training.setup import prepare
 from tests.distributed.recordings import tiny
 from tests.small_run import newest_in
@@ -25,25 +24,22 @@ STEPS = (8, 4, 8)
 Losses = dict[int, dict[str, float]]
 
 
-class Recorder:
+class Recorder(Callback):
     """Keeps every step's losses, and has this process stopped by a signal at one of them."""
 
     def __init__(self, stop_in: int | None) -> None:
         self.losses: Losses = {}
         self._stop_in = stop_in
 
-    def see(self, report: Report) -> None:
-        step = report.moment.step
-        self.losses[step] = report.losses
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        step = done.report.moment.step
+        self.losses[step] = done.report.losses
         if self._stop_in is not None and step == self._stop_in - 1:
             # Answered at the end of the next step.
             os.kill(os.getpid(), signal.SIGUSR2)
 
-    def rewind(self, step: int) -> None:
+    def on_rewind(self, step: int) -> None:
         raise AssertionError("nothing rolls back here")
-
-    def close(self) -> None:
-        pass
 
 
 def train_some(overrides: list[str], stop_in: int | None) -> tuple[int, Losses, str]:
@@ -51,13 +47,13 @@ def train_some(overrides: list[str], stop_in: int | None) -> tuple[int, Losses, 
     config = compose.load(overrides)
     recorder = Recorder(stop_in)
     with joined(config.engine) as world, stop_request() as stop:
-        job = prepare(config, world)
-        job.begin()
+        trainer = prepare(config, world, stop=stop)
+        trainer.resumption.announce()
         if world.is_main:
-            job.observers.append(recorder)
-        ending = run(job, stop)
-        job.close()
-    return job.first_step, recorder.losses, "" if ending is None else str(ending)
+            trainer.callbacks.all.append(recorder)
+        ending = trainer.run()
+        trainer.close()
+    return trainer.first_step, recorder.losses, "" if ending is None else str(ending)
 
 
 def through_worlds(overrides: list[str], legs: Sequence[tuple[int, int, int | None]]) -> Losses:

@@ -17,7 +17,7 @@ from glci_dist.runs import attempts
 from glci_dist.runs.journal import read_journal
 from glci_dist.slurm.outlook import look
 from glci_dist.slurm.status import lines
-from glci_dist.training.loop import train
+from glci_dist.training.train import train
 from tests.small_run import small
 from tests.worlds import run_world
 

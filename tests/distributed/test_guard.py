@@ -19,9 +19,9 @@ from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.data.batch import Batch
 from glci_dist.data.scan import index_folder
-from glci_dist.training.loop import run
 from glci_dist.training.phases import Moment
-from glci_dist.training.setup import Job, prepare
+from glci_dist.training.setup import prepare
+from glci_dist.training.trainer import Trainer
 from glci_dist.training.updates import DeviceBatch, Limits, Measures
 from tests.small_run import build_faces, events, newest_in, small, train_to_its_end
 from tests.worlds import run_world
@@ -48,14 +48,10 @@ class Outcome:
     """Of this rank's samples at each poisoned step."""
 
 
-def tensors(job: Job) -> dict[str, Tensor]:
+def tensors(trainer: Trainer) -> dict[str, Tensor]:
     """Copies of all weights, running statistics and averages."""
-    assert job.average is not None
-    networks = {
-        "completion": job.contest.completion.network,
-        "discriminator": job.contest.discriminators.network,
-        "average": job.average.network,
-    }
+    networks = trainer.step.networks()
+    assert "average" in networks
     return {f"{side}/{name}": t.clone() for side, net in networks.items() for name, t in net.state_dict().items()}
 
 
@@ -64,37 +60,38 @@ def poisoned_run(overrides: list[str], steps: tuple[int, ...]) -> Outcome:
     config = compose.load(overrides)
     outcome = Outcome("")
     with joined(config.engine) as world, stop_request() as stop:
-        job = prepare(config, world)
-        real_update, real_follow = job.contest.update, job.follow
+        trainer = prepare(config, world, stop=stop)
+        real_update, real_run = trainer.step.contest.update, trainer.step.run
         start: dict[str, Tensor] = {}
 
         def update(batch: DeviceBatch, moment: Moment, limits: Limits) -> Measures:
             start.clear()
-            start.update(tensors(job))
+            start.update(tensors(trainer))
             if moment.step in steps and world.rank == POISONED_RANK:
                 photos = batch.photos.clone()
                 photos[0, 0, 0, 0] = torch.nan
                 batch = replace(batch, photos=photos)
             return real_update(batch, moment, limits)
 
-        def follow(measures: Measures, batch: Batch | None, step: int) -> None:
-            real_follow(measures, batch, step)
-            changed = [name for name, tensor in tensors(job).items() if not tensor.equal(start[name])]
+        def run(batch: Batch | None, moment: Moment, limits: Limits) -> Measures:
+            measures, step = real_run(batch, moment, limits), moment.step
+            changed = [name for name, tensor in tensors(trainer).items() if not tensor.equal(start[name])]
             if step not in steps:
                 outcome.moved |= bool(changed)
-                return
+                return measures
             outcome.changed[step] = changed
             updates = (measures.completion, measures.discriminator)
             outcome.norms[step] = [update.gradient_norm for update in updates if update is not None]
+            return measures
 
-        patched: Any = job
-        patched.contest.update, patched.follow = update, follow
-        stream = job.stream
-        job.stream = lambda chosen: _noting(stream(chosen), steps, outcome)
-        ending = run(job, stop)
+        patched: Any = trainer.step
+        patched.contest.update, patched.run = update, run
+        stream = trainer.batches.stream
+        trainer.batches.stream = lambda chosen: _noting(stream(chosen), steps, outcome)
+        ending = trainer.run()
         outcome.ending = "" if ending is None else f"{type(ending).__name__}: {ending}"
-        outcome.is_finite = all(bool(t.isfinite().all()) for t in tensors(job).values())
-        job.close()
+        outcome.is_finite = all(bool(t.isfinite().all()) for t in tensors(trainer).values())
+        trainer.close()
     return outcome
 
 

@@ -22,11 +22,11 @@ def observe(overrides: list[str]) -> list[dict[str, bool]]:
     config = compose.load(overrides)
     seen = []
     with joined(config.engine) as world:
-        job = prepare(config, world)
-        completion, discriminators = job.contest.completion, job.contest.discriminators
-        for step, batch in enumerate(job.batches(0)):
+        trainer = prepare(config, world)
+        completion, discriminators = trainer.step.contest.completion, trainer.step.contest.discriminators
+        for step, batch in enumerate(trainer.batches.since(0)):
             before = weights(completion), weights(discriminators)
-            job.contest.update(job.to_device(batch), job.schedule.at(step))
+            trainer.step.contest.update(trainer.step.to_device(batch), trainer.schedule.at(step))
             after = weights(completion), weights(discriminators)
             seen.append(
                 {
@@ -40,7 +40,7 @@ def observe(overrides: list[str]) -> list[dict[str, bool]]:
                     ),
                 }
             )
-        job.close()
+        trainer.close()
     return seen
 
 
@@ -48,21 +48,21 @@ def completion_gradient(overrides: list[str]) -> tuple[dict[str, Tensor], list[s
     """The completion network's gradient at the first step, and who else got one from its update."""
     config = compose.load(overrides)
     with joined(config.engine) as world:
-        job = prepare(config, world)
+        trainer = prepare(config, world)
         found: dict[str, Tensor] = {}
         leaked: list[str] = []
-        engine = job.contest.completion
+        engine = trainer.step.contest.completion
         real_step = engine.step
 
         def step(lr: float, limit: float) -> object:
             found.update({n: p.grad.clone() for n, p in engine.network.named_parameters() if p.grad is not None})
-            discriminators = job.contest.discriminators.network
+            discriminators = trainer.step.contest.discriminators.network
             leaked.extend(n for n, p in discriminators.named_parameters() if p.grad is not None)
             return real_step(lr, limit)
 
         engine.step = step  # type: ignore[method-assign, assignment]
-        job.contest.update(job.to_device(next(iter(job.batches(0)))), job.schedule.at(0))
-        job.close()
+        trainer.step.contest.update(trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0))
+        trainer.close()
     return found, leaked
 
 

@@ -15,8 +15,8 @@ from glci_dist.diagnosis.log import read_log
 from glci_dist.models.build import build_discriminators
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.engines import Engine
-from glci_dist.training.loop import train
 from glci_dist.training.setup import prepare
+from glci_dist.training.train import train
 from tests.distributed.recordings import weights
 from tests.distributed.test_elastic import train_some
 from tests.small_run import build_faces, final_files, newest_in, small
@@ -50,20 +50,20 @@ def renewed(overrides: list[str]) -> tuple[dict[str, Tensor], bool, dict[str, Te
     moved, begun, after = False, {}, []
     with joined(config.engine) as world:
         for updates in (8, 0):
-            job = prepare(config, world)
-            engine: Engine = job.contest.discriminators
-            moment = job.schedule.at(0)
-            batches = iter(job.batches(0))
+            trainer = prepare(config, world)
+            engine: Engine = trainer.step.contest.discriminators
+            moment = trainer.schedule.at(0)
+            batches = trainer.batches.since(0)
             for _ in range(updates):
-                job.contest.update(job.to_device(next(batches)), moment)
+                trainer.step.contest.update(trainer.step.to_device(next(batches)), moment)
             if updates:
                 moved = any(not torch.equal(weights(engine)[name], fresh[name]) for name in fresh)
                 engine.begin_anew(build_discriminators(config).state_dict())
                 begun = weights(engine)
-            (batch,) = job.stream([9])
-            job.contest.update(job.to_device(batch), moment)
+            (batch,) = trainer.batches.stream([9])
+            trainer.step.contest.update(trainer.step.to_device(batch), moment)
             after.append(weights(engine))
-            job.close()
+            trainer.close()
     return begun, moved, after[0], after[1]
 
 

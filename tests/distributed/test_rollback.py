@@ -15,7 +15,6 @@ from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.runs.journal import read_journal
-from glci_dist.training.loop import run
 from glci_dist.training.phases import Moment
 from glci_dist.training.setup import prepare
 from glci_dist.training.updates import DeviceBatch, Limits, Measures
@@ -43,12 +42,12 @@ def train(overrides: list[str], factors: dict[int, float], over: list[int], unsa
     config = compose.load(overrides)
     steps: list[int] = []
     with joined(config.engine) as world, stop_request() as stop:
-        job = prepare(config, world)
+        trainer = prepare(config, world, stop=stop)
         for step in unsaved:
-            (job.attempt.folder / f"step-{step:08d}.writing").touch()
-        job.begin()
-        job.health.passed_over = sorted({*job.health.passed_over, *over})
-        real = job.contest.update
+            (trainer.attempt.folder / f"step-{step:08d}.writing").touch()
+        trainer.resumption.announce()
+        trainer.health.passed_over = sorted({*trainer.health.passed_over, *over})
+        real = trainer.step.contest.update
 
         def update(batch: DeviceBatch, moment: Moment, limits: Limits) -> Measures:
             steps.append(moment.step)
@@ -56,11 +55,11 @@ def train(overrides: list[str], factors: dict[int, float], over: list[int], unsa
                 batch = replace(batch, photos=batch.photos * factors[moment.step])
             return real(batch, moment, limits)
 
-        patched: Any = job.contest
+        patched: Any = trainer.step.contest
         patched.update = update
-        ending = run(job, stop)
-        final = weights(job.contest.completion, job.contest.discriminators)
-        job.close()
+        ending = trainer.run()
+        final = weights(trainer.step.contest.completion, trainer.step.contest.discriminators)
+        trainer.close()
     return Ending("" if ending is None else f"{type(ending).__name__}: {ending}", final, steps)
 
 

@@ -9,8 +9,8 @@ import pytest
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.slurm.explain import checkpoint_bytes, memory
-from glci_dist.training.loop import train
 from glci_dist.training.setup import build_contest
+from glci_dist.training.train import train
 from tests.small_run import newest_in, small
 from tests.worlds import run_world
 

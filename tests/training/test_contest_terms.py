@@ -148,7 +148,7 @@ def test_the_balance_is_measured_at_the_phases_start_and_kept() -> None:
         moment = schedule.at(step)
         found.append(balance.alpha(moment))
         again = Balance()
-        again.load(balance.state())
+        again.load_state_dict(balance.state_dict())
         assert again.alpha(moment) == found[-1]
         balance.see(moment, reconstruction=4.0 + step, adversarial=2.0)
     # Half of (4) / (2), then half of (4 + 5) / (2 + 2); the next phase begins anew.

@@ -236,13 +236,13 @@ def test_what_the_doctor_knows_survives_a_checkpoint() -> None:
     told(first, ill, range(5, 31))
     state: Any = json.loads(json.dumps(first.state_dict()))
     second = Doctor(config)
-    second.load(state)
+    second.load_state_dict(state)
     assert told(second, ill, range(31, 80)) == told(whole, ill, range(31, 80))
     assert second.factors(SCHEDULE.at(60)) == whole.factors(SCHEDULE.at(60))
     # A rollback brings back what was measured, and not the weights that it was to be rid of.
-    second.load(state, keep_factors=True)
+    second.rewind_state_dict(state)
     moment = SCHEDULE.at(60)
     assert second.factors(moment) == whole.factors(moment) != first.factors(moment)
     before = json.loads(json.dumps(Doctor(config).state_dict()))
-    second.load(before, keep_factors=True)
+    second.rewind_state_dict(before)
     assert second.adjusted(moment).discriminator_lr == whole.adjusted(moment).discriminator_lr

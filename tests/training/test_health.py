@@ -63,7 +63,7 @@ def test_the_state_goes_through_json_to_the_bit() -> None:
     health.skips = 2
     health.pass_over(7, since=5)
     other = Health(config)
-    other.load(json.loads(json.dumps(health.state())))
+    other.load_state_dict(json.loads(json.dumps(health.state_dict())))
     assert other.limits() == health.limits()
     assert (other.skips, other.passed_over) == (2, [7])
 
@@ -77,7 +77,7 @@ def test_the_steps_passed_over_end_with_the_offending_one_and_begin_no_earlier_t
 
 def test_loading_an_older_state_keeps_what_is_passed_over() -> None:
     health = Health(EngineConfig())
-    state = health.state()
+    state = health.state_dict()
     health.pass_over(4, since=0)
-    health.load(state)
+    health.load_state_dict(state)
     assert health.passed_over == [4]

@@ -76,8 +76,8 @@ def test_a_phase_whose_balance_is_measured_on_steps_that_are_passed_by_says_so()
 
 def test_what_a_balance_measured_stays_with_its_phase_by_its_name() -> None:
     balance = Balance()
-    balance.load({"phase": 2, "steps": 20, "reconstruction": 3.0, "adversarial": 2.0})
+    balance.load_state_dict({"phase": 2, "steps": 20, "reconstruction": 3.0, "adversarial": 2.0})
     balance.follow_phase(["completion", "discriminator", "joint"], ["completion", "joint"])
-    assert balance.state()["phase"] == 1
+    assert balance.state_dict()["phase"] == 1
     balance.follow_phase(["completion", "joint"], ["completion", "other"])
-    assert balance.state()["phase"] == -1
+    assert balance.state_dict()["phase"] == -1

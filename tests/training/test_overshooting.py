@@ -168,7 +168,7 @@ def test_a_rollback_for_discriminators_that_overshoot_renews_those_that_it_bring
         diagnosis = doctor.see(EVERY_SECOND.at(step), swinging(0.41, margin=0.05)[step % 20])
     assert diagnosis is not None
     assert (diagnosis.finding.overshoots, diagnosis.answer) == (True, "rollback")
-    doctor.load(saved | {"paused": {"discriminator": 30}}, keep_factors=True)
+    doctor.rewind_state_dict(saved | {"paused": {"discriminator": 30}})
     assert doctor.is_renewal_due
     doctor.let_learn_alone(10)
     for step in (10, 29):
@@ -185,13 +185,13 @@ def test_another_rollback_does_not_bring_back_what_had_to_begin_anew() -> None:
     (found,) = follow(doctor, EVERY_SECOND, swinging(0.41, margin=0.05), range(20))
     assert found.finding.overshoots
     after: Any = json.loads(json.dumps(doctor.state_dict()))
-    doctor.load(after, keep_factors=True)
+    doctor.rewind_state_dict(after)
     assert not doctor.is_renewal_due
-    doctor.load(before, keep_factors=True)
+    doctor.rewind_state_dict(before)
     assert doctor.is_renewal_due
     # A restart goes on from a checkpoint as it is.
     resumed = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
-    resumed.load(before)
+    resumed.load_state_dict(before)
     assert not resumed.is_renewal_due
 
 
@@ -240,7 +240,7 @@ def test_what_was_agreed_for_those_that_began_anew_survives_a_checkpoint() -> No
     follow(anew, EVERY_SECOND, [HEALTHY], range(40))
     follow(anew, EVERY_SECOND, swinging(0.41), range(40, 60))
     again = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
-    again.load(json.loads(json.dumps(anew.state_dict())))
+    again.load_state_dict(json.loads(json.dumps(anew.state_dict())))
     assert again.state_dict() == anew.state_dict()
     moments = [again.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
     assert moments == [anew.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]

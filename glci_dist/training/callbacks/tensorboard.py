@@ -1,42 +1,24 @@
-"""What watches a run: TensorBoard, the progress line, pictures. Only rank 0 has any."""
+"""A run's curves, pictures and words in TensorBoard (rank 0)."""
 
 from __future__ import annotations
 
 import resource
-import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from glci_dist import output
 from glci_dist.compose import to_yaml
 from glci_dist.config import Config
 from glci_dist.diagnosis.states import Finding, State
-from glci_dist.training.heartbeat import Report
-from glci_dist.training.pictures import PictureGrid
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.scalars import scalars
-
-
-class Observer(Protocol):
-    """Sees every step's report, in order; may raise ``OSError`` and be called again."""
-
-    def see(self, report: Report) -> None: ...
-
-    def rewind(self, step: int) -> None:
-        """The run goes on from ``step``: what was shown of it and of later ones is void."""
-        ...
-
-    def close(self) -> None: ...
 
 
 def _quieten_writers() -> None:
@@ -66,8 +48,10 @@ _PANEL = {
 """Of the contest, in TensorBoard's CUSTOM SCALARS: what belongs together in one chart."""
 
 
-class TensorBoard:
+class TensorBoard(Callback):
     """Scalars (means since they were last written), the contest's state and the configuration."""
+
+    is_display = True
 
     def __init__(
         self,
@@ -106,7 +90,8 @@ class TensorBoard:
         writer.add_custom_scalars(_PANEL)
         return writer
 
-    def see(self, report: Report) -> None:
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        report = done.report
         self._replaced += report.replaced
         self._skipped += report.skipped
         self._steps += 1
@@ -153,13 +138,13 @@ class TensorBoard:
         with self._writing() as writer:
             writer.add_image("pictures", picture, step, dataformats="HWC")
 
-    def add_figures(self, figures: Mapping[str, float], step: int) -> None:
+    def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
         """Show what an evaluation found."""
         with self._writing() as writer:
             for name, value in figures.items():
                 writer.add_scalar(f"evaluation/{name}", value, step)
 
-    def rewind(self, step: int) -> None:
+    def on_rewind(self, step: int) -> None:
         self.close()
         self._writer = self._open(step)
 
@@ -180,82 +165,3 @@ class TensorBoard:
         except OSError:
             self._writer = None
             raise
-
-
-class Progress:
-    """A line with phase, step, speed and time left: live on a terminal, else one every 30 s."""
-
-    _SECONDS = 30.0
-
-    def __init__(self, *, first_step: int, steps: int, global_batch: int) -> None:
-        self._first, self._steps, self._global_batch = first_step, steps, global_batch
-        self._live = sys.stderr.isatty()
-        self._bar = tqdm(initial=first_step, total=steps, unit="step", dynamic_ncols=True, disable=not self._live)
-        self._start = self._said = time.perf_counter()
-        self._phase = ""
-
-    def see(self, report: Report) -> None:
-        done = report.moment.step + 1 - self._first
-        elapsed = time.perf_counter() - self._start
-        speed = done * self._global_batch / elapsed
-        figures = " ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in report.losses.items())
-        if self._live:
-            self._bar.set_description(report.moment.phase, refresh=False)
-            self._bar.set_postfix_str(f"{speed:.0f} img/s, {figures}", refresh=False)
-            self._bar.update(1)
-            return
-        changed = report.moment.phase != self._phase
-        if changed or time.perf_counter() - self._said >= self._SECONDS or report.moment.step + 1 == self._steps:
-            self._phase, self._said = report.moment.phase, time.perf_counter()
-            left = elapsed / done * (self._steps - self._first - done)
-            print(
-                f"{report.moment.phase}: step {report.moment.step + 1}/{self._steps}, {speed:.0f} img/s, "
-                f"{left / 60:.1f} min left, {figures}",
-                flush=True,
-            )
-
-    def rewind(self, step: int) -> None:
-        self._first, self._start = step, time.perf_counter()
-        self._bar.n = self._bar.initial = step
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-class Unprinted:
-    """Tells once a stream that what is printed does not arrive: nothing else follows from it."""
-
-    def __init__(self, journal: Callable[..., None]) -> None:
-        """``journal``: of the run, called with an event, its step and its details."""
-        self._journal = journal
-
-    def see(self, report: Report) -> None:
-        for loss in output.take_losses():
-            self._journal("not-printed", report.moment.step, stream=loss.stream, reason=loss.reason)
-            # The shell waits for the run, whose reader has left, and somebody may wonder why.
-            output.say(f"glci: {loss.stream} cannot be written ({loss.reason}); training goes on, see `glci status`")
-
-    def rewind(self, step: int) -> None:
-        """What was printed stays."""
-
-    def close(self) -> None:
-        pass
-
-
-class Pictures:
-    """Grids of fixed faces at fixed steps, as PNG and in TensorBoard."""
-
-    def __init__(self, grid: PictureGrid, network: nn.Module, folder: Path, every: int, board: TensorBoard) -> None:
-        self._grid, self._network, self._folder, self._every, self._board = grid, network, folder, every, board
-
-    def see(self, report: Report) -> None:
-        step = report.moment.step
-        if (self._every and (step + 1) % self._every == 0) or report.moment.ends_phase:
-            picture = self._grid.draw(self._network, self._folder / f"step-{step + 1:08d}.png")
-            self._board.add_picture(picture, step)
-
-    def rewind(self, step: int) -> None:
-        """The grids of steps that are run again are drawn again."""
-
-    def close(self) -> None:
-        pass

@@ -15,10 +15,13 @@ from glci_dist import compose
 from glci_dist.config import PhaseConfig
 from glci_dist.diagnosis.states import Finding, State
 from glci_dist.runs.ledger import KINDS
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.callbacks.progress import Progress
+from glci_dist.training.callbacks.tensorboard import TensorBoard
 from glci_dist.training.heartbeat import Report
-from glci_dist.training.loop import train
-from glci_dist.training.observers import Progress, TensorBoard
 from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.train import train
+from glci_dist.training.updates import NO_LIMITS, Measures
 from tests.small_run import small
 from tests.worlds import run_world
 
@@ -109,6 +112,10 @@ def reports() -> list[Report]:
     return made
 
 
+def show(callback: Callback, report: Report) -> None:
+    callback.after_step(TrainedStep(report, None, Measures(), NO_LIMITS), Control())
+
+
 def read(folder: Path) -> EventAccumulator:
     """The event files, as TensorBoard reads them."""
     events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
@@ -131,7 +138,7 @@ def written(tmp_path: Path) -> dict[int, dict[str, float]]:
     config = compose.load(["data.shards=x", "monitor.scalars_every=3", "global_batch=8"])
     board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"))
     for report in reports():
-        board.see(report)
+        show(board, report)
     board.close()
     return scalars(read(tmp_path))
 
@@ -181,7 +188,7 @@ def test_a_resumed_run_replaces_what_was_written_after_its_first_step(tmp_path: 
         board = TensorBoard(tmp_path, config, first_step=first_step, device=torch.device("cpu"))
         for report in reports()[first_step:end]:
             report.losses["reconstruction"] *= factor
-            board.see(report)
+            show(board, report)
         board.close()
 
     values = {step: found["loss/reconstruction"] for step, found in scalars(read(tmp_path)).items()}
@@ -196,7 +203,7 @@ def test_the_state_of_a_contest_is_a_panel_with_its_names_and_a_text_where_it_ch
     board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"), judged=lambda: judged[-1])
     for report in reports():
         # The doctor judges a step after it was shown.
-        board.see(report)
+        show(board, report)
         judged.append({5: (5, asleep), 7: (7, asleep), 8: (8, healthy)}.get(report.moment.step, judged[-1]))
     board.close()
 
@@ -227,8 +234,8 @@ def test_every_chart_of_the_panel_shows_what_a_run_writes(faces_shards: str, tmp
 def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_path: Path) -> None:
     config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
     board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"))
-    board.see(reports()[0])
-    board.rewind(0)
+    show(board, reports()[0])
+    board.on_rewind(0)
     board.close()
 
     events = read(tmp_path)
@@ -239,7 +246,7 @@ def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_pat
 def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(first_step=0, steps=9, global_batch=8)
     for report in reports():
-        progress.see(report)
+        show(progress, report)
     progress.close()
 
     lines = capsys.readouterr().out.splitlines()

@@ -1,0 +1,1 @@
+"""What follows a run: each a `Callback` (callbacks/base.py), built by training/setup.py."""

@@ -1,0 +1,66 @@
+"""Where the time goes: start-up, the attempt's account, hosts that are slower than the others."""
+
+from __future__ import annotations
+
+from glci_dist.runs.ledger import Ledger
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.phases import Moment
+from glci_dist.training.run_log import RunLog
+from glci_dist.training.startup import Laps
+from glci_dist.training.stragglers import Stragglers
+
+
+class Startup(Callback):
+    """Writes down what the time from the process's start to the end of its first step went into."""
+
+    def __init__(self, laps: Laps, log: RunLog) -> None:
+        self._laps, self._log = laps, log
+        self._is_done = False
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        if not self._is_done:
+            self._is_done = True
+            self._laps.lap("the first step")
+            self._log.event("running", done.report.moment.step, startup_seconds=self._laps.seconds)
+
+
+class PhaseStarts(Callback):
+    """Writes down where phases begin."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    def before_step(self, moment: Moment) -> None:
+        if moment.phase_step == 0:
+            self._log.event("phase", moment.step, phase=moment.phase)
+
+
+class Accounting(Callback):
+    """Keeps the attempt's account (rank 0)."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        self._ledger.see(done.report.moment.step, done.report)
+
+    def close(self) -> None:
+        self._ledger.write()
+
+
+class StragglerWatch(Callback):
+    """Names a host that has kept the others waiting (rank 0)."""
+
+    def __init__(self, stragglers: Stragglers, log: RunLog) -> None:
+        self._stragglers, self._log = stragglers, log
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        slow = self._stragglers.see(done.report.own_seconds)
+        if slow is None:
+            return
+        step, seconds = done.report.moment.step, round(slow.seconds, 1)
+        self._log.event("straggler", step, slowest=slow.host, ratio=round(slow.ratio, 3), seconds=seconds)
+        self._log.say(
+            f"{slow.host} has needed {slow.ratio:.2f} times the other hosts' time a step for "
+            f"{slow.seconds:.0f} s: all wait for it"
+        )

@@ -1,0 +1,153 @@
+"""What follows a training step by step: the one way to add to it without touching the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from glci_dist.data.batch import Batch
+from glci_dist.errors import Fault, Interrupted, Superseded
+from glci_dist.training.heartbeat import Report
+from glci_dist.training.phases import Moment
+from glci_dist.training.run_log import RunLog
+from glci_dist.training.updates import Limits, Measures
+
+
+@dataclass(frozen=True)
+class TrainedStep:
+    """A step that was run."""
+
+    report: Report
+    """As all ranks saw it, the same on every rank; ``report.moment`` says what the step had to do."""
+    batch: Batch | None
+    """This rank's; None where the step is passed over."""
+    measures: Measures
+    """This rank's."""
+    limits: Limits
+    """The gradient norms beyond which no update was applied."""
+
+
+class Control:
+    """Whether the run goes on after a step, ends, or goes back to a checkpoint; decided alike on every rank."""
+
+    def __init__(self) -> None:
+        self.ending: Exception | None = None
+        """Why the run ends after this step, if it does."""
+        self._back_to: int | None = None
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the run ends at once and without a trace, for a newer attempt owns it."""
+        return isinstance(self.ending, Superseded)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is left to decide on this step."""
+        return self.is_superseded or self._back_to is not None
+
+    def end(self, reason: Exception) -> None:
+        """End the run after this step. The first reason counts, but for a fault, which counts more than a signal."""
+        # A signal asks for the same command again, and what cannot go on must not be.
+        if self.ending is None or (isinstance(self.ending, Interrupted) and isinstance(reason, Fault)):
+            self.ending = reason
+
+    def go_back(self, step: int) -> None:
+        """Go on from ``step``, whose checkpoint has been loaded."""
+        if isinstance(self.ending, Interrupted):
+            # The step that follows is asked again, and ends the run with what it saves.
+            self.ending = None
+        self._back_to = step
+
+    def take_step_back(self) -> int | None:
+        """The step to go on from, once; None: the run does not go back."""
+        step, self._back_to = self._back_to, None
+        return step
+
+
+class Callback:
+    """Does nothing; subclasses override what they need. Those of one kind stand on every rank, or on rank 0 alone.
+
+    A callback that is on every rank may use collectives, as all ranks call it at the same step.
+    """
+
+    is_display: ClassVar[bool] = False
+    """It only shows the run: where it cannot write (``OSError``), that is told once and ends nothing."""
+
+    def plan(self, moment: Moment) -> Moment:
+        """What the next step does: ``moment``, or with changes; the same on every rank."""
+        return moment
+
+    def before_step(self, moment: Moment) -> None:
+        """Called before the step's batch is taken."""
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        """Called after the step; not where a callback before this one had the run go back, or end at once."""
+
+    def after_save(self, moment: Moment) -> None:
+        """Called after the step's checkpoint was begun, if one was due, unless the run ends before its last step."""
+
+    def on_rewind(self, step: int) -> None:
+        """The run goes on from ``step``: what was shown of it and of later ones is void."""
+
+    def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
+        """The network was measured after ``step``; ``figures`` by their names in evaluation.json. On rank 0."""
+
+    def close(self) -> None:
+        """The run ends, in whatever way."""
+
+
+class Callbacks:
+    """The callbacks of a run, in their order."""
+
+    def __init__(self, callbacks: Sequence[Callback], log: RunLog) -> None:
+        self.all = list(callbacks)
+        self._log = log
+        self._failing: set[str] = set()
+
+    def plan(self, moment: Moment) -> Moment:
+        for each in self.all:
+            moment = each.plan(moment)
+        return moment
+
+    def before_step(self, moment: Moment) -> None:
+        for each in self.all:
+            each.before_step(moment)
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        for each in self.all:
+            if control.is_final:
+                return
+            try:
+                each.after_step(done, control)
+            except OSError as error:
+                self._tell(each, error, done.report.moment.step)
+
+    def after_save(self, moment: Moment) -> None:
+        for each in self.all:
+            each.after_save(moment)
+
+    def on_rewind(self, step: int) -> None:
+        for each in self.all:
+            each.on_rewind(step)
+
+    def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
+        for each in self.all:
+            try:
+                each.on_evaluation(figures, step)
+            except OSError as error:
+                self._tell(each, error, step)
+
+    def close(self) -> None:
+        for each in self.all:
+            each.close()
+
+    def _tell(self, callback: Callback, error: OSError, step: int) -> None:
+        """Say once that a display cannot write; raises what no display raised."""
+        if not callback.is_display:
+            raise error
+        name = type(callback).__name__
+        if name not in self._failing:
+            self._failing.add(name)
+            self._log.event("not-shown", step, observer=name, error=str(error))
+            self._log.say(f"{name} could not write: {error}; training goes on")

@@ -1,0 +1,88 @@
+"""What follows from a step's gradients: the adversarial term's weight, and the answer to updates that were not applied.
+
+On every rank: averaged gradients are the same on all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glci_dist.cluster.world import World
+from glci_dist.config import EngineConfig
+from glci_dist.errors import Fault
+from glci_dist.training.balance import Balance
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.checkpointer import Rollback
+from glci_dist.training.health import Health, Trouble
+from glci_dist.training.run_log import RunLog
+
+
+class GradientBalance(Callback):
+    """Lets ``Balance`` measure the norms of both gradients at the completion network's output."""
+
+    def __init__(self, balance: Balance) -> None:
+        self._balance = balance
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        if done.report.pulls is not None and not done.report.skipped:
+            self._balance.see(done.report.moment, *done.report.pulls)
+
+
+class GradientWatch(Callback):
+    """Answers updates that were not applied (``engine.not_finite``, ``engine.spike``): skip, stop or rollback."""
+
+    def __init__(
+        self, config: EngineConfig, world: World, health: Health, rollback: Rollback, log: RunLog, *, journal: object
+    ) -> None:
+        """``journal``: its path, for messages."""
+        self._config, self._world, self._health, self._rollback = config, world, health, rollback
+        self._log, self._journal = log, journal
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        trouble = self._health.judge(done.measures, done.limits)
+        if trouble is None or done.batch is None:
+            return
+        step = done.report.moment.step
+        keys = [key for rank in self._world.to_main(done.batch.keys) for key in rank]
+        # In fp16 an overflow now and then is how the loss scale finds its height.
+        is_usual = self._config.precision == "fp16" and trouble.kind == "not-finite"
+        answer = "skip" if is_usual else trouble.answer
+        self._tell(trouble, answer, step, keys)
+        if answer == "stop" or self._health.skips >= self._config.not_finite_limit:
+            _fail(control, step, f"{self._health.skips} step(s) in a row had a gradient that {_what(trouble)}")
+        elif answer == "rollback" and control.ending is None:
+            if self._rollback.may_help():
+                control.go_back(self._rollback.go_back(step, pass_over=True))
+            else:
+                often = self._config.rollbacks
+                _fail(control, step, f"{often} rollbacks to the last checkpoint (engine.rollbacks) did not help")
+
+    def _tell(self, trouble: Trouble, answer: str, step: int, keys: list[str]) -> None:
+        details: dict[str, Any] = {
+            "networks": trouble.sides,
+            "answer": answer,
+            "norms": [str(norm) for norm in trouble.norms],
+        }
+        if trouble.kind == "spike":
+            details["limits"] = trouble.limits
+        self._log.event(trouble.kind, step, **details, keys=keys)
+        self._log.say(
+            f"step {step}: the gradient of the {' and the '.join(trouble.sides)} network {_what(trouble)}; "
+            f"answer: {answer} (keys of its samples: {self._journal})"
+        )
+
+
+def _fail(control: Control, step: int, reason: str) -> None:
+    control.end(
+        Fault(
+            f"step {step}: {reason}: see the journal for the samples; "
+            "start another run (name=...) with lower learning rates or fp32"
+        )
+    )
+
+
+def _what(trouble: Trouble) -> str:
+    if trouble.kind == "not-finite":
+        return "is not finite"
+    norms = ", ".join(f"{norm:.3g} > {limit:.3g}" for norm, limit in zip(trouble.norms, trouble.limits, strict=True))
+    return f"jumped (norm {norms})"

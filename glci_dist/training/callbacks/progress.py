@@ -1,0 +1,69 @@
+"""What a run shows on the screen while it trains (rank 0)."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from glci_dist import output
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.run_log import RunLog
+
+
+class Progress(Callback):
+    """A line with phase, step, speed and time left: live on a terminal, else one every 30 s."""
+
+    is_display = True
+    _SECONDS = 30.0
+
+    def __init__(self, *, first_step: int, steps: int, global_batch: int) -> None:
+        self._first, self._steps, self._global_batch = first_step, steps, global_batch
+        self._live = sys.stderr.isatty()
+        self._bar = tqdm(initial=first_step, total=steps, unit="step", dynamic_ncols=True, disable=not self._live)
+        self._start = self._said = time.perf_counter()
+        self._phase = ""
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        report = done.report
+        run = report.moment.step + 1 - self._first
+        elapsed = time.perf_counter() - self._start
+        speed = run * self._global_batch / elapsed
+        figures = " ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in report.losses.items())
+        if self._live:
+            self._bar.set_description(report.moment.phase, refresh=False)
+            self._bar.set_postfix_str(f"{speed:.0f} img/s, {figures}", refresh=False)
+            self._bar.update(1)
+            return
+        changed = report.moment.phase != self._phase
+        if changed or time.perf_counter() - self._said >= self._SECONDS or report.moment.step + 1 == self._steps:
+            self._phase, self._said = report.moment.phase, time.perf_counter()
+            left = elapsed / run * (self._steps - self._first - run)
+            print(
+                f"{report.moment.phase}: step {report.moment.step + 1}/{self._steps}, {speed:.0f} img/s, "
+                f"{left / 60:.1f} min left, {figures}",
+                flush=True,
+            )
+
+    def on_rewind(self, step: int) -> None:
+        self._first, self._start = step, time.perf_counter()
+        self._bar.n = self._bar.initial = step
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Unprinted(Callback):
+    """Tells once a stream that what is printed does not arrive: nothing else follows from it."""
+
+    is_display = True
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        for loss in output.take_losses():
+            self._log.event("not-printed", done.report.moment.step, stream=loss.stream, reason=loss.reason)
+            # The shell waits for the run, whose reader has left, and somebody may wonder why.
+            output.say(f"glci: {loss.stream} cannot be written ({loss.reason}); training goes on, see `glci status`")

@@ -1,0 +1,173 @@
+"""Saving and loading a run's state, and going back to it; what is registered is what is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from glci_dist import compose
+from glci_dist.checkpoints.manifest import Checkpoint, Damaged, Unreadable
+from glci_dist.checkpoints.registry import Registry
+from glci_dist.checkpoints.retention import Retention
+from glci_dist.checkpoints.saver import Saved, Saver
+from glci_dist.checkpoints.state import State
+from glci_dist.cluster import collectives
+from glci_dist.cluster.world import World
+from glci_dist.config import Config
+from glci_dist.errors import Fault, Interrupted
+from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.folder import RunFolder
+from glci_dist.training.health import Health
+from glci_dist.training.phases import Moment
+from glci_dist.training.resuming import newest_whole, refuse_unreadable
+from glci_dist.training.run_log import RunLog
+from glci_dist.training.save_reports import SaveReports
+
+
+class Checkpointer:
+    """The checkpoints of one attempt; every rank holds one, and calls its methods alike."""
+
+    def __init__(
+        self, config: Config, world: World, folder: RunFolder, attempt: Attempt, registry: Registry, log: RunLog
+    ) -> None:
+        self._config, self._world, self._folder, self._attempt = config, world, folder, attempt
+        self._registry, self._log = registry, log
+        self._reports = SaveReports(log, config.checkpoints.stop_within_s)
+        retention = Retention(config.checkpoints.keep, config.checkpoints.keep_every)
+        self._saver = Saver(folder.checkpoints, attempt, world, retention, on_saved=self._on_saved)
+        self.first_step = 0
+        """The step that the attempt goes on from."""
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether a newer attempt forbade a save, as far as this rank knows."""
+        return self._saver.is_superseded
+
+    @property
+    def newest_step(self) -> int:
+        """Step of the run's newest checkpoint; 0 without one."""
+        return self._saver.committed or 0
+
+    def state(self) -> State:
+        """This rank's view of what a checkpoint holds."""
+        return self._registry.state(zero_stage=self._config.engine.zero_stage, config=compose.to_yaml(self._config))
+
+    def load(self, checkpoint: Checkpoint, *, rewind: bool = False) -> None:
+        """Take up a checkpoint's state, of any world and ZeRO stage; ``rewind``: in the middle of a run.
+
+        Rank 0 has verified it; each other rank verifies what it reads, which its own host gave it.
+        """
+        problem = None
+        collectives.begin("reading the checkpoint", patient=True)
+        try:
+            self._registry.load(checkpoint, verified=self._world.is_main, rewind=rewind)
+        except (Damaged, Unreadable, OSError) as error:
+            problem = f"rank {self._world.rank} on {self._world.host}: {error}"
+        refuse_unreadable(checkpoint, self._world.to_all(problem))
+        self._saver.committed = checkpoint.step
+        self._saver.verified.add(checkpoint.step)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole, the same on every rank; damaged ones are named and set aside."""
+        collectives.begin("verifying checkpoints", patient=True)
+
+        def look() -> Checkpoint | None:
+            return newest_whole(self._folder.checkpoints, self._attempt, damaged=self._tell_damaged)
+
+        # One rank looks, lest a slow network file system shows the ranks different folders.
+        return self._world.once(look)
+
+    def save(self, *, step: int, phase: str, ends_phase: bool = False) -> None:
+        """Begin to save the state before ``step``."""
+        self._saver.save(self.state(), step=step, phase=phase, ends_phase=ends_phase)
+
+    def save_if_due(self, moment: Moment, *, must: bool) -> None:
+        """Begin to save the state after ``moment``'s step where that is due."""
+        every, ahead, done = self._config.checkpoints.every, self._config.checkpoints.run_ahead, moment.step + 1
+        if must or moment.ends_phase or (every and done % every == 0):
+            self.wait()
+            self.save(step=done, phase=moment.phase, ends_phase=moment.ends_phase)
+        saving = self._saver.saving
+        if saving is not None and ahead >= 0 and done - saving >= ahead:
+            # Each rank by itself: that a newer attempt forbade the save, the heartbeat tells all.
+            collectives.begin("waiting for a save", patient=True)
+            self._saver.pause()
+
+    def wait(self) -> None:
+        """Return when no save is under way."""
+        collectives.begin("waiting for an earlier save", patient=True)
+        self._saver.wait()
+
+    def rewind(self, step: int) -> Checkpoint:
+        """Load the last checkpoint before ``step``; those after it are removed. Raises ``Fault`` without one."""
+        checkpoint = self.newest()
+        if checkpoint is None:
+            raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")
+        self.load(checkpoint, rewind=True)
+        return checkpoint
+
+    def forget_after(self, step: int) -> None:
+        """The run goes on from the checkpoint of ``step``: newer ones are no part of it any more."""
+        self._saver.go_back(step)
+
+    def finish(self, step: int, ending: Exception | None) -> Exception | None:
+        """Wait for the last save; why the run ends early, with what that means for its state, if it does."""
+        collectives.begin("waiting for the last checkpoint", step=step, patient=True)
+        self._saver.wait()
+        failed = self._saver.failed
+        if failed is not None:
+            resume = f"the newest checkpoint is of step {self.newest_step}"
+            said = f"{ending}; " if ending else ""
+            message = f"{said}the state could not be saved ({failed}): {resume}, the same command goes on from there"
+            return type(ending)(message) if ending else Fault(message)
+        if ending is None:
+            return None
+        again = ": run the same command again" if isinstance(ending, Interrupted) else ""
+        return type(ending)(f"{ending}; the state is saved{again}")
+
+    def take_stall_seconds(self) -> float:
+        """Seconds that training waited for checkpoints since the last call."""
+        seconds, self._saver.stall_seconds = self._saver.stall_seconds, 0.0
+        return seconds
+
+    def _tell_damaged(self, path: Path, problem: str, aside: Path) -> None:
+        where = str(aside.relative_to(self._folder.path))
+        self._log.event("damaged", self.first_step, checkpoint=path.name, problem=problem, set_aside=where)
+        self._log.say(f"{path} is damaged ({problem}): set aside as {where}")
+
+    def _on_saved(self, saved: Saved) -> None:
+        """Write down what became of a save; called in the saving thread of rank 0."""
+        for damaged in saved.damaged:
+            self._tell_damaged(*damaged)
+        self._reports.see(saved, newest=self.newest_step)
+
+
+class Rollback:
+    """Goes back to the last checkpoint and passes over the steps that are to blame, as often as that may help."""
+
+    def __init__(
+        self, checkpointer: Checkpointer, health: Health, log: RunLog, *, on_rewind: Callable[[int], None]
+    ) -> None:
+        """``on_rewind`` is called with the step that the run goes on from."""
+        self._checkpointer, self._health, self._log, self._on_rewind = checkpointer, health, log, on_rewind
+
+    def may_help(self) -> bool:
+        """Whether there are attempts left; waits for the save under way, which may be what it would go back to."""
+        self._checkpointer.wait()
+        return self._health.may_go_back(self._checkpointer.newest_step)
+
+    def go_back(self, step: int, *, pass_over: bool) -> int:
+        """Load the last checkpoint before ``step``; the step that the run goes on from.
+
+        ``pass_over``: leave ``step`` out of the run, and as many before it as configured; False where it is not its
+        samples that are to blame.
+        """
+        checkpoint = self._checkpointer.rewind(step)
+        self._health.went_back(checkpoint.step)
+        over = self._health.pass_over(step, since=checkpoint.step) if pass_over else range(0)
+        self._checkpointer.forget_after(checkpoint.step)
+        self._log.event("rollback", step, to=checkpoint.step, passed_over=[over.start, over.stop])
+        without = f"; steps {over.start} to {over.stop - 1} are passed over" if over else ""
+        self._log.say(f"step {step}: back to step {checkpoint.step}{without}")
+        self._on_rewind(checkpoint.step)
+        return checkpoint.step

@@ -1,0 +1,197 @@
+"""The trainer: runs the steps that are left, and hands each to the callbacks and the checkpoints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from glci_dist.cluster import collectives
+from glci_dist.cluster.environment import StepNote
+from glci_dist.cluster.signals import StopRequest
+from glci_dist.cluster.world import World
+from glci_dist.data.batch import Batch
+from glci_dist.errors import Fault, Interrupted, UserError
+from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.endings import Endings
+from glci_dist.runs.folder import RunFolder
+from glci_dist.training.callbacks.base import Callbacks, Control, TrainedStep
+from glci_dist.training.checkpointer import Checkpointer
+from glci_dist.training.ema import MovingAverage
+from glci_dist.training.engines import Engine
+from glci_dist.training.health import Health
+from glci_dist.training.heartbeat import Pulse, Report, beat
+from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.resumption import Resumption
+from glci_dist.training.run_log import RunLog
+from glci_dist.training.startup import Laps
+from glci_dist.training.updates import Contest, DeviceBatch, Limits, Measures, to_device
+
+
+@dataclass
+class BatchSource:
+    """This rank's batches, without those of steps that are passed over."""
+
+    stream: Callable[[Sequence[int]], Iterable[Batch]]
+    """The batches of this rank at some steps."""
+    world: World
+    steps: int
+    """Of the schedule."""
+    health: Health
+    laps: Laps
+
+    def since(self, step: int) -> Iterator[Batch]:
+        """The batches from ``step`` on."""
+        over, steps = set(self.health.passed_over), range(step, self.steps)
+        return iter(self.stream([each for each in steps if each not in over] if over else steps))
+
+    def take(self, batches: Iterator[Batch], step: int) -> Batch | None:
+        """The batch of ``step``, None where it is passed over; what is wrong with this rank's data, this rank says."""
+        if step in self.health.passed_over:
+            return None
+        try:
+            batch = next(batches)
+        except (UserError, Fault) as error:
+            raise type(error)(f"rank {self.world.rank} on {self.world.host}: {error}", one_rank=True) from error
+        if "the first batch" not in self.laps.seconds:
+            self.laps.lap("the first batch")
+        return batch
+
+
+@dataclass
+class TrainStep:
+    """One step of the networks on this rank's share of a batch."""
+
+    contest: Contest
+    average: MovingAverage | None
+    world: World
+    global_batch: int
+
+    def engines(self) -> dict[str, Engine]:
+        """Both engines by their names in a checkpoint."""
+        return {"completion": self.contest.completion, "discriminator": self.contest.discriminators}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network of the run by its name in a checkpoint."""
+        networks = {side: engine.network for side, engine in self.engines().items()}
+        return networks if self.average is None else {**networks, "average": self.average.network}
+
+    @property
+    def shown(self) -> nn.Module:
+        """The network that completes photos: the moving average, where there is one."""
+        return self.average.network if self.average is not None else self.contest.completion.network
+
+    def to_device(self, batch: Batch) -> DeviceBatch:
+        """This rank's share of a step, on its device."""
+        return to_device(batch, self.world.device, self.world.slots(self.global_batch))
+
+    def run(self, batch: Batch | None, moment: Moment, limits: Limits) -> Measures:
+        """Update the networks; the moving average follows an applied completion update. Nothing without a batch."""
+        if batch is None:
+            return Measures()
+        measures = self.contest.update(self.to_device(batch), moment, limits)
+        if self.average is not None and measures.completion is not None and measures.completion.applied:
+            self.average.follow(self.contest.completion.network, moment.step)
+        return measures
+
+
+@dataclass
+class Trainer:
+    """A run that is ready to go on at ``first_step``; every rank holds one."""
+
+    world: World
+    folder: RunFolder
+    attempt: Attempt
+    schedule: Schedule
+    step: TrainStep
+    batches: BatchSource
+    health: Health
+    checkpoints: Checkpointer
+    log: RunLog
+    endings: Endings
+    """Where this rank writes down why the attempt ends."""
+    stop: StopRequest
+    callbacks: Callbacks
+    resumption: Resumption
+    """How it begins."""
+
+    @property
+    def first_step(self) -> int:
+        """The step that it goes on from."""
+        return self.resumption.first_step
+
+    def end_if_complete(self) -> bool:
+        """Whether no step is left to run; says so, and writes it down."""
+        if self.first_step < self.schedule.steps:
+            return False
+        self.resumption.say_complete()
+        self.endings.end("end", step=self.first_step)
+        return True
+
+    def run(self) -> Exception | None:
+        """Run the steps that are left; returns why the run ended early, if it did."""
+        control, note = Control(), StepNote()
+        step, batches = self.first_step, self.batches.since(self.first_step)
+        while step < self.schedule.steps:
+            start = time.perf_counter()
+            collectives.begin("a batch", step=step)
+            note.write(step)
+            # For tests and tracing, as the saver's stages.
+            sys.audit("glci.step", step)
+            moment = self.callbacks.plan(self.schedule.at(step))
+            self.callbacks.before_step(moment)
+            batch = self.batches.take(batches, step)
+            data_seconds = time.perf_counter() - start
+            limits = self.health.limits()
+            measures = self.step.run(batch, moment, limits)
+            report = self._reduce(moment, measures, batch, start, data_seconds)
+            self.callbacks.after_step(TrainedStep(report, batch, measures, limits), control)
+            if control.is_superseded:
+                return control.ending
+            back = control.take_step_back()
+            if back is not None:
+                step, batches = back, self.batches.since(back)
+                continue
+            self.checkpoints.save_if_due(moment, must=control.ending is not None)
+            if control.ending is None or step + 1 == self.schedule.steps:
+                self.callbacks.after_save(moment)
+            step += 1
+            if control.ending is not None:
+                break
+        return self._end(step, control.ending)
+
+    def close(self) -> None:
+        """Let the callbacks end, in whatever way the run does."""
+        self.callbacks.close()
+
+    def _reduce(
+        self, moment: Moment, measures: Measures, batch: Batch | None, start: float, data_seconds: float
+    ) -> Report:
+        """The step as all ranks saw it."""
+        pulse = Pulse(
+            step_seconds=time.perf_counter() - start,
+            data_seconds=data_seconds,
+            collective_seconds=collectives.take_collective_seconds(),
+            stall_seconds=self.checkpoints.take_stall_seconds(),
+            replaced=0 if batch is None else len(batch.replaced),
+            remade=0 if batch is None else len(batch.remade),
+            stop=bool(self.stop),
+            superseded=self.log.is_superseded or self.checkpoints.is_superseded,
+        )
+        return beat(self.world, moment, measures, pulse)
+
+    def _end(self, step: int, ending: Exception | None) -> Exception | None:
+        """Wait for the last save and write down that the run ends before ``step``; why it ends early, if it does."""
+        # A signal in the last step does not keep the run from being done.
+        is_done = step == self.schedule.steps and isinstance(ending, Interrupted)
+        ending = self.checkpoints.finish(step, None if is_done else ending)
+        if ending is None:
+            self.endings.end("end", step=step)
+            return None
+        waited = [seconds for seconds in self.world.to_main(self.stop.seconds) if seconds is not None]
+        since = {"seconds": round(max(waited), 3)} if waited else {}
+        self.endings.end("stopped", str(ending), step=step, **since)
+        return ending

@@ -13,14 +13,16 @@ from typing import Any
 import xxhash
 
 _FORMATS = "glci-checkpoint-"
-FORMAT = f"{_FORMATS}3"
+FORMAT = f"{_FORMATS}4"
+_READ = (FORMAT, f"{_FORMATS}3")
+"""In the older one the optimisers' numbers stood together (``registry``)."""
 NAME = "manifest.json"
 WHOLE = "networks.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = "xxh3_128"
 _CHUNK = 8 * 2**20
-_ONE_BIT_OFF = {f"{FORMAT[:-1]}{chr(ord(FORMAT[-1]) ^ (1 << bit))}" for bit in range(7)}
+_ONE_BIT_OFF = {f"{form[:-1]}{chr(ord(form[-1]) ^ (1 << bit))}" for form in _READ for bit in range(7)}
 
 
 class Damaged(Exception):
@@ -65,10 +67,12 @@ class Manifest:
     vectors: dict[str, int]
     """Elements of each vector, over all ranks."""
     files: dict[str, File]
+    format: str = FORMAT
 
     def encode(self) -> bytes:
         """The file's content, with its own checksum in the last line but one."""
-        record = {"format": FORMAT, **asdict(self)}
+        record = asdict(self)
+        record = {"format": record.pop("format"), **record}
         text = json.dumps(record, indent=1)
         return (
             text.removesuffix("\n}") + f',\n "{_DIGEST}": "{xxhash.xxh3_128(text.encode()).hexdigest()}"\n}}\n'
@@ -117,17 +121,17 @@ def read(path: Path) -> Checkpoint:
     try:
         record = json.loads(content)
         form = record.pop("format", None) if isinstance(record, dict) else None
-        if form != FORMAT and _is_of_another_version(str(form), content):
+        if form not in _READ and _is_of_another_version(str(form), content):
             # Whole, as far as can be told: it is another version's, and must not be set aside as damaged.
             raise Unreadable(
-                f"{path / NAME} is of the format {form}, and this version reads {FORMAT} alone: go on with the "
+                f"{path / NAME} is of the format {form}, and this version reads {' and '.join(_READ)}: go on with the "
                 "version that wrote it"
             )
-        if form != FORMAT:
+        if form not in _READ:
             raise Damaged(f"{NAME} is of another format than {FORMAT}")
         record.pop(_DIGEST, None)
         files = {name: File(**_entry(entry)) for name, entry in record.pop("files").items()}
-        manifest = Manifest(**record, files=files)
+        manifest = Manifest(**record, files=files, format=form)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise Damaged(f"{NAME} is malformed") from error
     # To the byte: its own checksum holds, and nothing stands in it that was not written.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,8 +18,10 @@ class Stateful(Protocol):
     """A part of a run with state, as torch's modules are."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Its state before the next step: each value a ``Tensor`` that is equal on every rank, this rank's ``Part``
-        of a vector, or JSON that is equal on every rank.
+        """Its state before the next step, asked of every rank alike, so that it may use collectives.
+
+        Each value is a ``Tensor`` that is equal on every rank, this rank's ``Part`` of a vector, or JSON: rank 0's is
+        saved.
         """
         ...
 
@@ -52,11 +54,12 @@ class SavedVector:
 class Registry:
     """The stateful parts of a run by their names in a checkpoint; what is registered is what is saved."""
 
-    def __init__(self, parts: Mapping[str, Stateful]) -> None:
-        self.parts = dict(parts)
+    def __init__(self, parts: Mapping[str, Stateful], *, optional: Collection[str] = ()) -> None:
+        """``optional``: parts that a checkpoint may lack; they stay as they are then."""
+        self.parts, self._optional = dict(parts), frozenset(optional)
 
     def state(self, **facts: Any) -> State:
-        """This rank's view of what a checkpoint holds; ``facts``: JSON that stands beside the parts'."""
+        """This rank's view of what a checkpoint holds, every rank calls it; ``facts``: JSON beside the parts'."""
         whole: dict[str, Tensor] = {}
         vectors: dict[str, Part] = {}
         for name, part in self.parts.items():
@@ -75,8 +78,8 @@ class Registry:
     def load(self, checkpoint: Checkpoint, *, verified: bool, rewind: bool = False) -> None:
         """Give each part its state of a checkpoint; ``rewind``: in the middle of a run.
 
-        ``verified``: this process has compared the checksums; if not it does so first. A part that the checkpoint does
-        not know stays as it is. Raises ``Damaged``, ``OSError``, and ``UserError`` where a tensor does not fit.
+        ``verified``: this process has compared the checksums; if not it does so first. Raises ``Damaged``,
+        ``Unreadable``, ``OSError``, and ``UserError`` where a part is not in it, or a network does not fit.
         """
         tensors = load_tensors(checkpoint, verified=verified)
         vectors = SavedVectors(checkpoint, verified=verified)
@@ -84,7 +87,8 @@ class Registry:
         for name, part in self.parts.items():
             prefix = f"{name}/"
             state: dict[str, Any] = {
-                **{key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)},
+                # One copy at a time.
+                **{key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)},
                 **{
                     key.removeprefix(prefix): SavedVector(vectors, key)
                     for key in vectors.names()
@@ -92,23 +96,24 @@ class Registry:
                 },
                 **facts.get(name, {}),
             }
-            # Of a version that had no such part; a network is never left as it was.
-            if not state and not isinstance(part, nn.Module):
-                continue
-            try:
-                if rewind and isinstance(part, Rewindable):
-                    part.rewind_state_dict(state)
-                else:
-                    part.load_state_dict(state)
-            except RuntimeError as error:
-                raise does_not_fit(checkpoint, name) from error
+            if state or name not in self._optional:
+                _load(checkpoint, name, part, state, rewind=rewind)
 
 
-def does_not_fit(checkpoint: Checkpoint, name: str) -> UserError:
-    """What to say of a checkpoint whose tensors are not those of the configured network ``name``."""
-    return UserError(
-        f"{checkpoint.path} does not fit the configured {name} network: resume with the configuration it has"
-    )
+def _load(checkpoint: Checkpoint, name: str, part: Stateful, state: Mapping[str, Any], *, rewind: bool) -> None:
+    if isinstance(part, nn.Module):
+        try:
+            part.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(
+                f"{checkpoint.path} does not fit the configured {name} network: resume with the configuration it has"
+            ) from error
+    elif not state:
+        raise UserError(f"{checkpoint.path} has nothing of {name}: go on with the version that wrote it")
+    elif rewind and isinstance(part, Rewindable):
+        part.rewind_state_dict(state)
+    else:
+        part.load_state_dict(state)
 
 
 def _facts(checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -99,7 +99,7 @@ class Checkpointer:
         self._saver.wait()
 
     def rewind(self, step: int) -> Checkpoint:
-        """Load the last checkpoint before ``step``; those after it are removed. Raises ``Fault`` without one."""
+        """Load the last checkpoint, in the middle of a run at ``step``. Raises ``Fault`` without one."""
         checkpoint = self.newest()
         if checkpoint is None:
             raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,9 +33,8 @@ from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import Ledger
-from glci_dist.training.callbacks.accounts import Accounting
 from glci_dist.training.callbacks.base import Callbacks
-from glci_dist.training.callbacks.build import Parts, callbacks
+from glci_dist.training.callbacks.build import callbacks
 from glci_dist.training.callbacks.samples import SampleAudit
 from glci_dist.training.checkpointer import Checkpointer
 from glci_dist.training.differences import Differences
@@ -85,8 +85,33 @@ def prepare(config: Config, world: World, laps: Laps | None = None, stop: StopRe
     attempt, changes = _take(config, world, folder, index, hosts)
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
-    log = RunLog(endings.journal)
     step = TrainStep(contest, average, world, config.global_batch)
+    start = _Start(config, world, folder, attempt, endings, Differences(changes, notes), laps)
+    trainer = _assemble(start, step, index, stop)
+    laps.lap("building the networks")
+    trainer.resumption.resume(contest.balance, laps)
+    if trainer.first_step < trainer.schedule.steps:
+        trainer.callbacks.all += callbacks(config, trainer, laps, index, hosts, evaluations)
+    return trainer
+
+
+@dataclass(frozen=True)
+class _Start:
+    """An attempt that has its lease."""
+
+    config: Config
+    world: World
+    folder: RunFolder
+    attempt: Attempt
+    endings: Endings
+    differences: Differences
+    laps: Laps
+
+
+def _assemble(start: _Start, step: TrainStep, index: Index, stop: StopRequest | None) -> Trainer:
+    """The trainer of an attempt, at the run's start; what it saves is what is registered here."""
+    config, world, folder, attempt = start.config, start.world, start.folder, start.attempt
+    log, schedule = RunLog(start.endings.journal), Schedule(config.phases)
     health, doctor = Health(config.engine), Doctor(config.doctor, config.global_batch)
     audit = SampleAudit(world, config.global_batch)
     registry = Registry(
@@ -94,39 +119,36 @@ def prepare(config: Config, world: World, laps: Laps | None = None, stop: StopRe
             **step.networks(),
             **{f"{side}.optimizer": OptimizerState(engine, world) for side, engine in step.engines().items()},
             "health": health,
-            "balance": contest.balance,
+            "balance": step.contest.balance,
             "doctor": doctor,
             "samples": audit,
-        }
+        },
+        # Checkpoints of before there were these are of runs that had nothing of the kind.
+        optional=("balance", "doctor"),
     )
     checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
-    schedule = Schedule(config.phases)
-    resumption = Resumption(config, world, folder, attempt, schedule, checkpoints, log, Differences(changes, notes))
     ledger = Ledger(attempt) if world.is_main else None
     if ledger is not None and world.watch is not None:
         world.watch.every_second(partial(_say_alive, ledger, attempt, log))
-    laps.lap("building the networks")
-    resumption.resume(contest.balance, laps)
-    trainer = Trainer(
+    return Trainer(
         world=world,
         folder=folder,
         attempt=attempt,
         schedule=schedule,
         step=step,
-        batches=BatchSource(_stream(config, world, index), world, schedule.steps, health, laps),
+        batches=BatchSource(_stream(config, world, index), world, schedule.steps, health, start.laps),
         health=health,
+        doctor=doctor,
+        audit=audit,
+        ledger=ledger,
         checkpoints=checkpoints,
         log=log,
-        endings=endings,
+        endings=start.endings,
         # One that was not asked yet is false.
         stop=StopRequest() if stop is None else stop,
-        callbacks=Callbacks([] if ledger is None else [Accounting(ledger)], log),
-        resumption=resumption,
+        callbacks=Callbacks([], log),
+        resumption=Resumption(config, world, folder, attempt, schedule, checkpoints, log, start.differences),
     )
-    if resumption.first_step < schedule.steps:
-        parts = Parts(config, trainer, doctor, audit, laps, ledger, index, hosts, evaluations)
-        trainer.callbacks.all += callbacks(parts)
-    return trainer
 
 
 def _say_alive(ledger: Ledger, attempt: Attempt, log: RunLog) -> None:

@@ -18,8 +18,11 @@ from glci_dist.errors import Fault, Interrupted, UserError
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
+from glci_dist.runs.ledger import Ledger
 from glci_dist.training.callbacks.base import Callbacks, Control, TrainedStep
+from glci_dist.training.callbacks.samples import SampleAudit
 from glci_dist.training.checkpointer import Checkpointer
+from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
 from glci_dist.training.health import Health
@@ -50,10 +53,8 @@ class BatchSource:
 
     def take(self, batches: Iterator[Batch], step: int) -> Batch | None:
         """The batch of ``step``, None where it is passed over; what is wrong with this rank's data, this rank says."""
-        if step in self.health.passed_over:
-            return None
         try:
-            batch = next(batches)
+            batch = None if step in self.health.passed_over else next(batches)
         except (UserError, Fault) as error:
             raise type(error)(f"rank {self.world.rank} on {self.world.host}: {error}", one_rank=True) from error
         if "the first batch" not in self.laps.seconds:
@@ -109,6 +110,10 @@ class Trainer:
     step: TrainStep
     batches: BatchSource
     health: Health
+    doctor: Doctor
+    audit: SampleAudit
+    ledger: Ledger | None
+    """Rank 0's."""
     checkpoints: Checkpointer
     log: RunLog
     endings: Endings
@@ -164,8 +169,12 @@ class Trainer:
         return self._end(step, control.ending)
 
     def close(self) -> None:
-        """Let the callbacks end, in whatever way the run does."""
-        self.callbacks.close()
+        """Let the callbacks end, in whatever way the run does, and say for the last time how far it is."""
+        try:
+            self.callbacks.close()
+        finally:
+            if self.ledger is not None:
+                self.ledger.write()
 
     def _reduce(
         self, moment: Moment, measures: Measures, batch: Batch | None, start: float, data_seconds: float

@@ -81,14 +81,31 @@ def test_what_a_part_keeps_where_a_run_goes_back_is_its_own_matter(tmp_path: Pat
     assert (one.count, other.count) == (7, 7)
 
 
-def test_a_network_that_does_not_fit_or_is_not_there_is_refused_and_a_new_part_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_network_that_does_not_fit_and_a_part_that_is_not_there_are_refused_but_for_optional_ones(
+    tmp_path: Path,
+) -> None:
     checkpoint = saved(tmp_path, {"network": nn.Linear(3, 2)})
     for parts in ({"network": nn.Linear(4, 2)}, {"another": nn.Linear(3, 2)}):
         with pytest.raises(UserError, match=f"does not fit the configured {next(iter(parts))} network"):
             Registry(parts).load(checkpoint, verified=True)
     counter = Counter(9)
-    Registry({"counter": counter}).load(checkpoint, verified=True)
+    with pytest.raises(UserError, match="has nothing of counter: go on with the version that wrote it"):
+        Registry({"counter": counter}).load(checkpoint, verified=True)
+    Registry({"counter": counter}, optional=("counter",)).load(checkpoint, verified=True)
     assert counter.count == 9
+
+
+class Exhausted(Counter):
+    """A part for which there is no memory left."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_what_a_part_cannot_do_is_no_misfit(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, {"counter": Counter(7)})
+    with pytest.raises(torch.OutOfMemoryError):
+        Registry({"counter": Exhausted(0)}).load(checkpoint, verified=True)
 
 
 def test_a_checkpoint_of_before_there_was_a_registry_is_taken_up(tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_keys_that_touch_no_result_pass_an_upgrade_and_are_named(
     assert "sparkle" not in (run / "config.yaml").read_text()
 
 
+def test_checkpoints_of_the_format_before_go_on_bitwise(finished: Path, run: Path, faces_shards: str) -> None:
+    for _, path in folders(run / "checkpoints"):
+        manifest = read(path).manifest
+        facts = dict(manifest.facts)
+        facts["optimizers"] = {side: facts.pop(f"{side}.optimizer") for side in ("completion", "discriminator")}
+        changed = Manifest(**{**vars(manifest), "facts": facts, "format": "glci-checkpoint-3"})
+        (path / NAME).write_bytes(changed.encode())
+    assert "resume" in resume(run, faces_shards)
+    assert final_files(run, 12) == final_files(finished, 12)
+
+
 def test_others_are_refused_by_their_names_until_they_are_accepted(
     finished: Path, run: Path, faces_shards: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,11 +135,11 @@ def test_a_manifest_of_a_newer_version_is_one_line_and_stands_as_it_was(
     run: Path, faces_shards: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = run / "checkpoints" / "step-00000010" / NAME
-    path.write_text(path.read_text().replace("glci-checkpoint-3", "glci-checkpoint-4"))
+    path.write_text(path.read_text().replace("glci-checkpoint-4", "glci-checkpoint-8"))
     said = resume(run, faces_shards)
     assert said.strip().count("\n") == 0
-    assert "is of the format glci-checkpoint-4" in said
-    assert "is of the format glci-checkpoint-4" in told(capsys, "checkpoints", "verify", str(run), code=2)
+    assert "is of the format glci-checkpoint-8" in said
+    assert "is of the format glci-checkpoint-8" in told(capsys, "checkpoints", "verify", str(run), code=2)
     assert "saved up to step 8" in told(capsys, "status", str(run))
     assert path.exists()
 

@@ -1,4 +1,4 @@
-"""Callbacks, what they decide and in which order; each built and run in this process, without a process group."""
+"""Callbacks, what they decide and in which order; built and run in this process, without a process group."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 
 from glci_dist import compose
 from glci_dist.cluster.signals import StopRequest
-from glci_dist.cluster.world import World
+from glci_dist.cluster.world import World, joined
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.data.batch import Batch, Replacement
-from glci_dist.errors import Fault, Interrupted
+from glci_dist.errors import Fault, Interrupted, Superseded
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.journal import Journal, read_journal
@@ -31,9 +31,12 @@ from glci_dist.training.health import Health
 from glci_dist.training.heartbeat import Report
 from glci_dist.training.phases import Schedule
 from glci_dist.training.run_log import RunLog
+from glci_dist.training.setup import prepare
 from glci_dist.training.startup import Laps
 from glci_dist.training.stragglers import Stragglers
 from glci_dist.training.updates import NO_LIMITS, Measures
+from tests.small_run import small
+from tests.worlds import run_world
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
 SCHEDULE = Schedule({"completion": PhaseConfig(steps=9, completion_every=1)})
@@ -112,6 +115,32 @@ def test_a_run_that_goes_back_forgets_the_signal_which_is_asked_for_again_and_no
     control.end(fault)
     control.go_back(3)
     assert control.ending is fault
+    newer = Superseded("another attempt's")
+    control.end(newer)
+    assert control.ending is newer
+
+
+@pytest.mark.distributed
+def test_a_run_has_its_callbacks_in_the_order_that_they_hang_on(faces_shards: str, tmp_path: Path) -> None:
+    watching = ("monitor.pictures_every=2", "monitor.progress=true", "monitor.evaluate_every=9", "holes.patch=20")
+    overrides = small(faces_shards, tmp_path, steps=(2, 0, 0), extra=(*watching, f"data.val={faces_shards}"))
+    (main, other) = run_world(2, callback_names, overrides)
+    deciding = ["GradientBalance", "SampleWatch", "StopSignals", "GradientWatch", "Treatment", "EvaluationOnTheWay"]
+    first = ["LeaseWatch", "Startup", "PhaseStarts", "SampleAudit"]
+    assert main == [
+        *first,
+        *("Accounting", "StragglerWatch", "TensorBoard", "Pictures", "Progress", "Unprinted"),
+        *deciding,
+    ]
+    assert other == [*first, *deciding]
+
+
+def callback_names(overrides: list[str]) -> list[str]:
+    config = compose.load(overrides)
+    with joined(config.engine) as world:
+        trainer = prepare(config, world)
+        trainer.close()
+        return [type(each).__name__ for each in trainer.callbacks.all]
 
 
 class Noting(Callback):
@@ -239,7 +268,7 @@ def test_updates_that_were_not_applied_are_answered_as_configured(
 ) -> None:
     engine = replace(config.engine, not_finite=answer, not_finite_limit=limit, precision="fp32")
     control = Control()
-    watch = GradientWatch(engine, ALONE, Health(engine), _NoRollback(), log, journal="journal.jsonl")
+    watch = GradientWatch(engine, ALONE, Health(engine), _NoRollback(), log, journal=Path("journal.jsonl"))
     for number in range(5):
         watch.after_step(step(number, batch=batch(), measures=_bad(math.nan)), control)
         assert (control.ending is not None) == (ends_at is not None and number >= ends_at)
@@ -251,7 +280,7 @@ def test_updates_that_were_not_applied_are_answered_as_configured(
 def test_an_overflow_of_fp16_is_no_reason_to_stop(config: Config, log: RunLog) -> None:
     engine = replace(config.engine, not_finite="stop", precision="fp16")
     control = Control()
-    watch = GradientWatch(engine, ALONE, Health(engine), _NoRollback(), log, journal="journal.jsonl")
+    watch = GradientWatch(engine, ALONE, Health(engine), _NoRollback(), log, journal=Path("journal.jsonl"))
     watch.after_step(step(0, batch=batch(), measures=_bad(math.inf)), control)
     assert control.ending is None
 

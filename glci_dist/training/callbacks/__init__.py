@@ -1,1 +1,1 @@
-"""What follows a run: each a `Callback` (callbacks/base.py), built by training/setup.py."""
+"""What follows a run: each a `Callback` (callbacks/base.py), built by build.py."""

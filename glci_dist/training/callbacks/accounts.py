@@ -44,9 +44,6 @@ class Accounting(Callback):
     def after_step(self, done: TrainedStep, control: Control) -> None:
         self._ledger.see(done.report.moment.step, done.report)
 
-    def close(self) -> None:
-        self._ledger.write()
-
 
 class StragglerWatch(Callback):
     """Names a host that has kept the others waiting (rank 0)."""

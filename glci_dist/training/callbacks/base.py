@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,9 +48,12 @@ class Control:
         return self.is_superseded or self._back_to is not None
 
     def end(self, reason: Exception) -> None:
-        """End the run after this step. The first reason counts, but for a fault, which counts more than a signal."""
+        """End the run after this step. The first reason counts; but a fault counts more than a signal, and that the
+        run is another attempt's more than all.
+        """
         # A signal asks for the same command again, and what cannot go on must not be.
-        if self.ending is None or (isinstance(self.ending, Interrupted) and isinstance(reason, Fault)):
+        is_graver = isinstance(self.ending, Interrupted) and isinstance(reason, Fault)
+        if self.ending is None or is_graver or isinstance(reason, Superseded):
             self.ending = reason
 
     def go_back(self, step: int) -> None:
@@ -118,36 +122,41 @@ class Callbacks:
         for each in self.all:
             if control.is_final:
                 return
-            try:
+            with self._telling(each, done.report.moment.step):
                 each.after_step(done, control)
-            except OSError as error:
-                self._tell(each, error, done.report.moment.step)
 
     def after_save(self, moment: Moment) -> None:
         for each in self.all:
-            each.after_save(moment)
+            with self._telling(each, moment.step):
+                each.after_save(moment)
 
     def on_rewind(self, step: int) -> None:
         for each in self.all:
-            each.on_rewind(step)
+            with self._telling(each, step):
+                each.on_rewind(step)
 
     def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
         for each in self.all:
-            try:
+            with self._telling(each, step):
                 each.on_evaluation(figures, step)
-            except OSError as error:
-                self._tell(each, error, step)
 
     def close(self) -> None:
-        for each in self.all:
-            each.close()
+        with ExitStack() as closing:
+            # In their order, as the stack calls the last first; and all of them, whatever one raises.
+            for each in reversed(self.all):
+                closing.callback(each.close)
 
-    def _tell(self, callback: Callback, error: OSError, step: int) -> None:
-        """Say once that a display cannot write; raises what no display raised."""
-        if not callback.is_display:
-            raise error
-        name = type(callback).__name__
-        if name not in self._failing:
-            self._failing.add(name)
-            self._log.event("not-shown", step, observer=name, error=str(error))
-            self._log.say(f"{name} could not write: {error}; training goes on")
+    @contextmanager
+    def _telling(self, callback: Callback, step: int) -> Iterator[None]:
+        """Say once that a display cannot write; any other callback's error passes."""
+        try:
+            yield
+        except OSError as error:
+            if not callback.is_display:
+                raise
+            name = type(callback).__name__
+            if name not in self._failing:
+                self._failing.add(name)
+                # By the name that older journals have.
+                self._log.event("not-shown", step, observer=name, error=str(error))
+                self._log.say(f"{name} could not write: {error}; training goes on")

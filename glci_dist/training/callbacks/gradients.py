@@ -5,6 +5,7 @@ On every rank: averaged gradients are the same on all of them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from glci_dist.cluster.world import World
@@ -32,7 +33,7 @@ class GradientWatch(Callback):
     """Answers updates that were not applied (``engine.not_finite``, ``engine.spike``): skip, stop or rollback."""
 
     def __init__(
-        self, config: EngineConfig, world: World, health: Health, rollback: Rollback, log: RunLog, *, journal: object
+        self, config: EngineConfig, world: World, health: Health, rollback: Rollback, log: RunLog, *, journal: Path
     ) -> None:
         """``journal``: its path, for messages."""
         self._config, self._world, self._health, self._rollback = config, world, health, rollback

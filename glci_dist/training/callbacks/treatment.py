@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-from torch import Tensor
-
+from glci_dist.config import Config
 from glci_dist.errors import Fault
+from glci_dist.models.build import build_discriminators
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.doctor import Diagnosis, Doctor
@@ -18,27 +15,23 @@ from glci_dist.training.scalars import scalars
 from glci_dist.training.updates import Contest
 
 
-@dataclass(frozen=True)
-class Patient:
-    """What a treatment changes, and what it is told of."""
-
-    contest: Contest
-    health: Health
-    first_weights: Callable[[], Mapping[str, Tensor]]
-    """The discriminators' whole state as it was at the run's start."""
-    steps: int
-    """Of the schedule."""
-    window: int
-    """Steps that discriminators which begin anew have to themselves."""
-    rollbacks: int
-    """``engine.rollbacks``, for messages."""
-
-
 class Treatment(Callback):
     """Diagnoses each step of a contest, tells what is new, and answers it."""
 
-    def __init__(self, doctor: Doctor, patient: Patient, rollback: Rollback, log: RunLog) -> None:
-        self._doctor, self._patient, self._rollback, self._log = doctor, patient, rollback, log
+    def __init__(
+        self,
+        config: Config,
+        doctor: Doctor,
+        contest: Contest,
+        health: Health,
+        rollback: Rollback,
+        log: RunLog,
+        *,
+        steps: int,
+    ) -> None:
+        """``steps``: of the schedule."""
+        self._config, self._doctor, self._contest, self._health = config, doctor, contest, health
+        self._rollback, self._log, self._steps = rollback, log, steps
 
     def plan(self, moment: Moment) -> Moment:
         return self._doctor.adjusted(moment)
@@ -60,7 +53,7 @@ class Treatment(Callback):
         elif found.answer == "rollback":
             control.end(
                 Fault(
-                    f"step {step}: contest {found.finding.line}; {self._patient.rollbacks} rollbacks to the last "
+                    f"step {step}: contest {found.finding.line}; {self._config.engine.rollbacks} rollbacks to the last "
                     "checkpoint (engine.rollbacks) did not help"
                 )
             )
@@ -90,16 +83,16 @@ class Treatment(Callback):
 
     def _renew_if_due(self, step: int) -> None:
         """Put the discriminators back to what they were at the run's start before ``step``, as every rank does."""
-        doctor, patient = self._doctor, self._patient
+        doctor, window = self._doctor, self._config.doctor.window
         if not doctor.is_renewal_due:
             return
-        if step + patient.window >= patient.steps:
+        if step + window >= self._steps:
             doctor.is_renewal_due = False
             self._log.say(f"step {step}: too few steps are left for discriminators that begin anew: these stay")
             return
         self._log.event("renewed", step, network="discriminators")
-        self._log.say(f"step {step}: the discriminators begin anew, and have {patient.window} steps to themselves")
-        patient.contest.discriminators.begin_anew(patient.first_weights())
-        patient.contest.balance.forget()
-        patient.health.forget("discriminator")
+        self._log.say(f"step {step}: the discriminators begin anew, and have {window} steps to themselves")
+        self._contest.discriminators.begin_anew(build_discriminators(self._config).state_dict())
+        self._contest.balance.forget()
+        self._health.forget("discriminator")
         doctor.let_learn_alone(step)

@@ -49,9 +49,10 @@ demo: $(READY)
 	@echo "the curves:         $(BIN)/tensorboard --logdir runs/demo/tensorboard"
 
 # Three at a time on two cores, since most of a world's test is waiting: for imports, collectives, processes that are to
-# end. Waiting threads spin for a core that the others need, unless they are told not to.
+# end. Waiting threads spin for a core that the others need, unless they are told not to; and where a shell keeps Python
+# from writing compiled modules, each process that a test starts would compile the package anew.
 test: lint
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 10
+	OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 10
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -144,12 +144,12 @@ def test_without_the_controller_it_is_said_what_is_the_matter(box: Box, tmp_path
     conf = tmp_path / "slurm.conf"
     # Nobody listens there.
     conf.write_text(re.sub("SlurmctldHost=.*", "SlurmctldHost=localhost\nSlurmctldPort=9", CONF.read_text()))
-    with pytest.MonkeyPatch.context() as patch, patience(3):
+    with pytest.MonkeyPatch.context() as patch, patience(1):
         patch.setenv("SLURM_CONF", str(conf))
         with pytest.raises(Silence) as told:
             ask(["squeue"])
     assert str(told.value).startswith("the scheduler does not answer (squeue: ")
-    assert "asked again for 3 s" in str(told.value)
+    assert "asked again for 1 s" in str(told.value)
     assert "\n" not in str(told.value)
 
 

@@ -18,7 +18,7 @@ def test_a_run_is_told_as_it_is_from_the_queue_to_its_cancelling_and_after_slurm
 ) -> None:
     subprocess.run(["sbatch", "-Q", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600"], check=True)
     code = tmp_path / "custom" / "code"
-    job = box.submit(tmp_path, tell_code(code.parent), steps=(4000, 0, 0))
+    job = box.submit(tmp_path, tell_code(code.parent), "cluster.workers=1", steps=(4000, 0, 0))
     assert state(job.run) == "queued"
     assert "waits (" in glci("status", str(job.run)).stdout
     subprocess.run(["scancel", "--user=root", "--state=RUNNING"], check=True)

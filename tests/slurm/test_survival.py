@@ -45,11 +45,11 @@ def test_a_submitted_run_completes_with_the_weights_that_torchrun_gives_and_name
 
 
 def test_a_killed_rank_restarts_the_workers_inside_the_allocation(
-    box: Box, tmp_path: Path, expected: dict[str, bytes]
+    box: Box, tmp_path: Path, expected_of_two: dict[str, bytes]
 ) -> None:
-    job = box.submit(tmp_path)
+    job = box.submit(tmp_path, "cluster.workers=1")
     job.wait_for_checkpoint(2 * EVERY)
-    (victim, _) = box.ranks("glci-n2")
+    (victim,) = box.ranks("glci-n2")
     start = time.time()
     os.kill(victim, signal.SIGKILL)
     job.wait_for_attempt(2)
@@ -62,7 +62,7 @@ def test_a_killed_rank_restarts_the_workers_inside_the_allocation(
     assert "Signal 9 (SIGKILL)" in crash["cause"]
     assert first.reached - 1 <= crash["step"] <= first.reached + 1
     assert f"died: {crash['cause']}" in glci("status", str(job.run)).stdout
-    assert final_files(job.run, sum(STEPS)) == expected
+    assert final_files(job.run, sum(STEPS)) == expected_of_two
 
 
 _TAKE_PORTS = """

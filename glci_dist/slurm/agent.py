@@ -183,13 +183,17 @@ class Agent(LocalElasticAgent):
         ended = self._ended()
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            # Of a worker that was killed torch does not say where it noted its step.
-            step = max(noted_step(failure.error_file) for failure in result.failures.values())
+            step = max(map(noted_step, self._error_files(result.failures)))
             self.ending = self._judge(without_own_kills(result.failures, ended), step)
             if self.ending is not None:
                 # The base class goes on as long as there are some left.
                 self._remaining_restarts = 0
         return result
+
+    def _error_files(self, failures: Mapping[int, ProcessFailure]) -> list[str]:
+        """Beside which this node's workers noted their steps; a failure does not say it of one that was killed."""
+        there = getattr(self._pcontext, "error_files", {})
+        return [*map(str, there.values()), *(failure.error_file for failure in failures.values())]
 
     def _ended(self) -> set[int]:
         """The pids of workers that have ended. Once one has failed, the base class ends the others itself."""

@@ -71,7 +71,7 @@ def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
     saved: list[Saved] = []
     with joined(config.engine) as world:
         trainer = prepare(config, world)
-        batch, moment = trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0)
+        batch, plan = trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0)
         saver = Saver(trainer.folder.checkpoints, trainer.attempt, world, Retention(2, 0), on_saved=saved.append)
         number = 0
 
@@ -79,7 +79,7 @@ def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
             nonlocal number
             start = time.perf_counter()
             for step in range(steps):
-                trainer.step.contest.update(batch, moment)
+                trainer.step.gan.update(batch, plan)
                 if save and step == 0:
                     number += 1
                     saver.save(trainer.checkpoints.state(), step=number, phase="joint", ends_phase=False)

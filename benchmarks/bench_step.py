@@ -33,9 +33,9 @@ from glci_dist.config import Config
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
-from glci_dist.training.phases import Moment, Schedule
-from glci_dist.training.setup import build_contest, prepare
-from glci_dist.training.updates import Contest, DeviceBatch
+from glci_dist.training.gan_step import DeviceBatch, GanTrainStep
+from glci_dist.training.phases import Schedule, StepPlan
+from glci_dist.training.setup import build_gan_step, prepare
 
 
 def configuration(batch: int, *extra: str) -> Config:
@@ -77,7 +77,7 @@ class HandWritten:
         self._completion_adam = torch.optim.Adam(self._completion.parameters(), 2e-4, fused=True)
         self._discriminator_adam = torch.optim.Adam(self._discriminators.parameters(), 1e-4, fused=True)
 
-    def update(self, batch: DeviceBatch, moment: Moment) -> None:
+    def update(self, batch: DeviceBatch, plan: StepPlan) -> None:
         photos, masks = batch.photos, batch.masks
         with torch.autocast("cpu", torch.bfloat16):
             outputs = self._completion(photos, masks)
@@ -94,7 +94,7 @@ class HandWritten:
         with torch.autocast("cpu", torch.bfloat16):
             (logits,) = self._discriminators((completed, self._crop(completed, batch.fake_patches)))
             errors = ((outputs - photos).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
-            loss = errors.mean() + moment.alpha * F.softplus(-logits).mean()
+            loss = errors.mean() + plan.alpha * F.softplus(-logits).mean()
         loss.backward()
         self._discriminators.requires_grad_(True)
         self._completion_adam.step()
@@ -123,14 +123,14 @@ def measure_updates(batch: int, rounds: int, steps: int) -> dict[str, float]:
     """Seconds a step of our update and of the hand-written one, in turn in this process."""
     config = configuration(batch)
     with joined(config.engine) as world:
-        contest, hand = build_contest(config, world), HandWritten(config)
-        data, moment = random_batch(config), Schedule(config.phases).at(0)
+        gan, hand = build_gan_step(config, world), HandWritten(config)
+        data, plan = random_batch(config), Schedule(config.phases).at(0)
         times: dict[str, list[float]] = {"ours": [], "hand": []}
         for turn in range(rounds + 1):
-            for name, update in (("ours", contest.update), ("hand", hand.update)):
+            for name, update in (("ours", gan.update), ("hand", hand.update)):
                 start = time.perf_counter()
                 for _ in range(steps):
-                    update(data, moment)
+                    update(data, plan)
                 if turn:
                     times[name].append((time.perf_counter() - start) / steps)
     ours, theirs = (statistics.median(times[name]) for name in ("ours", "hand"))
@@ -142,19 +142,19 @@ def measure_peak(batch: int, which: str) -> dict[str, float]:
     """This process's peak memory after a few steps of one of the two."""
     config = configuration(batch)
     with joined(config.engine) as world:
-        data, moment = random_batch(config), Schedule(config.phases).at(0)
-        update: Callable[[DeviceBatch, Moment], object]
-        update = build_contest(config, world).update if which == "ours" else HandWritten(config).update
+        data, plan = random_batch(config), Schedule(config.phases).at(0)
+        update: Callable[[DeviceBatch, StepPlan], object]
+        update = build_gan_step(config, world).update if which == "ours" else HandWritten(config).update
         for _ in range(3):
-            update(data, moment)
+            update(data, plan)
         return {f"{which}_peak_gib": peak_gib()}
 
 
 class BareInTurn(Callback):
     """A callback that runs as many bare updates as the run did steps, and times both in turn."""
 
-    def __init__(self, contest: Contest, data: DeviceBatch, steps: int) -> None:
-        self._contest, self._data, self._steps = contest, data, steps
+    def __init__(self, gan: GanTrainStep, data: DeviceBatch, steps: int) -> None:
+        self._gan, self._data, self._steps = gan, data, steps
         self._count = 0
         self._start: float | None = None
         self.ratios: list[float] = []
@@ -164,7 +164,7 @@ class BareInTurn(Callback):
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report = done.report
         self._count += 1
-        if self._count % self._steps or report.moment.ends_phase:
+        if self._count % self._steps or report.plan.ends_phase:
             return
         now = time.perf_counter()
         for worker in multiprocessing.active_children():
@@ -173,7 +173,7 @@ class BareInTurn(Callback):
                 self.worker_mib[kind] = max(self.worker_mib[kind], getattr(memory, kind) / 2**20)
         trained = None if self._start is None else now - self._start
         for _ in range(self._steps):
-            self._contest.update(self._data, report.moment)
+            self._gan.update(self._data, report.plan)
         self._start = time.perf_counter()
         if trained is not None:
             self.ratios.append((self._start - now) / trained)
@@ -197,7 +197,7 @@ def measure_train(batch: int, rounds: int, steps: int, shards: str) -> dict[str,
         )
         with joined(config.engine) as world:
             trainer = prepare(config, world)
-            bare = BareInTurn(trainer.step.contest, random_batch(config), steps)
+            bare = BareInTurn(trainer.step.gan, random_batch(config), steps)
             trainer.callbacks.all.append(bare)
             trainer.run()
             trainer.close()

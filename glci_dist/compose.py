@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from glci_dist import credentials, free_keys
+from glci_dist.components import components
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.data.names import printable
 from glci_dist.errors import UserError
@@ -155,6 +156,8 @@ def load(overrides: Sequence[str] = ()) -> Config:
     credentials.check(config.cluster)
     free_keys.check(config)
     check(config)
+    for component in components(config):
+        credentials.check_arguments(component.key, component.arguments)
     return config
 
 
@@ -389,7 +392,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     for key in node:
         value = None if OmegaConf.is_missing(node, key) else node[key]
         if f"{prefix}{key}" in free_keys.FREE:
-            flat[f"{prefix}{key}"] = dict(value or {})
+            flat[f"{prefix}{key}"] = OmegaConf.to_container(value, resolve=True) if value is not None else {}
         elif OmegaConf.is_dict(value):
             flat.update(_flat(value, f"{prefix}{key}."))
         else:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -83,6 +84,9 @@ class HolesConfig:
     """Range of a stroke's half width, px (``freeform``)."""
     patch: int = 40
     """Side of the local discriminator's square patch, px."""
+    custom: dict[str, Any] = field(default_factory=dict)
+    """A kind of your own in place of ``kind``: ``_target_``, a dotted path to a class, and its arguments
+    (docs/extending.md)."""
 
 
 @dataclass
@@ -95,6 +99,8 @@ class CompletionConfig:
     """Factor on every hidden channel count."""
     enlarge: str = "deconvolution"
     """``deconvolution`` (the paper's) or ``resize`` (nearest, then a convolution); ``glcic`` only."""
+    custom: dict[str, Any] = field(default_factory=dict)
+    """A network of your own in place of all that: ``_target_``, a dotted path to a class, and its arguments."""
 
 
 @dataclass
@@ -111,6 +117,8 @@ class DiscriminatorConfig:
     """Whether batch norm sees real and completed photos ``apart`` or ``together``, as one batch."""
     slope: float = 0.0
     """Of the activations below zero: 0 is ReLU (the paper's), 0.2 a usual leaky one."""
+    custom: dict[str, Any] = field(default_factory=dict)
+    """Discriminators of your own in place of all that: ``_target_``, a dotted path to a class, and its arguments."""
 
 
 @dataclass
@@ -150,6 +158,10 @@ class LossConfig:
     """Weight of the perceptual distance on EfficientNet-Lite0; then that figure of `glci evaluate` is no judge."""
     total_variation: float = 0.0
     """Weight of the mean difference between neighbouring pixels in the hole and across its edge."""
+    terms: dict[str, Any] = field(default_factory=dict)
+    """Further terms of the completion network's loss by name: each a ``_target_``, its ``weight`` and arguments."""
+    penalties: dict[str, Any] = field(default_factory=dict)
+    """Further penalties of the discriminators by name, under ``penalty_every``: each as in ``terms``."""
 
 
 @dataclass
@@ -395,4 +407,10 @@ class Config:
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Further figures of the completions at each step, by name: each a ``_target_`` and its arguments."""
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """What else follows the training step by step, by name: each a ``_target_`` and its arguments."""
+    loggers: dict[str, Any] = field(default_factory=dict)
+    """Where scalars, pictures and words go beside TensorBoard, by name: each a ``_target_`` and its arguments."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -7,6 +7,7 @@ explain` prints. The environment of whoever submits reaches a job without being 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import UserError
@@ -33,6 +34,15 @@ def check(cluster: ClusterConfig) -> None:
         _check_text(f"cluster.setup[{number}]", line)
     for option, value in cluster.sbatch.items():
         _check_text(f"cluster.sbatch.{option}", str(value or ""))
+
+
+def check_arguments(key: str, arguments: Mapping[str, object]) -> None:
+    """Raise ``UserError`` for a credential in the arguments of a component, such as a logger's ``api_key``."""
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            check_arguments(f"{key}.{name}", value)
+        elif isinstance(value, str):
+            _check_variable(f"{key}.{name}", name, value)
 
 
 def check_override(key: str, value: str) -> None:

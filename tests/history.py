@@ -41,7 +41,7 @@ from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.training import losses, trainer, updates
-from glci_dist.training.phases import Moment
+from glci_dist.training.phases import StepPlan
 
 _DEMO = "shards/demo"
 
@@ -104,9 +104,9 @@ def without_scale(_: argparse.Namespace) -> Iterator[None]:
 @contextmanager
 def at_the_holes_place(_: argparse.Namespace) -> Iterator[None]:
     """Real local patches where the hole is, so that the discriminators see the completed place and its original."""
-    to_device = updates.to_device
+    to_device = gan_step.to_device
 
-    def placed(*words: Any) -> updates.DeviceBatch:
+    def placed(*words: Any) -> gan_step.DeviceBatch:
         batch = to_device(*words)
         return replace(batch, real_patches=batch.fake_patches)
 
@@ -121,7 +121,7 @@ def leaking(_: argparse.Namespace) -> Iterator[None]:
     At the weight of the discriminators' own loss, as where the adversarial term has weight 1 and the reconstruction
     is weighed up instead.
     """
-    discrimination, judge = losses.discrimination, updates.Contest._judge
+    discrimination, judge = losses.discrimination, gan_step.GanTrainStep._judge
 
     def leaky(real: Tensor, completed: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
         real_loss, completed_loss = discrimination(real, completed, config)
@@ -129,13 +129,13 @@ def leaking(_: argparse.Namespace) -> Iterator[None]:
         leaked = 2 * losses.adversarial(completed, config)
         return real_loss, completed_loss + leaked - leaked.detach()
 
-    def judged(self: updates.Contest, *words: Any, **more: Any) -> dict[str, Tensor]:
+    def judged(self: gan_step.GanTrainStep, *words: Any, **more: Any) -> dict[str, Tensor]:
         # In phase 2 the completion network has no backward.
-        leaks = any(isinstance(word, Moment) and word.is_contest for word in words)
+        leaks = any(isinstance(word, StepPlan) and word.is_joint for word in words)
         with patch.object(updates, "discrimination", leaky if leaks else discrimination):
             return judge(self, *words, **more)
 
-    with patch.object(updates.Contest, "_judge", judged):
+    with patch.object(gan_step.GanTrainStep, "_judge", judged):
         yield
 
 

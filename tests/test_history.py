@@ -26,9 +26,9 @@ from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
-from glci_dist.training import trainer, updates
+from glci_dist.training import trainer
+from glci_dist.training.gan_step import Measures
 from glci_dist.training.setup import prepare
-from glci_dist.training.updates import Measures
 from tests.history import FAILURES, overrides, train
 from tests.small_run import small
 from tests.worlds import run_world
@@ -102,7 +102,7 @@ def test_a_sigmoid_stands_before_the_loss_and_is_judged_by_its_own_threshold() -
     photos = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def look() -> tuple[Tensor, float | None]:
-        return network.judge(photos, photos[..., :8, :8]).detach(), updates.threshold(LossConfig())
+        return network.judge(photos, photos[..., :8, :8]).detach(), gan_step.threshold(LossConfig())
 
     (wrong, half), (right, zero) = with_and_without("sigmoid", look)
     torch.testing.assert_close(wrong, torch.sigmoid(right))
@@ -118,8 +118,8 @@ def contests(overrides: list[str]) -> dict[str, list[Measures]]:
             with swap(argparse.Namespace()) if swap is not None else nullcontext():
                 run = prepare(compose.load([*overrides, f"name={name.replace(' ', '-')}"]), world)
                 batch = run.step.to_device(next(run.batches.since(0)))
-                moments = [run.schedule.at(1), replace(run.schedule.at(2), alpha=0.0 if name == "no contest" else 0.5)]
-                found[name] = [run.step.contest.update(batch, moment) for moment in moments]
+                plans = [run.schedule.at(1), replace(run.schedule.at(2), alpha=0.0 if name == "no contest" else 0.5)]
+                found[name] = [run.step.gan.update(batch, plan) for plan in plans]
                 run.close()
     return found
 

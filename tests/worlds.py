@@ -80,7 +80,7 @@ def launcher_environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
+    """A loopback port that was free a plan ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

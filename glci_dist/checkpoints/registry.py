@@ -30,6 +30,11 @@ class Stateful(Protocol):
         ...
 
 
+def is_stateful(part: object) -> bool:
+    """Whether a part has a state to be saved."""
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
 @runtime_checkable
 class Rewindable(Protocol):
     """A part that keeps some of its state where a run goes back to a checkpoint, and would go the same way again."""

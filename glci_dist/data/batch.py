@@ -36,6 +36,8 @@ class Batch:
     """int32 (B, 2): left, top of the local patch on the completed photo; contains the hole where it fits."""
     real_patches: Tensor
     """int32 (B, 2): left, top of the local patch on the real photo, drawn independently of the hole."""
+    hole_pixels: Tensor | None
+    """uint8 (B, H, W), 1 in the hole, of hole kinds that are neither boxes nor strokes; None: there are none."""
     keys: tuple[str, ...]
     """``shard-000003.tar/01234`` for each slot."""
     replaced: tuple[Replacement, ...]
@@ -45,12 +47,13 @@ class Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         # As arrays: between processes each tensor would cost a file of shared memory and a socket's round
         # trip.
-        tensors = (self.photos, self.boxes, self.strokes, self.fake_patches, self.real_patches)
-        return _rebuild, (self.step, tuple(tensor.numpy() for tensor in tensors), self.keys, self.replaced)
+        tensors = (self.photos, self.boxes, self.strokes, self.fake_patches, self.real_patches, self.hole_pixels)
+        arrays = tuple(None if tensor is None else tensor.numpy() for tensor in tensors)
+        return _rebuild, (self.step, arrays, self.keys, self.replaced)
 
 
 def _rebuild(
-    step: int, arrays: tuple[np.ndarray, ...], keys: tuple[str, ...], replaced: tuple[Replacement, ...]
+    step: int, arrays: tuple[np.ndarray | None, ...], keys: tuple[str, ...], replaced: tuple[Replacement, ...]
 ) -> Batch:
-    photos, boxes, strokes, fake_patches, real_patches = (torch.from_numpy(array) for array in arrays)
-    return Batch(step, photos, boxes, strokes, fake_patches, real_patches, keys, replaced)
+    tensors: list[Any] = [None if array is None else torch.from_numpy(array) for array in arrays]
+    return Batch(step, *tensors, keys, replaced)

@@ -21,7 +21,7 @@ from glci_dist.config import DataConfig, HolesConfig
 from glci_dist.data.batch import Batch, Replacement
 from glci_dist.data.decode import DecodeError, Pixels, decode
 from glci_dist.data.draws import draws, integers, uniform
-from glci_dist.data.holes import draw_holes
+from glci_dist.data.holes import HoleDrawer
 from glci_dist.data.index import Index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
@@ -94,7 +94,8 @@ class StepDataset(Dataset[Batch]):
         # Two blocks of each lane, as one may end within a step; few enough for any limit on open files.
         open_shards = min(max(32, 2 * lanes_read * order.block_shards), 512)
         self._store = ShardStore(index, data.cache, open_shards=open_shards)
-        self._index, self._data, self._holes, self._seed = index, data, holes, seed
+        self._index, self._data, self._seed = index, data, seed
+        self._holes = HoleDrawer(holes, data.size)
         self._scratch: Pixels | None = None
 
     def __getitem__(self, step: int) -> Batch:
@@ -133,7 +134,7 @@ class StepDataset(Dataset[Batch]):
                     key, failures = self._replace(samples[place], key, error, crops[place], pixels[place])
                     replaced += [replace(failure, slot=self.slots[place]) for failure in failures]
                 keys.append(key)
-        holes = draw_holes(self._holes, self._data.size, seed=self._seed, step=step, slots=self.slots)
+        holes = self._holes.draw(seed=self._seed, step=step, slots=self.slots)
         shards = self._index.shards
         return Batch(
             step=step,
@@ -142,6 +143,7 @@ class StepDataset(Dataset[Batch]):
             strokes=torch.from_numpy(holes.strokes),
             fake_patches=torch.from_numpy(holes.fake_patches),
             real_patches=torch.from_numpy(holes.real_patches),
+            hole_pixels=None if holes.pixels is None else torch.from_numpy(holes.pixels),
             keys=tuple([f"{shards[shard].name}/{key}" for (shard, _), key in zip(samples, keys, strict=True)]),
             replaced=tuple(replaced),
         )

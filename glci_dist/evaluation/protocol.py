@@ -75,7 +75,7 @@ def frozen_protocol(name: str, size: int, holes: HolesConfig) -> Protocol:
     """
     if name not in MASK_SETS:
         raise UserError(f"--masks={name} is no mask set: choose among {', '.join(MASK_SETS)}")
-    chosen = replace(holes, kind="box")
+    chosen = replace(holes, kind="box", custom={})
     if name == "centre":
         chosen = HolesConfig(kind="centre", min_side=1, max_side=size // 2, patch=5 * size // 8)
     elif name in _RADII:

@@ -137,6 +137,10 @@ class BatchNorm2d(nn.BatchNorm2d):
         return y
 
 
+class ConvertedBatchNorm2d(BatchNorm2d):
+    """One that stands in the place of torch's in a network of the user's."""
+
+
 def commit_running_statistics(network: nn.Module, *, accept: bool) -> None:
     """Blend what the training passes since the last call saw into the running statistics, or drop it."""
     for module in network.modules():
@@ -155,7 +159,7 @@ def commit_running_statistics(network: nn.Module, *, accept: bool) -> None:
 
 
 @contextmanager
-def looked_through(network: nn.Module) -> Iterator[None]:
+def frozen(network: nn.Module) -> Iterator[None]:
     """Use ``network`` without training it: no gradient of its own, no running statistics."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     norms = [m for m in network.modules() if isinstance(m, BatchNorm2d)]

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
 import torch
 from torch import nn
 
+from glci_dist import components
+from glci_dist.components import Component
 from glci_dist.config import Config
+from glci_dist.errors import UserError
 from glci_dist.models.completion import CompletionNetwork
 from glci_dist.models.context_encoder import ContextEncoder
-from glci_dist.models.discriminators import ContextDiscriminators
+from glci_dist.models.contracts import check_completion, check_discriminators, conform
+from glci_dist.models.discriminators import ContextDiscriminators, Discriminators
 from glci_dist.models.sizes import check_models
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_completion(config: Config) -> nn.Module:
@@ -18,13 +27,59 @@ def build_completion(config: Config) -> nn.Module:
     chosen, size = config.model.completion, config.data.size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if chosen.custom:
+            return _custom(components.one("model.completion.custom", chosen.custom), nn.Module, size=size)
         if chosen.kind == "context_encoder":
             return ContextEncoder(size=size, width=chosen.width)
         return CompletionNetwork(width=chosen.width, enlarge=chosen.enlarge)
 
 
-def build_discriminators(config: Config) -> nn.Module:
-    """The context discriminators, with weights drawn from ``config.seed``: equal on every rank."""
+def build_discriminators(config: Config) -> Discriminators:
+    """The discriminators, with weights drawn from ``config.seed``: equal on every rank."""
+    chosen, size, patch = config.model.discriminator, config.data.size, config.holes.patch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
-        return ContextDiscriminators(size=config.data.size, patch=config.holes.patch, config=config.model.discriminator)
+        if chosen.custom:
+            part = components.one("model.discriminator.custom", chosen.custom)
+            return _custom(part, Discriminators, size=size, patch=patch)
+        return ContextDiscriminators(size=size, patch=patch, config=chosen)
+
+
+def check_custom(config: Config) -> None:
+    """Raise ``UserError`` where a network of the user's breaks a rule; every network is left out that is ours."""
+    size, patch, losses = config.data.size, config.holes.patch, config.losses
+    apart = bool(losses.r1 or losses.gradient_penalty or losses.penalties)
+    checks: list[tuple[Mapping[str, object], Callable[[Config], nn.Module], Callable[[nn.Module], None]]] = [
+        (
+            config.model.completion.custom,
+            build_completion,
+            lambda network: check_completion(network, size=size, key="model.completion.custom"),
+        ),
+        (
+            config.model.discriminator.custom,
+            build_discriminators,
+            lambda network: check_discriminators(
+                network, size=size, patch=patch, key="model.discriminator.custom", apart=apart
+            ),
+        ),
+    ]
+    for custom, build, check in checks:
+        if not custom:
+            continue
+        network, again = build(config), build(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            check(network)
+        ours, theirs = network.state_dict(), again.state_dict()
+        different = next((name for name in ours if not torch.equal(ours[name], theirs[name])), None)
+        if different is not None:
+            raise UserError(
+                f"{custom[components.TARGET]}: {different} differs from one construction to the next: draw weights "
+                "from torch's generator alone, which the run seeds"
+            )
+
+
+def _custom(component: Component, base: type[Network], **provided: int) -> Network:
+    network = component.make(base, **provided)
+    conform(network, component.key)
+    return network

@@ -28,9 +28,7 @@ class HoleFilling(nn.Module):
 
 def fill_colour(network: nn.Module) -> Tensor:
     """The colour ``(1, 3, 1, 1)`` in [0, 1] that a completion network fills holes with; a view."""
-    fill = network.fill
-    assert isinstance(fill, HoleFilling)
-    return fill.mean_colour
+    return next(module for module in network.modules() if isinstance(module, HoleFilling)).mean_colour
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -12,8 +12,37 @@ from glci_dist.models.spectral_norm import SpectralConv2d, SpectralLinear
 _CHANNELS = (64, 128, 256, 512, 512, 512)
 _FEATURES = 1024
 
-Pair = tuple[Tensor, Tensor]
+DiscriminatorInput = tuple[Tensor, Tensor]
 """Photos ``(N, 3, size, size)`` in [0, 1] and patches ``(N, 3, patch, patch)`` of them."""
+
+
+class Discriminators(nn.Module):
+    """Base of all discriminators: a subclass gives the logits and the activations of one input."""
+
+    joint_batch_norm = False
+    """Whether batch norm takes the inputs of a pass as one batch."""
+
+    def logits_and_features(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``(N,)``, fp32, high for "real"; and the activations, ``(N, ...)`` each, for feature matching."""
+        raise NotImplementedError("define logits_and_features(photos, patches)")
+
+    def logits(self, photos: Tensor, patches: Tensor) -> Tensor:
+        """Logits ``(N,)`` of one input."""
+        return self.logits_and_features(photos, patches)[0]
+
+    def forward(self, *inputs: DiscriminatorInput) -> tuple[Tensor, ...]:
+        """Logits of each input. Batch norm sees each apart, or all together as configured."""
+        return tuple(logits for logits, _ in self.all_logits_and_features(*inputs))
+
+    def all_logits_and_features(self, *inputs: DiscriminatorInput) -> list[tuple[Tensor, list[Tensor]]]:
+        """Logits and activations of each input, as ``forward`` computes them."""
+        if not self.joint_batch_norm or len(inputs) == 1:
+            return [self.logits_and_features(*each) for each in inputs]
+        # A slot's photos stand side by side, so that the order in which batch norm sums is that of the slots.
+        count = len(inputs)
+        photos, patches = (torch.stack(images, 1).flatten(0, 1) for images in zip(*inputs, strict=True))
+        logits, activations = self.logits_and_features(photos, patches)
+        return [(logits[place::count], [each[place::count] for each in activations]) for place in range(count)]
 
 
 def convolutions(size: int) -> int:
@@ -71,7 +100,7 @@ class Branch(nn.Module):
         return x, [*activations, x]
 
 
-class ContextDiscriminators(nn.Module):
+class ContextDiscriminators(Discriminators):
     """Global and local branch, concatenated and mapped to one logit a photo."""
 
     def __init__(self, *, size: int, patch: int, config: DiscriminatorConfig) -> None:
@@ -80,36 +109,19 @@ class ContextDiscriminators(nn.Module):
         self.globally = Branch(size, config) if "global" in config.kind else None
         self.locally = Branch(patch, config) if "local" in config.kind else None
         features = sum(branch.features for branch in (self.globally, self.locally) if branch is not None)
+        # Names of parameters stand in checkpoints.
         self.decide = _linear(features, 1, config)
-        self.sees_together = config.batch_norm == "together"
-        """Whether batch norm takes the pairs of a pass as one batch."""
+        self.joint_batch_norm = config.batch_norm == "together"
 
-    def judge(self, photos: Tensor, patches: Tensor) -> Tensor:
-        """Logits ``(N,)``, fp32: above 0 for "real"."""
-        return self._see(photos, patches)[0]
-
-    def forward(self, *pairs: Pair) -> tuple[Tensor, ...]:
-        """Logits of each pair. Batch norm sees each pair apart, or all together as configured."""
-        return tuple(logits for logits, _ in self.look(*pairs))
-
-    def look(self, *pairs: Pair) -> list[tuple[Tensor, list[Tensor]]]:
-        """Logits and every activation of both branches, for each pair, as ``forward`` sees them."""
-        if not self.sees_together or len(pairs) == 1:
-            return [self._see(*pair) for pair in pairs]
-        # A slot's photos stand side by side, so that the order in which batch norm sums is that of the slots.
-        count = len(pairs)
-        photos, patches = (torch.stack(images, 1).flatten(0, 1) for images in zip(*pairs, strict=True))
-        logits, activations = self._see(photos, patches)
-        return [(logits[place::count], [each[place::count] for each in activations]) for place in range(count)]
-
-    def _see(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
-        seen, activations = [], []
+    def logits_and_features(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As the base class says; the activations are those of both branches."""
+        branches, activations = [], []
         for branch, images in ((self.globally, photos), (self.locally, patches)):
             if branch is not None:
                 features, passed = branch(images)
-                seen.append(features)
+                branches.append(features)
                 activations += passed
-        return self.decide(torch.cat(seen, 1)).squeeze(1).float(), activations
+        return self.decide(torch.cat(branches, 1)).squeeze(1).float(), activations
 
 
 def _activation(slope: float) -> nn.Module:

@@ -21,6 +21,8 @@ from glci_dist.stored import GONE, NEW, Stored
 
 _FREE = (
     "runs",
+    "metrics",
+    "loggers",
     "monitor.",
     "data.cache.",
     "data.workers",

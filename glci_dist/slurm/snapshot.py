@@ -9,7 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from glci_dist import compose
+from glci_dist import components, compose
+from glci_dist.config import Config
 from glci_dist.credentials import holds_url_credentials
 from glci_dist.errors import UserError
 
@@ -27,8 +28,10 @@ def check() -> None:
                 )
 
 
-def take(run: Path) -> Path:
-    """Copy package and ``configs/`` into the run's folder, and return the folder that goes onto ``PYTHONPATH``.
+def take(run: Path, config: Config) -> Path:
+    """Copy package, ``configs/`` and the user's modules that ``config`` names into the run's folder.
+
+    Returns the folder that goes onto ``PYTHONPATH``.
 
     It is named by its content: submitting again without a change makes no second copy.
     """
@@ -39,6 +42,9 @@ def take(run: Path) -> Path:
         shutil.copytree(package, aside / package.name, ignore=_LEFT_OUT)
         if not (aside / package.name / "configs").exists():
             shutil.copytree(compose.config_folder(), aside / "configs")
+        for module in components.modules(config):
+            copy = shutil.copytree if module.is_dir() else shutil.copy
+            copy(module, aside / module.name)
         aside.chmod(0o755)
         final = run / "code" / _digest(aside)
         if not final.exists():

@@ -87,7 +87,7 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
         for request in wanted:
             try:
                 held.enter_context(_alone(request.run, cluster.executor))
-                codes.append(snapshot.take(request.run))
+                codes.append(snapshot.take(request.run, request.config))
             except OSError as error:
                 raise unwritable(request.run, error) from error
             launches.append(launch(request))

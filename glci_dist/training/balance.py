@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glci_dist.training.phases import Moment
+from glci_dist.training.phases import StepPlan
 
 
 class Balance:
@@ -23,24 +23,24 @@ class Balance:
         self._reconstruction = self._adversarial = 0.0
         """Sums of the norms over those steps."""
 
-    def alpha(self, moment: Moment) -> float:
+    def alpha(self, plan: StepPlan) -> float:
         """The weight at a step: the phase's alpha, or with ``balance`` what has been measured before the step.
 
         Before anything was measured it is 0: the phase's first step only measures.
         """
-        if not moment.balance:
-            return moment.alpha
-        if self._phase != moment.phase_number or not self._adversarial:
+        if not plan.balance:
+            return plan.alpha
+        if self._phase != plan.phase_number or not self._adversarial:
             return 0.0
-        return moment.balance * self._reconstruction / self._adversarial
+        return plan.balance * self._reconstruction / self._adversarial
 
-    def see(self, moment: Moment, reconstruction: float, adversarial: float) -> None:
+    def see(self, plan: StepPlan, reconstruction: float, adversarial: float) -> None:
         """Take down the norms of a step's gradients at the output, before their weights."""
-        measured = self._steps if self._phase == moment.phase_number else 0
-        if not moment.balance or measured >= moment.balance_steps:
+        measured = self._steps if self._phase == plan.phase_number else 0
+        if not plan.balance or measured >= plan.balance_steps:
             return
-        if self._phase != moment.phase_number:
-            self._phase, self._steps, self._reconstruction, self._adversarial = moment.phase_number, 0, 0.0, 0.0
+        if self._phase != plan.phase_number:
+            self._phase, self._steps, self._reconstruction, self._adversarial = plan.phase_number, 0, 0.0, 0.0
         self._steps += 1
         self._reconstruction += reconstruction
         self._adversarial += adversarial

@@ -17,8 +17,8 @@ from glci_dist.config import Config
 from glci_dist.errors import Fault, Interrupted
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import RunFolder
-from glci_dist.training.health import Health
-from glci_dist.training.phases import Moment
+from glci_dist.training.gradient_monitor import GradientMonitor
+from glci_dist.training.phases import StepPlan
 from glci_dist.training.resuming import newest_whole, refuse_unreadable
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.save_reports import SaveReports
@@ -81,12 +81,12 @@ class Checkpointer:
         """Begin to save the state before ``step``."""
         self._saver.save(self.state(), step=step, phase=phase, ends_phase=ends_phase)
 
-    def save_if_due(self, moment: Moment, *, must: bool) -> None:
-        """Begin to save the state after ``moment``'s step where that is due."""
-        every, ahead, done = self._config.checkpoints.every, self._config.checkpoints.run_ahead, moment.step + 1
-        if must or moment.ends_phase or (every and done % every == 0):
+    def save_if_due(self, plan: StepPlan, *, must: bool) -> None:
+        """Begin to save the state after ``plan``'s step where that is due."""
+        every, ahead, done = self._config.checkpoints.every, self._config.checkpoints.run_ahead, plan.step + 1
+        if must or plan.ends_phase or (every and done % every == 0):
             self.wait()
-            self.save(step=done, phase=moment.phase, ends_phase=moment.ends_phase)
+            self.save(step=done, phase=plan.phase, ends_phase=plan.ends_phase)
         saving = self._saver.saving
         if saving is not None and ahead >= 0 and done - saving >= ahead:
             # Each rank by itself: that a newer attempt forbade the save, the heartbeat tells all.
@@ -146,25 +146,35 @@ class Rollback:
     """Goes back to the last checkpoint and passes over the steps that are to blame, as often as that may help."""
 
     def __init__(
-        self, checkpointer: Checkpointer, health: Health, log: RunLog, *, on_rewind: Callable[[int], None]
+        self,
+        checkpointer: Checkpointer,
+        gradient_monitor: GradientMonitor,
+        log: RunLog,
+        *,
+        on_rewind: Callable[[int], None],
     ) -> None:
         """``on_rewind`` is called with the step that the run goes on from."""
-        self._checkpointer, self._health, self._log, self._on_rewind = checkpointer, health, log, on_rewind
+        self._checkpointer, self._gradient_monitor, self._log, self._on_rewind = (
+            checkpointer,
+            gradient_monitor,
+            log,
+            on_rewind,
+        )
 
     def may_help(self) -> bool:
         """Whether there are attempts left; waits for the save under way, which may be what it would go back to."""
         self._checkpointer.wait()
-        return self._health.may_go_back(self._checkpointer.newest_step)
+        return self._gradient_monitor.may_go_back(self._checkpointer.newest_step)
 
-    def go_back(self, step: int, *, pass_over: bool) -> int:
+    def go_back(self, step: int, *, skip_step: bool) -> int:
         """Load the last checkpoint before ``step``; the step that the run goes on from.
 
-        ``pass_over``: leave ``step`` out of the run, and as many before it as configured; False where it is not its
+        ``skip_step``: leave ``step`` out of the run, and as many before it as configured; False where it is not its
         samples that are to blame.
         """
         checkpoint = self._checkpointer.rewind(step)
-        self._health.went_back(checkpoint.step)
-        over = self._health.pass_over(step, since=checkpoint.step) if pass_over else range(0)
+        self._gradient_monitor.went_back(checkpoint.step)
+        over = self._gradient_monitor.skip(step, since=checkpoint.step) if skip_step else range(0)
         self._checkpointer.forget_after(checkpoint.step)
         self._log.event("rollback", step, to=checkpoint.step, passed_over=[over.start, over.stop])
         without = f"; steps {over.start} to {over.stop - 1} are passed over" if over else ""

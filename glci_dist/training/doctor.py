@@ -13,7 +13,7 @@ from typing import Any
 
 from glci_dist.config import DoctorConfig
 from glci_dist.diagnosis.states import YOUNG, Finding, State, judge, judge_alone, ratios, summary
-from glci_dist.training.phases import Moment
+from glci_dist.training.phases import StepPlan
 
 _BEGINNING = 10
 """Steps of a contest that the later ones are compared with."""
@@ -76,66 +76,66 @@ class Doctor:
         """How many the discriminators have had since they began, as far as it matters."""
         self._renewals = 0
         """How often they were to begin anew; a rollback undoes none."""
-        self.is_renewal_due = False
+        self.is_reset_due = False
         """Whether the discriminators have to begin anew before the next step: what overshooting made of them, or of
         those that a rollback brought back, is not learned out of."""
 
-    def adjusted(self, moment: Moment) -> Moment:
+    def adjusted(self, plan: StepPlan) -> StepPlan:
         """What the step does after what balancing has changed so far."""
-        if not (moment.is_contest or moment.is_discrimination):
-            return moment
-        factors = self.factors(moment)
-        paused = {side for side, until in self._paused.items() if moment.step < until}
-        is_alone = moment.step < self._alone
+        if not (plan.is_joint or plan.is_discriminators_alone):
+            return plan
+        factors = self.factors(plan)
+        paused = {side for side, until in self._paused.items() if plan.step < until}
+        is_alone = plan.step < self._alone
         return replace(
-            moment,
-            alpha=moment.alpha * factors["alpha"],
-            balance=moment.balance * factors["alpha"],
-            discriminator_lr=moment.discriminator_lr * factors["discriminator_lr"],
-            updates_completion=moment.updates_completion and "completion" not in paused and not is_alone,
-            updates_discriminator=(moment.updates_discriminator or is_alone) and "discriminator" not in paused,
+            plan,
+            alpha=plan.alpha * factors["alpha"],
+            balance=plan.balance * factors["alpha"],
+            discriminator_lr=plan.discriminator_lr * factors["discriminator_lr"],
+            updates_completion=plan.updates_completion and "completion" not in paused and not is_alone,
+            updates_discriminator=(plan.updates_discriminator or is_alone) and "discriminator" not in paused,
         )
 
-    def see(self, moment: Moment, scalars: dict[str, float]) -> Diagnosis | None:
+    def see(self, plan: StepPlan, scalars: dict[str, float]) -> Diagnosis | None:
         """Take a step down; what it came to, where a diagnosis is due and there is something to say or to do."""
-        if not self._config.window or not (moment.is_contest or moment.is_discrimination):
+        if not self._config.window or not (plan.is_joint or plan.is_discriminators_alone):
             return None
-        if moment.phase_number != self._phase:
-            self._phase, self._first, self.state, self.judged = moment.phase_number, [], State.HEALTHY, None
+        if plan.phase_number != self._phase:
+            self._phase, self._first, self.state, self.judged = plan.phase_number, [], State.HEALTHY, None
             self._window.clear()
             self._paused = {}
-        if moment.is_contest and 0 < self._alone <= moment.step and (found := self._end_alone(moment)) is not None:
+        if plan.is_joint and 0 < self._alone <= plan.step and (found := self._end_alone(plan)) is not None:
             # The last step alone was passed over.
             return found
         judged = {name: value for name, value in scalars.items() if name.startswith(_JUDGED)}
-        if not judged or any(moment.step < until for until in self._paused.values()):
+        if not judged or any(plan.step < until for until in self._paused.values()):
             # A step that was passed over, or in which one side was held back, says nothing of the contest.
             return None
         if len(self._first) < _BEGINNING and "loss/reconstruction" in judged:
             self._first.append(judged)
         self._window.append(judged)
         self._updates += "loss/real" in judged
-        if moment.is_contest and self._alone:
-            return self._end_alone(moment) if moment.step + 1 == self._alone else None
-        if len(self._window) < self._config.window or (moment.phase_step + 1) % self._config.every:
+        if plan.is_joint and self._alone:
+            return self._end_alone(plan) if plan.step + 1 == self._alone else None
+        if len(self._window) < self._config.window or (plan.phase_step + 1) % self._config.every:
             return None
-        if moment.is_discrimination:
-            return self._answer(judge_alone(list(self._window), photos=self._photos)[0], moment)
+        if plan.is_discriminators_alone:
+            return self._answer(judge_alone(list(self._window), photos=self._photos)[0], plan)
         are_young = self._updates < YOUNG
         finding = judge(list(self._window), summary(self._first), photos=self._photos, are_young=are_young)[0]
-        return self._answer(finding, moment)
+        return self._answer(finding, plan)
 
-    def _end_alone(self, moment: Moment) -> Diagnosis | None:
+    def _end_alone(self, plan: StepPlan) -> Diagnosis | None:
         """Judge what the discriminators did alone; healthy, it says nothing of the contest that follows."""
         finding = judge_alone(list(self._window), photos=self._photos)[0]
-        found = None if finding.state == State.HEALTHY else self._answer(finding, moment)
+        found = None if finding.state == State.HEALTHY else self._answer(finding, plan)
         self._window.clear()
         self._alone = 0
         return found
 
-    def _answer(self, finding: Finding, moment: Moment) -> Diagnosis | None:
+    def _answer(self, finding: Finding, plan: StepPlan) -> Diagnosis | None:
         """Take down what was found, and do what is to be done; what to say of it."""
-        self.judged = moment.step, finding
+        self.judged = plan.step, finding
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
@@ -144,9 +144,9 @@ class Doctor:
             # So often that beginning anew does not help: the completion network would only wait.
             answer = "warn"
         if answer == "balance":
-            self._balance(finding, moment)
+            self._balance(finding, plan)
         elif answer == "rollback":
-            self._balance(finding, moment)
+            self._balance(finding, plan)
             # What is gone back to has a contest of its own, and nobody to pause.
             self._paused = {}
         if answer != "warn":
@@ -154,42 +154,42 @@ class Doctor:
             self._window.clear()
         return Diagnosis(finding, answer) if is_news or answer != "warn" else None
 
-    def let_learn_alone(self, step: int) -> None:
+    def train_alone(self, step: int) -> None:
         """The discriminators begin anew with ``step``, and the completion network waits for a window."""
-        self._alone, self._updates, self.is_renewal_due = step + self._config.window, 0, False
+        self._alone, self._updates, self.is_reset_due = step + self._config.window, 0, False
         self._window.clear()
         self._paused = {}
 
-    def _balance(self, finding: Finding, moment: Moment) -> None:
-        state, until = finding.state, moment.step + 1 + self._config.every
+    def _balance(self, finding: Finding, plan: StepPlan) -> None:
+        state, until = finding.state, plan.step + 1 + self._config.every
         if state == State.DOMINATES:
-            self._multiply(moment, "discriminator_lr", _SLOWER)
+            self._multiply(plan, "discriminator_lr", _SLOWER)
             self._paused["discriminator"] = until
         elif finding.overshoots:
             self._renewals += 1
-            self.is_renewal_due = True
-            self._multiply(moment, "discriminator_lr", _MUCH_SLOWER)
-            self._ceiling = self.factors(moment)["discriminator_lr"] * moment.discriminator_peak_lr
+            self.is_reset_due = True
+            self._multiply(plan, "discriminator_lr", _MUCH_SLOWER)
+            self._ceiling = self.factors(plan)["discriminator_lr"] * plan.discriminator_peak_lr
         elif state == State.ASLEEP:
-            self._multiply(moment, "discriminator_lr", _FASTER)
+            self._multiply(plan, "discriminator_lr", _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:
             pull = ratios(summary(self._window)).get("pull", 0.0)
             if pull:
-                self._multiply(moment, "alpha", _PULL / pull)
+                self._multiply(plan, "alpha", _PULL / pull)
         else:
-            self._multiply(moment, "alpha", _LIGHTER)
+            self._multiply(plan, "alpha", _LIGHTER)
 
-    def factors(self, moment: Moment) -> dict[str, float]:
+    def factors(self, plan: StepPlan) -> dict[str, float]:
         """What the phase's alpha and discriminator learning rate are multiplied by."""
-        peak = moment.discriminator_peak_lr
+        peak = plan.discriminator_peak_lr
         slowed = min(1.0, self._ceiling / peak) if peak else 1.0
-        return {"alpha": 1.0, "discriminator_lr": slowed} | self._factors.get(str(moment.phase_number), {})
+        return {"alpha": 1.0, "discriminator_lr": slowed} | self._factors.get(str(plan.phase_number), {})
 
-    def _multiply(self, moment: Moment, name: str, factor: float) -> None:
-        factors = self.factors(moment)
+    def _multiply(self, plan: StepPlan, name: str, factor: float) -> None:
+        factors = self.factors(plan)
         factors[name] = min(_MOST, max(_LEAST, factors[name] * factor))
-        self._factors[str(moment.phase_number)] = factors
+        self._factors[str(plan.phase_number)] = factors
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint (JSON)."""
@@ -213,12 +213,12 @@ class Doctor:
         ceiling = state.get("ceiling")
         self._ceiling = math.inf if ceiling is None else ceiling
         self._factors = {phase: dict(factors) for phase, factors in state["factors"].items()}
-        self.is_renewal_due = False
+        self.is_reset_due = False
 
     def rewind_state_dict(self, state: Mapping[str, Any]) -> None:
         """The same but for the factors and the resets, which a rollback must not undo."""
         self._take_up(state)
-        self.is_renewal_due = state.get("renewals", 0) < self._renewals
+        self.is_reset_due = state.get("renewals", 0) < self._renewals
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
         """What both take up. What a checkpoint of before lacks, its run had nothing of."""

@@ -24,7 +24,7 @@ from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig, OptimizerConfig
 from glci_dist.models import spectral_norm
-from glci_dist.models.batch_norm import commit_running_statistics, looked_through
+from glci_dist.models.batch_norm import commit_running_statistics, frozen
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -85,14 +85,14 @@ class Engine:
         return self._engine(*inputs)
 
     @contextmanager
-    def looked_through(self) -> Iterator[nn.Module]:
+    def frozen(self) -> Iterator[nn.Module]:
         """The bare network under this engine's precision, leaving no trace in it.
 
         Gradients flow through to the inputs; none is left in the network, and its batch norm
         uses the batch without remembering it. A network frozen inside its DeepSpeed engine would
         touch the engine's state, hence the bare one.
         """
-        with looked_through(self.network), self._autocast():
+        with frozen(self.network), self._autocast():
             yield self.network
 
     @property
@@ -119,7 +119,7 @@ class Engine:
             spectral_norm.advance(self.network)
         return update
 
-    def begin_anew(self, weights: Mapping[str, Tensor]) -> None:
+    def reset(self, weights: Mapping[str, Tensor]) -> None:
         """Put the network to ``weights``, its whole state, and forget what the optimiser has gathered."""
         self.network.load_state_dict(weights)
         self.optimizer.state.clear()

@@ -12,7 +12,7 @@ from glci_dist.evaluation.evaluate import evaluate
 from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
 from glci_dist.evaluation.run import complete_with
 from glci_dist.evaluation.yardsticks import EfficientNet
-from glci_dist.training.phases import Moment
+from glci_dist.training.phases import StepPlan
 
 
 class Evaluations:
@@ -33,9 +33,9 @@ class Evaluations:
         self._yardsticks = [EfficientNet(world.device)]
         self._every, self._world = config.monitor.evaluate_every, world
 
-    def is_due(self, moment: Moment) -> bool:
+    def is_due(self, plan: StepPlan) -> bool:
         """Whether one follows the step."""
-        return (moment.step + 1) % self._every == 0 or moment.ends_phase
+        return (plan.step + 1) % self._every == 0 or plan.ends_phase
 
     def take(self, network: nn.Module) -> dict[str, float]:
         """The figures of ``network`` by their names in evaluation.json, on rank 0; every rank calls it.

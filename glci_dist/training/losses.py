@@ -75,9 +75,9 @@ def feature_matching(completed: Sequence[Tensor], real: Sequence[Tensor]) -> Ten
 
 
 def total_variation(composites: Tensor, masks: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, of which at least one lies in the hole.
+    """Mean absolute difference of neighbouring pixels, of which at least one lies in the hole: ``(N,)``.
 
-    Composites ``(N, 3, H, W)``, masks ``(N, 1, H, W)``; a mean over each photo's pairs, then over photos.
+    Composites ``(N, 3, H, W)``, masks ``(N, 1, H, W)``.
     """
     total, count = composites.new_zeros(len(composites)), composites.new_zeros(len(composites))
     for axis in (2, 3):
@@ -86,4 +86,4 @@ def total_variation(composites: Tensor, masks: Tensor) -> Tensor:
         touched = torch.maximum(masks.narrow(axis, 0, length), masks.narrow(axis, 1, length))
         total = total + ((one - other).abs() * touched).sum((1, 2, 3))
         count = count + composites.shape[1] * touched.sum((1, 2, 3))
-    return (total / count.clamp(min=1)).mean()
+    return total / count.clamp(min=1)

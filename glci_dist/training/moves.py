@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from glci_dist.config import PhaseConfig
-from glci_dist.training.phases import Moment, Schedule, learning_rate_factor
+from glci_dist.training.phases import Schedule, StepPlan, learning_rate_factor
 
 
 def moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseConfig]) -> list[str]:
@@ -41,7 +41,7 @@ def _moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, Phase
         )
 
 
-def _skipped(there: Moment, was_phase: str, was_step: int) -> Iterator[str]:
+def _skipped(there: StepPlan, was_phase: str, was_step: int) -> Iterator[str]:
     """What of the phase that the run lands in is never run."""
     begun = was_step if there.phase == was_phase else 0
     if there.phase_step > begun:
@@ -50,9 +50,9 @@ def _skipped(there: Moment, was_phase: str, was_step: int) -> Iterator[str]:
         yield f"steps {begun} to {there.phase_step - 1} of phase {there.phase} are passed by{after}"
 
 
-def _at(schedule: Schedule, step: int) -> Moment | None:
+def _at(schedule: Schedule, step: int) -> StepPlan | None:
     return schedule.at(step) if step < schedule.steps else None
 
 
-def _place(moment: Moment, phases: Mapping[str, PhaseConfig]) -> str:
-    return f"phase {moment.phase} (step {moment.phase_step} of {phases[moment.phase].steps})"
+def _place(plan: StepPlan, phases: Mapping[str, PhaseConfig]) -> str:
+    return f"phase {plan.phase} (step {plan.phase_step} of {phases[plan.phase].steps})"

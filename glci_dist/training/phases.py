@@ -10,7 +10,7 @@ from glci_dist.config import PhaseConfig
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepPlan:
     """Where a step stands in the schedule, and what it does."""
 
     step: int
@@ -22,9 +22,9 @@ class Moment:
     left: float
     """Share of the phase that is left: 1 at its first step."""
     ends_phase: bool
-    is_contest: bool
+    is_joint: bool
     """Whether the phase trains both sides."""
-    is_discrimination: bool
+    is_discriminators_alone: bool
     """Whether the phase trains the discriminators alone."""
     updates_completion: bool
     updates_discriminator: bool
@@ -54,10 +54,10 @@ class Schedule:
 
     @property
     def names(self) -> list[str]:
-        """Of the phases, by ``Moment.phase_number``."""
+        """Of the phases, by ``StepPlan.phase_number``."""
         return [name for name, _ in self._phases]
 
-    def at(self, step: int) -> Moment:
+    def at(self, step: int) -> StepPlan:
         """What step ``step`` does, 0 <= ``step`` < ``steps``; raises ``IndexError`` outside."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} lies outside a schedule of {self.steps} steps")
@@ -67,15 +67,15 @@ class Schedule:
             number += 1
         name, phase = self._phases[number]
         factor = learning_rate_factor(phase, within)
-        return Moment(
+        return StepPlan(
             step=step,
             phase=name,
             phase_number=number,
             phase_step=within,
             left=1 - within / phase.steps,
             ends_phase=within == phase.steps - 1,
-            is_contest=bool(phase.completion_every and phase.discriminator_every),
-            is_discrimination=bool(phase.discriminator_every and not phase.completion_every),
+            is_joint=bool(phase.completion_every and phase.discriminator_every),
+            is_discriminators_alone=bool(phase.discriminator_every and not phase.completion_every),
             updates_completion=_is_due(within, phase.completion_every),
             updates_discriminator=_is_due(within, phase.discriminator_every),
             discriminator_update=within // max(1, phase.discriminator_every),

@@ -13,8 +13,8 @@ from glci_dist.config import Config
 from glci_dist.data.grid import grid, scale_to
 from glci_dist.data.index import Index
 from glci_dist.data.loader import StepDataset
+from glci_dist.training.gan_step import to_device
 from glci_dist.training.losses import composite
-from glci_dist.training.updates import to_device
 
 _SEED = 20170720
 """Of the faces and holes that are drawn: the same in every run over the same shards."""

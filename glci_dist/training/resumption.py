@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from glci_dist.checkpoints.manifest import Checkpoint
@@ -16,7 +17,7 @@ from glci_dist.training.moves import moves
 from glci_dist.training.phases import Schedule
 from glci_dist.training.resuming import check_configuration, saved_under
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.startup import Laps
+from glci_dist.training.startup_timer import StartupTimer
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Resumption:
     log: RunLog
     differences: Differences = field(default_factory=Differences)
     """From how the run was left."""
+    converted: Mapping[str, int] = field(default_factory=dict)
+    """Batch norms of the user's networks that were converted, by network."""
     checkpoint: Checkpoint | None = None
     """That the run goes on from."""
 
@@ -39,11 +42,11 @@ class Resumption:
     def first_step(self) -> int:
         return self.checkpoint.step if self.checkpoint is not None else 0
 
-    def resume(self, balance: Balance, laps: Laps) -> None:
+    def resume(self, balance: Balance, startup: StartupTimer) -> None:
         """Go on from the newest checkpoint, if there is one."""
         self.differences.missing = missing_checkpoint(self.folder.path) if self.world.is_main else None
         found = self.checkpoints.newest()
-        laps.lap("verifying the checkpoint")
+        startup.lap("verifying the checkpoint")
         if found is None:
             return
         check_configuration(found, self.config)
@@ -52,7 +55,7 @@ class Resumption:
         before = saved_under(found).config.phases
         self.differences.moves = moves(found.step, before, self.config.phases)
         balance.follow_phase(Schedule(before).names, self.schedule.names)
-        laps.lap("reading the checkpoint")
+        startup.lap("reading the checkpoint")
 
     def say_complete(self) -> None:
         """Say and write down that no step is left to run."""
@@ -73,6 +76,8 @@ class Resumption:
             f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
             f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
         )
+        for network, count in self.converted.items():
+            self.log.say(f"{network}: {count} of torch's batch norms were converted to those over the global batch")
         if world.device.type == "cpu" and engine.precision == "bf16" and not has_bf16():
             self.log.say("this processor has no instructions for bf16: engine.precision=fp32 is many times faster here")
         if resumed is None and "rollback" in (engine.not_finite, engine.spike, *vars(self.config.doctor).values()):

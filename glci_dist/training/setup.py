@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
 from glci_dist import compose
-from glci_dist.checkpoints.registry import Registry
+from glci_dist.checkpoints.registry import Registry, is_stateful
 from glci_dist.cluster import collectives
 from glci_dist.cluster.environment import job, on_ending
 from glci_dist.cluster.signals import StopRequest
@@ -26,15 +27,17 @@ from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
-from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.models.build import build_completion, build_discriminators, check_custom
 from glci_dist.models.completion import fill_colour
+from glci_dist.models.contracts import conversions
 from glci_dist.models.sizes import check_models
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import Ledger
-from glci_dist.training.callbacks.base import Callbacks
-from glci_dist.training.callbacks.build import callbacks
+from glci_dist.training.callbacks.base import Callback, Callbacks
+from glci_dist.training.callbacks.build import callbacks, custom_callbacks, custom_loggers
+from glci_dist.training.callbacks.logging import STATES
 from glci_dist.training.callbacks.samples import SampleAudit
 from glci_dist.training.checkpointer import Checkpointer
 from glci_dist.training.differences import Differences
@@ -42,15 +45,20 @@ from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine, OptimizerState
 from glci_dist.training.evaluations import Evaluations
-from glci_dist.training.health import Health
-from glci_dist.training.perceptual import PerceptualTerm
+from glci_dist.training.gan_metrics import statistics
+from glci_dist.training.gan_step import GanTrainStep
+from glci_dist.training.gradient_monitor import GradientMonitor
+from glci_dist.training.loggers.base import Logger, RunInfo
+from glci_dist.training.loss_terms import loss_terms
+from glci_dist.training.metrics import MetricRegistry
+from glci_dist.training.penalties import penalties
 from glci_dist.training.phases import Schedule
 from glci_dist.training.resuming import check_standing
 from glci_dist.training.resumption import Resumption
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.startup import Laps
+from glci_dist.training.scalars import DERIVED_METRICS
+from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.trainer import BatchSource, Trainer, TrainStep
-from glci_dist.training.updates import Contest
 from glci_dist.urls import without_secrets
 
 _OF_A_HOST = (
@@ -63,35 +71,40 @@ _COLOUR_SHARDS = 8
 """So few that a remote corpus is not fetched whole for its colour."""
 
 
-def prepare(config: Config, world: World, laps: Laps | None = None, stop: StopRequest | None = None) -> Trainer:
+def prepare(
+    config: Config, world: World, startup: StartupTimer | None = None, stop: StopRequest | None = None
+) -> Trainer:
     """Everything that a run needs, on every rank; raises ``UserError`` where something is wrong."""
     _check_same(config, world)
     compose.check_world(config, world.size, world.device.type)
     check_holes(config.holes, config.data.size)
     check_models(config)
+    check_custom(config)
     folder = RunFolder(Path(config.runs) / config.name)
-    laps = laps or Laps()
+    startup = startup or StartupTimer()
     collectives.begin("opening the data")
     index, colour = _open_data(config, world, folder)
-    laps.lap("opening the data")
+    startup.lap("opening the data")
     hosts = world.to_all(world.host)
     collectives.begin("building the networks")
     # Before the lease, as much as can be: what fails here leaves an attempt that still runs alone.
-    contest = build_contest(config, world)
-    fill_colour(contest.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
+    gan = build_gan_step(config, world)
+    custom = _custom(config, world, folder)
+    metrics = _metrics(gan)
+    fill_colour(gan.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
-    average = MovingAverage(contest.completion.network, config.engine.ema) if config.engine.ema else None
+    average = MovingAverage(gan.completion.network, config.engine.ema) if config.engine.ema else None
     notes = world.once(folder.version_notes)
     attempt, changes = _take(config, world, folder, index, hosts)
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
-    step = TrainStep(contest, average, world, config.global_batch)
-    start = _Start(config, world, folder, attempt, endings, Differences(changes, notes), laps)
-    trainer = _assemble(start, step, index, stop)
-    laps.lap("building the networks")
-    trainer.resumption.resume(contest.balance, laps)
+    step = TrainStep(gan, average, world, config.global_batch)
+    start = _Start(config, world, folder, attempt, endings, Differences(changes, notes), startup, custom.callbacks)
+    trainer = _assemble(start, step, _stream(config, world, index), metrics, stop)
+    startup.lap("building the networks")
+    trainer.resumption.resume(gan.balance, startup)
     if trainer.first_step < trainer.schedule.steps:
-        trainer.callbacks.all += callbacks(config, trainer, laps, index, hosts, evaluations)
+        trainer.callbacks.all += callbacks(config, trainer, startup, index, hosts, evaluations, custom.loggers)
     return trainer
 
 
@@ -105,27 +118,71 @@ class _Start:
     attempt: Attempt
     endings: Endings
     differences: Differences
-    laps: Laps
+    startup: StartupTimer
+    callbacks: Mapping[str, Callback]
+    """The user's."""
 
 
-def _assemble(start: _Start, step: TrainStep, index: Index, stop: StopRequest | None) -> Trainer:
+@dataclass(frozen=True)
+class _Custom:
+    """The user's parts that follow the run."""
+
+    callbacks: Mapping[str, Callback]
+    loggers: Sequence[Logger]
+
+
+def _custom(config: Config, world: World, folder: RunFolder) -> _Custom:
+    """Raises ``UserError`` on every rank for one that cannot be made on any."""
+    info = RunInfo(
+        name=config.name,
+        folder=folder.path,
+        config=yaml.safe_load(compose.to_yaml(config)),
+        steps=Schedule(config.phases).steps,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    problem, made = None, _Custom({}, [])
+    try:
+        made = _Custom(custom_callbacks(config, info), custom_loggers(config, info) if world.is_main else [])
+    except UserError as error:
+        problem = str(error)
+    world.agree(problem)
+    return made
+
+
+def _metrics(gan: GanTrainStep) -> MetricRegistry:
+    try:
+        return MetricRegistry([*STATES, *gan.metrics, *DERIVED_METRICS])
+    except ValueError as error:
+        raise UserError(f"{error}: give the loss term, the penalty or the metric of yours another one") from error
+
+
+def _assemble(
+    start: _Start,
+    step: TrainStep,
+    stream: Callable[[Sequence[int]], Iterable[Batch]],
+    metrics: MetricRegistry,
+    stop: StopRequest | None,
+) -> Trainer:
     """The trainer of an attempt, at the run's start; what it saves is what is registered here."""
     config, world, folder, attempt = start.config, start.world, start.folder, start.attempt
     log, schedule = RunLog(start.endings.journal), Schedule(config.phases)
-    health, doctor = Health(config.engine), Doctor(config.doctor, config.global_batch)
+    gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
     audit = SampleAudit(world, config.global_batch)
     registry = Registry(
         {
             **step.networks(),
             **{f"{side}.optimizer": OptimizerState(engine, world) for side, engine in step.engines().items()},
-            "health": health,
-            "balance": step.contest.balance,
+            "health": gradient_monitor,
+            "balance": step.gan.balance,
             "doctor": doctor,
             "samples": audit,
+            **(stateful := {f"callbacks.{name}": each for name, each in start.callbacks.items() if is_stateful(each)}),
         },
         # Checkpoints of before there were these are of runs that had nothing of the kind.
-        optional=("balance", "doctor"),
+        optional=("balance", "doctor", *stateful),
     )
+    converted = {name: count for name, each in step.engines().items() if (count := conversions(each.network))}
     checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
     ledger = Ledger(attempt) if world.is_main else None
     if ledger is not None and world.watch is not None:
@@ -136,8 +193,8 @@ def _assemble(start: _Start, step: TrainStep, index: Index, stop: StopRequest | 
         attempt=attempt,
         schedule=schedule,
         step=step,
-        batches=BatchSource(_stream(config, world, index), world, schedule.steps, health, start.laps),
-        health=health,
+        batches=BatchSource(stream, world, schedule.steps, gradient_monitor, start.startup),
+        gradient_monitor=gradient_monitor,
         doctor=doctor,
         audit=audit,
         ledger=ledger,
@@ -147,7 +204,9 @@ def _assemble(start: _Start, step: TrainStep, index: Index, stop: StopRequest | 
         # One that was not asked yet is false.
         stop=StopRequest() if stop is None else stop,
         callbacks=Callbacks([], log),
-        resumption=Resumption(config, world, folder, attempt, schedule, checkpoints, log, start.differences),
+        custom=dict(start.callbacks),
+        metrics=metrics,
+        resumption=Resumption(config, world, folder, attempt, schedule, checkpoints, log, start.differences, converted),
     )
 
 
@@ -189,20 +248,22 @@ def _check_same(config: Config, world: World) -> None:
             )
 
 
-def build_contest(config: Config, world: World) -> Contest:
+def build_gan_step(config: Config, world: World) -> GanTrainStep:
     """Both networks in their engines."""
 
     def engine(network: torch.nn.Module, optimizer: OptimizerConfig) -> Engine:
         return Engine(network, optimizer, config=config.engine, global_batch=config.global_batch, world=world)
 
-    return Contest(
+    return GanTrainStep(
         engine(build_completion(config), config.optimizers.completion),
         engine(build_discriminators(config), config.optimizers.discriminator),
         losses=config.losses,
         patch=config.holes.patch,
         accumulation=config.engine.accumulation,
         seed=config.seed,
-        features=PerceptualTerm(world.device) if config.losses.perceptual else None,
+        terms=loss_terms(config.losses, world.device),
+        penalties=penalties(config.losses),
+        statistics=statistics(config.metrics, world.device),
     )
 
 

@@ -9,7 +9,7 @@ from glci_dist.config import Config
 from glci_dist.errors import Ending
 from glci_dist.training.faults import in_words, is_lost
 from glci_dist.training.setup import prepare
-from glci_dist.training.startup import Laps
+from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.trainer import Trainer
 
 
@@ -19,12 +19,12 @@ def train(config: Config) -> None:
     Raises ``UserError`` for what cannot be done, ``Interrupted`` where a signal stopped the run (its
     state is saved), ``Superseded`` where a newer attempt owns it, ``Fault`` where the run cannot go on.
     """
-    laps = Laps()
-    laps.lap("imports")
+    startup = StartupTimer()
+    startup.lap("imports")
     with joined(config.engine) as world, stop_request(config.checkpoints.stop_within_s) as stop:
-        laps.lap("joining the world")
+        startup.lap("joining the world")
         try:
-            ending = _train(prepare(config, world, laps, stop))
+            ending = _train(prepare(config, world, startup, stop))
             if ending is not None:
                 raise ending
         except BaseException as error:

@@ -19,19 +19,21 @@ from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import Ledger
-from glci_dist.training.callbacks.base import Callbacks, Control, TrainedStep
+from glci_dist.training.callbacks.base import Callback, Callbacks, Control, TrainedStep
 from glci_dist.training.callbacks.samples import SampleAudit
 from glci_dist.training.checkpointer import Checkpointer
+from glci_dist.training.device_batch import DeviceBatch, to_device
 from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
-from glci_dist.training.health import Health
-from glci_dist.training.heartbeat import Pulse, Report, beat
-from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.gan_step import GanTrainStep, Limits, Measures
+from glci_dist.training.gradient_monitor import GradientMonitor
+from glci_dist.training.metrics import MetricRegistry
+from glci_dist.training.phases import Schedule, StepPlan
 from glci_dist.training.resumption import Resumption
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.startup import Laps
-from glci_dist.training.updates import Contest, DeviceBatch, Limits, Measures, to_device
+from glci_dist.training.startup_timer import StartupTimer
+from glci_dist.training.step_report import RankStepInfo, StepReport, reduce_step
 
 
 @dataclass
@@ -43,22 +45,22 @@ class BatchSource:
     world: World
     steps: int
     """Of the schedule."""
-    health: Health
-    laps: Laps
+    gradient_monitor: GradientMonitor
+    startup: StartupTimer
 
     def since(self, step: int) -> Iterator[Batch]:
         """The batches from ``step`` on."""
-        over, steps = set(self.health.passed_over), range(step, self.steps)
+        over, steps = set(self.gradient_monitor.skipped_steps), range(step, self.steps)
         return iter(self.stream([each for each in steps if each not in over] if over else steps))
 
     def take(self, batches: Iterator[Batch], step: int) -> Batch | None:
         """The batch of ``step``, None where it is passed over; what is wrong with this rank's data, this rank says."""
         try:
-            batch = None if step in self.health.passed_over else next(batches)
+            batch = None if step in self.gradient_monitor.skipped_steps else next(batches)
         except (UserError, Fault) as error:
             raise type(error)(f"rank {self.world.rank} on {self.world.host}: {error}", one_rank=True) from error
-        if "the first batch" not in self.laps.seconds:
-            self.laps.lap("the first batch")
+        if "the first batch" not in self.startup.seconds:
+            self.startup.lap("the first batch")
         return batch
 
 
@@ -66,14 +68,14 @@ class BatchSource:
 class TrainStep:
     """One step of the networks on this rank's share of a batch."""
 
-    contest: Contest
+    gan: GanTrainStep
     average: MovingAverage | None
     world: World
     global_batch: int
 
     def engines(self) -> dict[str, Engine]:
         """Both engines by their names in a checkpoint."""
-        return {"completion": self.contest.completion, "discriminator": self.contest.discriminators}
+        return {"completion": self.gan.completion, "discriminator": self.gan.discriminators}
 
     def networks(self) -> dict[str, nn.Module]:
         """Every network of the run by its name in a checkpoint."""
@@ -83,19 +85,19 @@ class TrainStep:
     @property
     def shown(self) -> nn.Module:
         """The network that completes photos: the moving average, where there is one."""
-        return self.average.network if self.average is not None else self.contest.completion.network
+        return self.average.network if self.average is not None else self.gan.completion.network
 
     def to_device(self, batch: Batch) -> DeviceBatch:
         """This rank's share of a step, on its device."""
         return to_device(batch, self.world.device, self.world.slots(self.global_batch))
 
-    def run(self, batch: Batch | None, moment: Moment, limits: Limits) -> Measures:
+    def run(self, batch: Batch | None, plan: StepPlan, limits: Limits) -> Measures:
         """Update the networks; the moving average follows an applied completion update. Nothing without a batch."""
         if batch is None:
             return Measures()
-        measures = self.contest.update(self.to_device(batch), moment, limits)
+        measures = self.gan.update(self.to_device(batch), plan, limits)
         if self.average is not None and measures.completion is not None and measures.completion.applied:
-            self.average.follow(self.contest.completion.network, moment.step)
+            self.average.follow(self.gan.completion.network, plan.step)
         return measures
 
 
@@ -109,7 +111,7 @@ class Trainer:
     schedule: Schedule
     step: TrainStep
     batches: BatchSource
-    health: Health
+    gradient_monitor: GradientMonitor
     doctor: Doctor
     audit: SampleAudit
     ledger: Ledger | None
@@ -120,6 +122,10 @@ class Trainer:
     """Where this rank writes down why the attempt ends."""
     stop: StopRequest
     callbacks: Callbacks
+    custom: dict[str, Callback]
+    """The user's callbacks by name, which stand among the others."""
+    metrics: MetricRegistry
+    """All that a step may show."""
     resumption: Resumption
     """How it begins."""
 
@@ -139,6 +145,7 @@ class Trainer:
     def run(self) -> Exception | None:
         """Run the steps that are left; returns why the run ended early, if it did."""
         control, note = Control(), StepNote()
+        self.callbacks.on_start(self.first_step)
         step, batches = self.first_step, self.batches.since(self.first_step)
         while step < self.schedule.steps:
             start = time.perf_counter()
@@ -146,13 +153,13 @@ class Trainer:
             note.write(step)
             # For tests and tracing, as the saver's stages.
             sys.audit("glci.step", step)
-            moment = self.callbacks.plan(self.schedule.at(step))
-            self.callbacks.before_step(moment)
+            plan = self.callbacks.adjust(self.schedule.at(step))
+            self.callbacks.before_step(plan)
             batch = self.batches.take(batches, step)
             data_seconds = time.perf_counter() - start
-            limits = self.health.limits()
-            measures = self.step.run(batch, moment, limits)
-            report = self._reduce(moment, measures, batch, start, data_seconds)
+            limits = self.gradient_monitor.limits()
+            measures = self.step.run(batch, plan, limits)
+            report = self._reduce(plan, measures, batch, start, data_seconds)
             self.callbacks.after_step(TrainedStep(report, batch, measures, limits), control)
             if control.is_superseded:
                 return control.ending
@@ -160,9 +167,9 @@ class Trainer:
             if back is not None:
                 step, batches = back, self.batches.since(back)
                 continue
-            self.checkpoints.save_if_due(moment, must=control.ending is not None)
+            self.checkpoints.save_if_due(plan, must=control.ending is not None)
             if control.ending is None or step + 1 == self.schedule.steps:
-                self.callbacks.after_save(moment)
+                self.callbacks.after_save(plan)
             step += 1
             if control.ending is not None:
                 break
@@ -177,10 +184,10 @@ class Trainer:
                 self.ledger.write()
 
     def _reduce(
-        self, moment: Moment, measures: Measures, batch: Batch | None, start: float, data_seconds: float
-    ) -> Report:
+        self, plan: StepPlan, measures: Measures, batch: Batch | None, start: float, data_seconds: float
+    ) -> StepReport:
         """The step as all ranks saw it."""
-        pulse = Pulse(
+        info = RankStepInfo(
             step_seconds=time.perf_counter() - start,
             data_seconds=data_seconds,
             collective_seconds=collectives.take_collective_seconds(),
@@ -190,7 +197,7 @@ class Trainer:
             stop=bool(self.stop),
             superseded=self.log.is_superseded or self.checkpoints.is_superseded,
         )
-        return beat(self.world, moment, measures, pulse)
+        return reduce_step(self.world, plan, measures, info, self.step.gan.metrics)
 
     def _end(self, step: int, ending: Exception | None) -> Exception | None:
         """Wait for the last save and write down that the run ends before ``step``; why it ends early, if it does."""

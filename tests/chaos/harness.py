@@ -14,7 +14,7 @@ from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
 from glci_dist.runs.journal import read_journal
-from glci_dist.training.history import History
+from glci_dist.training.sample_digest import History
 from tests.commands import Command
 from tests.small_run import newest_in, small
 

@@ -68,25 +68,25 @@ def record_plain(overrides: list[str], colour: list[float], parts: Sequence[Sequ
 
     slots = parts or [range(config.global_batch)]
     for number in range(schedule.steps):
-        moment, batch = schedule.at(number), faces[number]
+        plan, batch = schedule.at(number), faces[number]
         cuts = [_Part.of(batch, list(part), completion, config.holes.patch) for part in slots]
-        if moment.updates_discriminator:
+        if plan.updates_discriminator:
             losses = []
             for cut in cuts:
                 real = judge(cut.photos, cut.real_patches)
                 fake = judge(cut.completed.detach(), cut.fake_patches.detach())
                 losses.append(-(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean()) / 2)
-            step("discriminator", discriminators, torch.stack(losses).mean(), moment.discriminator_lr)
-        if moment.updates_completion:
+            step("discriminator", discriminators, torch.stack(losses).mean(), plan.discriminator_lr)
+        if plan.updates_completion:
             losses = []
             for cut in cuts:
                 squares = ((cut.outputs - cut.photos) ** 2 * cut.masks).flatten(1).sum(1)
                 loss = (squares / (3 * cut.masks.flatten(1).sum(1))).mean()
-                if moment.alpha:
+                if plan.alpha:
                     logits = judge(cut.completed, cut.fake_patches)
-                    loss = loss - moment.alpha * torch.log(torch.sigmoid(logits)).mean()
+                    loss = loss - plan.alpha * torch.log(torch.sigmoid(logits)).mean()
                 losses.append(loss)
-            step("completion", completion, torch.stack(losses).mean(), moment.completion_lr)
+            step("completion", completion, torch.stack(losses).mean(), plan.completion_lr)
         for network in (completion, discriminators):
             _forget_statistics(network)
         recording.losses.append({})

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.training.engines import Engine, Update
-from glci_dist.training.heartbeat import Pulse, beat
 from glci_dist.training.setup import prepare
+from glci_dist.training.step_report import RankStepInfo, reduce_step
 
 TINY = (
     "recipe=modern",
@@ -76,20 +76,20 @@ def record(overrides: list[str], smooth: bool = False) -> Recording:
     recording = Recording()
     with joined(config.engine) as world:
         trainer = prepare(config, world)
-        contest = trainer.step.contest
+        gan = trainer.step.gan
         for name, engine in trainer.step.engines().items():
             _record_gradients(name, engine, recording)
             if smooth:
                 make_smooth(engine.network)
         for step, batch in enumerate(trainer.batches.since(0)):
-            moment = trainer.schedule.at(step)
-            measures = contest.update(trainer.step.to_device(batch), moment)
-            report = beat(world, moment, measures, Pulse(0, 0, 0))
-            if report.pulls is not None:
-                contest.balance.see(moment, *report.pulls)
+            plan = trainer.schedule.at(step)
+            measures = gan.update(trainer.step.to_device(batch), plan)
+            report = reduce_step(world, plan, measures, RankStepInfo(0, 0, 0), gan.metrics)
+            if report.gradients_at_output is not None:
+                gan.balance.see(plan, *report.gradients_at_output)
             recording.keys.append(batch.keys)
-            recording.losses.append(report.losses)
-        recording.weights = weights(contest.completion, contest.discriminators)
+            recording.losses.append(report.values)
+        recording.weights = weights(gan.completion, gan.discriminators)
         trainer.close()
     return recording
 

@@ -13,7 +13,7 @@ from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
-from glci_dist.training.history import History
+from glci_dist.training.sample_digest import History
 from glci_dist.training.setup import prepare
 from tests.distributed.recordings import tiny
 from tests.small_run import newest_in
@@ -32,7 +32,7 @@ class Recorder(Callback):
         self._stop_in = stop_in
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        step = done.report.moment.step
+        step = done.report.plan.step
         self.losses[step] = done.report.losses
         if self._stop_in is not None and step == self._stop_in - 1:
             # Answered at the end of the next step.

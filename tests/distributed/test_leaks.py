@@ -23,10 +23,10 @@ def observe(overrides: list[str]) -> list[dict[str, bool]]:
     seen = []
     with joined(config.engine) as world:
         trainer = prepare(config, world)
-        completion, discriminators = trainer.step.contest.completion, trainer.step.contest.discriminators
+        completion, discriminators = trainer.step.gan.completion, trainer.step.gan.discriminators
         for step, batch in enumerate(trainer.batches.since(0)):
             before = weights(completion), weights(discriminators)
-            trainer.step.contest.update(trainer.step.to_device(batch), trainer.schedule.at(step))
+            trainer.step.gan.update(trainer.step.to_device(batch), trainer.schedule.at(step))
             after = weights(completion), weights(discriminators)
             seen.append(
                 {
@@ -51,17 +51,17 @@ def completion_gradient(overrides: list[str]) -> tuple[dict[str, Tensor], list[s
         trainer = prepare(config, world)
         found: dict[str, Tensor] = {}
         leaked: list[str] = []
-        engine = trainer.step.contest.completion
+        engine = trainer.step.gan.completion
         real_step = engine.step
 
         def step(lr: float, limit: float) -> object:
             found.update({n: p.grad.clone() for n, p in engine.network.named_parameters() if p.grad is not None})
-            discriminators = trainer.step.contest.discriminators.network
+            discriminators = trainer.step.gan.discriminators.network
             leaked.extend(n for n, p in discriminators.named_parameters() if p.grad is not None)
             return real_step(lr, limit)
 
         engine.step = step  # type: ignore[method-assign, assignment]
-        trainer.step.contest.update(trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0))
+        trainer.step.gan.update(trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0))
         trainer.close()
     return found, leaked
 

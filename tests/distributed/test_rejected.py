@@ -19,10 +19,10 @@ from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.data.batch import Batch
 from glci_dist.data.scan import index_folder
-from glci_dist.training.phases import Moment
+from glci_dist.training.gan_step import DeviceBatch, Limits, Measures
+from glci_dist.training.phases import StepPlan
 from glci_dist.training.setup import prepare
 from glci_dist.training.trainer import Trainer
-from glci_dist.training.updates import DeviceBatch, Limits, Measures
 from tests.small_run import build_faces, events, newest_in, small, train_to_its_end
 from tests.worlds import run_world
 
@@ -61,20 +61,20 @@ def poisoned_run(overrides: list[str], steps: tuple[int, ...]) -> Outcome:
     outcome = Outcome("")
     with joined(config.engine) as world, stop_request() as stop:
         trainer = prepare(config, world, stop=stop)
-        real_update, real_run = trainer.step.contest.update, trainer.step.run
+        real_update, real_run = trainer.step.gan.update, trainer.step.run
         start: dict[str, Tensor] = {}
 
-        def update(batch: DeviceBatch, moment: Moment, limits: Limits) -> Measures:
+        def update(batch: DeviceBatch, plan: StepPlan, limits: Limits) -> Measures:
             start.clear()
             start.update(tensors(trainer))
-            if moment.step in steps and world.rank == POISONED_RANK:
+            if plan.step in steps and world.rank == POISONED_RANK:
                 photos = batch.photos.clone()
                 photos[0, 0, 0, 0] = torch.nan
                 batch = replace(batch, photos=photos)
-            return real_update(batch, moment, limits)
+            return real_update(batch, plan, limits)
 
-        def run(batch: Batch | None, moment: Moment, limits: Limits) -> Measures:
-            measures, step = real_run(batch, moment, limits), moment.step
+        def run(batch: Batch | None, plan: StepPlan, limits: Limits) -> Measures:
+            measures, step = real_run(batch, plan, limits), plan.step
             changed = [name for name, tensor in tensors(trainer).items() if not tensor.equal(start[name])]
             if step not in steps:
                 outcome.moved |= bool(changed)

@@ -51,17 +51,17 @@ def renewed(overrides: list[str]) -> tuple[dict[str, Tensor], bool, dict[str, Te
     with joined(config.engine) as world:
         for updates in (8, 0):
             trainer = prepare(config, world)
-            engine: Engine = trainer.step.contest.discriminators
-            moment = trainer.schedule.at(0)
+            engine: Engine = trainer.step.gan.discriminators
+            plan = trainer.schedule.at(0)
             batches = trainer.batches.since(0)
             for _ in range(updates):
-                trainer.step.contest.update(trainer.step.to_device(next(batches)), moment)
+                trainer.step.gan.update(trainer.step.to_device(next(batches)), plan)
             if updates:
                 moved = any(not torch.equal(weights(engine)[name], fresh[name]) for name in fresh)
-                engine.begin_anew(build_discriminators(config).state_dict())
+                engine.reset(build_discriminators(config).state_dict())
                 begun = weights(engine)
             (batch,) = trainer.batches.stream([9])
-            trainer.step.contest.update(trainer.step.to_device(batch), moment)
+            trainer.step.gan.update(trainer.step.to_device(batch), plan)
             after.append(weights(engine))
             trainer.close()
     return begun, moved, after[0], after[1]

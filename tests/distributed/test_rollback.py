@@ -15,9 +15,9 @@ from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.runs.journal import read_journal
-from glci_dist.training.phases import Moment
+from glci_dist.training.gan_step import DeviceBatch, Limits, Measures
+from glci_dist.training.phases import StepPlan
 from glci_dist.training.setup import prepare
-from glci_dist.training.updates import DeviceBatch, Limits, Measures
 from tests.distributed.recordings import weights
 from tests.small_run import newest_in, small
 from tests.worlds import run_world
@@ -46,19 +46,19 @@ def train(overrides: list[str], factors: dict[int, float], over: list[int], unsa
         for step in unsaved:
             (trainer.attempt.folder / f"step-{step:08d}.writing").touch()
         trainer.resumption.announce()
-        trainer.health.passed_over = sorted({*trainer.health.passed_over, *over})
-        real = trainer.step.contest.update
+        trainer.gradient_monitor.skipped_steps = sorted({*trainer.gradient_monitor.skipped_steps, *over})
+        real = trainer.step.gan.update
 
-        def update(batch: DeviceBatch, moment: Moment, limits: Limits) -> Measures:
-            steps.append(moment.step)
-            if world.rank == 1 and moment.step in factors:
-                batch = replace(batch, photos=batch.photos * factors[moment.step])
-            return real(batch, moment, limits)
+        def update(batch: DeviceBatch, plan: StepPlan, limits: Limits) -> Measures:
+            steps.append(plan.step)
+            if world.rank == 1 and plan.step in factors:
+                batch = replace(batch, photos=batch.photos * factors[plan.step])
+            return real(batch, plan, limits)
 
-        patched: Any = trainer.step.contest
+        patched: Any = trainer.step.gan
         patched.update = update
         ending = trainer.run()
-        final = weights(trainer.step.contest.completion, trainer.step.contest.discriminators)
+        final = weights(trainer.step.gan.completion, trainer.step.gan.discriminators)
         trainer.close()
     return Ending("" if ending is None else f"{type(ending).__name__}: {ending}", final, steps)
 
@@ -82,7 +82,7 @@ def test_a_rollback_ends_as_a_run_that_passed_those_steps_over(
         "engine.spike=rollback",
         "engine.spike_factor=8",
         "engine.spike_window=3",
-        "engine.pass_over=2",
+        "engine.skip_step=2",
         "checkpoints.every=3",
     )
     factor = {"not-finite": math.nan, "spike": 300.0}[kind]

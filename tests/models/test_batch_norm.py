@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glci_dist.cluster.world import World, joined
 from glci_dist.config import EngineConfig
-from glci_dist.models.batch_norm import BatchNorm2d, commit_running_statistics, looked_through
+from glci_dist.models.batch_norm import BatchNorm2d, commit_running_statistics, frozen
 from glci_dist.models.completion import CompletionNetwork
 from tests.worlds import run_world
 
@@ -90,7 +90,7 @@ def _what_it_forgets(x: Tensor) -> str:
     if any(not tensor.equal(before[name]) for name, tensor in norm.state_dict().items()):
         return "the forward pass changed the running statistics"
     commit_running_statistics(norm, accept=False)
-    with looked_through(norm):
+    with frozen(norm):
         output = norm(x.clone().requires_grad_())
     if not output.requires_grad:
         return "no gradient flows through"

@@ -28,6 +28,7 @@ from glci_dist.slurm.refusals import refusals, standing
 from glci_dist.slurm.requeue import JobStart
 from glci_dist.slurm.submit import Request, requests, submit
 from tests.checkpoints.saves import saver, state
+from tests.extending.test_extending import MINE
 from tests.small_run import newest_in, small
 
 PLAIN = ["data.shards=shards/train", "name=run"]
@@ -382,10 +383,15 @@ def test_the_samples_of_a_step_are_those_that_the_run_reads_there(faces_shards: 
     assert samples_of(words, -1) == []
 
 
-def test_a_copy_of_the_code_is_made_once_and_another_one_only_of_other_code(tmp_path: Path) -> None:
-    first = snapshot.take(tmp_path)
-    assert snapshot.take(tmp_path) == first
+def test_a_copy_of_the_code_is_made_once_and_another_one_only_of_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(MINE))
+    config = compose.load(["data.shards=x", "losses.terms.edges._target_=edges.EdgeLoss"])
+    first = snapshot.take(tmp_path, config)
+    assert snapshot.take(tmp_path, config) == first
     assert (first / "glci_dist" / "cli.py").exists()
+    assert (first / "edges.py").read_text() == (MINE / "edges.py").read_text()
     command = [sys.executable, "-c", "import glci_dist.compose as c; print(c.__file__, c.config_folder())"]
     found = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(first)}, capture_output=True, text=True, check=True, cwd="/"

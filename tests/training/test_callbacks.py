@@ -27,14 +27,14 @@ from glci_dist.training.callbacks.samples import SampleAudit, SampleWatch
 from glci_dist.training.callbacks.stopping import LeaseWatch, StopSignals
 from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.engines import Update
-from glci_dist.training.health import Health
-from glci_dist.training.heartbeat import Report
+from glci_dist.training.gan_step import NO_LIMITS, Measures
+from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.phases import Schedule
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.setup import prepare
-from glci_dist.training.startup import Laps
+from glci_dist.training.startup_timer import StartupTimer
+from glci_dist.training.step_report import StepReport
 from glci_dist.training.stragglers import Stragglers
-from glci_dist.training.updates import NO_LIMITS, Measures
 from tests.small_run import small
 from tests.worlds import run_world
 
@@ -57,11 +57,9 @@ def config() -> Config:
     return compose.load(["data.shards=x", "global_batch=4", "data.order.lanes=4"])
 
 
-_NOTHING = Report(
-    moment=SCHEDULE.at(0),
-    losses={},
-    signals={},
-    pulls=None,
+_NOTHING = StepReport(
+    plan=SCHEDULE.at(0),
+    values={},
     alpha=None,
     completion_norm=None,
     discriminator_norm=None,
@@ -80,14 +78,14 @@ _NO_UPDATE = Measures()
 
 def step(number: int = 0, *, batch: Batch | None = None, measures: Measures = _NO_UPDATE, **report: Any) -> TrainedStep:
     """A step in which nothing happened but what is given."""
-    return TrainedStep(replace(_NOTHING, moment=SCHEDULE.at(number), **report), batch, measures, NO_LIMITS)
+    return TrainedStep(replace(_NOTHING, plan=SCHEDULE.at(number), **report), batch, measures, NO_LIMITS)
 
 
 def batch(**changes: Any) -> Batch:
     corners = torch.zeros(4, 2, dtype=torch.int32)
     photos = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
     boxes, strokes = torch.zeros(4, 1, 4, dtype=torch.int32), torch.zeros(4, 0, 5)
-    made = Batch(0, photos, boxes, strokes, corners, corners, ("a", "b", "c", "d"), ())
+    made = Batch(0, photos, boxes, strokes, corners, corners, None, ("a", "b", "c", "d"), ())
     return replace(made, **changes)
 
 
@@ -209,8 +207,8 @@ def test_samples_that_do_not_decode_are_named_and_end_the_run_beyond_the_toleran
     config: Config, log: RunLog, attempt: Attempt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.data.tolerance = 0.002
-    health, control = Health(config.engine), Control()
-    watch = SampleWatch(config, ALONE, attempt.run / "journal.jsonl", health, log)
+    gradient_monitor, control = GradientMonitor(config.engine), Control()
+    watch = SampleWatch(config, ALONE, attempt.run / "journal.jsonl", gradient_monitor, log)
     replaced = Replacement(shard="shard-0.tar", key="a", slot=2, reason="truncated")
     for number in range(2):
         watch.after_step(step(number, batch=batch(replaced=(replaced,)), replaced=1), control)
@@ -225,7 +223,7 @@ def test_samples_that_do_not_decode_are_named_and_end_the_run_beyond_the_toleran
 
 
 def test_a_loader_worker_that_was_lost_is_named(config: Config, log: RunLog, attempt: Attempt) -> None:
-    watch = SampleWatch(config, ALONE, attempt.run / "journal.jsonl", Health(config.engine), log)
+    watch = SampleWatch(config, ALONE, attempt.run / "journal.jsonl", GradientMonitor(config.engine), log)
     watch.after_step(step(3, batch=batch(remade=("Killed",)), remade=1), Control())
     (event,) = events(attempt, "worker-lost")
     assert (event["rank"], event["reason"]) == (0, "Killed")
@@ -268,7 +266,7 @@ def test_updates_that_were_not_applied_are_answered_as_configured(
 ) -> None:
     engine = replace(config.engine, not_finite=answer, not_finite_limit=limit, precision="fp32")
     control = Control()
-    watch = GradientWatch(engine, ALONE, Health(engine), _NoRollback(), log, journal=Path("journal.jsonl"))
+    watch = GradientWatch(engine, ALONE, GradientMonitor(engine), _NoRollback(), log, journal=Path("journal.jsonl"))
     for number in range(5):
         watch.after_step(step(number, batch=batch(), measures=_bad(math.nan)), control)
         assert (control.ending is not None) == (ends_at is not None and number >= ends_at)
@@ -280,7 +278,7 @@ def test_updates_that_were_not_applied_are_answered_as_configured(
 def test_an_overflow_of_fp16_is_no_reason_to_stop(config: Config, log: RunLog) -> None:
     engine = replace(config.engine, not_finite="stop", precision="fp16")
     control = Control()
-    watch = GradientWatch(engine, ALONE, Health(engine), _NoRollback(), log, journal=Path("journal.jsonl"))
+    watch = GradientWatch(engine, ALONE, GradientMonitor(engine), _NoRollback(), log, journal=Path("journal.jsonl"))
     watch.after_step(step(0, batch=batch(), measures=_bad(math.inf)), control)
     assert control.ending is None
 
@@ -292,7 +290,7 @@ def test_starts_and_slow_hosts_are_written_down_once(
     monkeypatch.setattr("glci_dist.training.stragglers.time.monotonic", lambda: next(clock))
     parts = Callbacks(
         [
-            Startup(Laps(), log),
+            Startup(StartupTimer(), log),
             PhaseStarts(log),
             StragglerWatch(Stragglers(["one", "other"], share=0.5, seconds=2), log),
         ],

@@ -12,7 +12,7 @@ from glci_dist.config import LossConfig, PhaseConfig
 from glci_dist.training import noise
 from glci_dist.training.balance import Balance
 from glci_dist.training.losses import adversarial, discrimination, feature_matching, threshold, total_variation
-from glci_dist.training.penalties import gradient_penalty, r1
+from glci_dist.training.penalties import R1, GradientPenalty, Logits, PenaltyInputs
 from glci_dist.training.phases import Schedule
 
 REAL, COMPLETED = torch.tensor([-2.0, -0.5, 0.3, 1.7]), torch.tensor([-1.5, 0.2, 0.9, 2.5])
@@ -77,7 +77,13 @@ def test_total_variation_counts_the_pairs_that_touch_the_hole() -> None:
                     if other_y < 6 and other_x < 7 and (mask[y, x] or mask[other_y, other_x]):
                         found += (image[:, y, x] - image[:, other_y, other_x]).abs().tolist()
         expected.append(np.mean(found))
-    assert float(total_variation(images, masks)) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert float(total_variation(images, masks).mean()) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def inputs(
+    logits: Logits, photos: Tensor, completed: Tensor, shares: Tensor, corners: Tensor, patch: int
+) -> PenaltyInputs:
+    return PenaltyInputs(logits, photos, completed, shares, corners, corners, patch)
 
 
 def linear_judge(photos: Tensor, patches: Tensor) -> Tensor:
@@ -90,9 +96,9 @@ def test_the_gradient_penalties_are_those_of_a_judge_that_can_be_reckoned_by_han
     corners = torch.tensor([[0, 0], [2, 4], [4, 1]], dtype=torch.int32)
     # The patch of 4 px lies inside the photo: 16 places of slope 5, the other 48 of slope 2.
     squares = 3 * (16 * 25 + 48 * 4)
-    assert float(r1(linear_judge, photos, corners, 4)) == pytest.approx(squares / 2, rel=1e-5)
-    found = gradient_penalty(linear_judge, photos, completed, torch.rand(3), corners, 4)
-    assert float(found) == pytest.approx((squares**0.5 - 1) ** 2, rel=1e-5)
+    given = inputs(linear_judge, photos, completed, torch.rand(3), corners, 4)
+    assert float(R1()(given).mean()) == pytest.approx(squares / 2, rel=1e-5)
+    assert float(GradientPenalty()(given).mean()) == pytest.approx((squares**0.5 - 1) ** 2, rel=1e-5)
 
 
 def test_the_penalties_pass_a_gradient_to_the_judge() -> None:
@@ -103,7 +109,7 @@ def test_the_penalties_pass_a_gradient_to_the_judge() -> None:
 
     photos = torch.rand(2, 3, 4, 4)
     corners = torch.zeros(2, 2, dtype=torch.int32)
-    r1(judge, photos, corners, 2).backward()
+    R1()(inputs(judge, photos, photos, torch.zeros(2), corners, 2)).mean().backward()
     # |w x|^2 / 2, whose derivative is w |x|^2.
     assert weight.grad is not None
     assert float(weight.grad) == pytest.approx(0.5 * float(photos.square().sum((1, 2, 3)).mean()), rel=1e-5)
@@ -116,9 +122,8 @@ def test_the_interpolates_lie_between_photo_and_completion() -> None:
         seen.append(photos.detach())
         return photos.sum((1, 2, 3))
 
-    gradient_penalty(
-        judge, torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4), torch.tensor([0.25, 1.0]), torch.zeros(2, 2).int(), 2
-    )
+    zeros, shares = torch.zeros(2, 3, 4, 4), torch.tensor([0.25, 1.0])
+    GradientPenalty()(inputs(judge, zeros, torch.ones(2, 3, 4, 4), shares, torch.zeros(2, 2).int(), 2))
     assert seen[0][:, 0, 0, 0].tolist() == [0.25, 1.0]
 
 
@@ -145,12 +150,12 @@ def test_the_balance_is_measured_at_the_phases_start_and_kept() -> None:
     schedule = Schedule({"first": phase, "second": phase, "third": PhaseConfig(steps=1, alpha=7.0, completion_every=1)})
     balance, found = Balance(), []
     for step in range(schedule.steps):
-        moment = schedule.at(step)
-        found.append(balance.alpha(moment))
+        plan = schedule.at(step)
+        found.append(balance.alpha(plan))
         again = Balance()
         again.load_state_dict(balance.state_dict())
-        assert again.alpha(moment) == found[-1]
-        balance.see(moment, reconstruction=4.0 + step, adversarial=2.0)
+        assert again.alpha(plan) == found[-1]
+        balance.see(plan, reconstruction=4.0 + step, adversarial=2.0)
     # Half of (4) / (2), then half of (4 + 5) / (2 + 2); the next phase begins anew.
     assert found[:6] == [0.0, 1.0, *[pytest.approx(0.5 * 9 / 4)] * 4]
     assert found[6:12] == [0.0, 0.5 * 10 / 2, *[pytest.approx(0.5 * 21 / 4)] * 4]
@@ -171,7 +176,5 @@ def test_the_discriminators_updates_are_counted_not_the_steps(every: int) -> Non
     """A penalty at every n-th of them must not fall between them."""
     phases = {"first": PhaseConfig(steps=7, completion_every=1)}
     phases["joint"] = PhaseConfig(steps=12, completion_every=1, discriminator_every=every)
-    moments = [Schedule(phases).at(step) for step in range(19)]
-    assert [moment.discriminator_update for moment in moments if moment.updates_discriminator] == list(
-        range(12 // every)
-    )
+    plans = [Schedule(phases).at(step) for step in range(19)]
+    assert [plan.discriminator_update for plan in plans if plan.updates_discriminator] == list(range(12 // every))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from glci_dist import compose
-from glci_dist.config import PhaseConfig
+from glci_dist.config import Config, LossConfig, PhaseConfig
 from glci_dist.diagnosis.states import Finding, State
 from glci_dist.runs.ledger import KINDS
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.callbacks.logging import STATES, Gauge, Logging, memory_gauges
 from glci_dist.training.callbacks.progress import Progress
-from glci_dist.training.callbacks.tensorboard import TensorBoard
-from glci_dist.training.heartbeat import Report
-from glci_dist.training.phases import Moment, Schedule
+from glci_dist.training.gan_step import ADVERSARIAL_GRADIENT, NO_LIMITS, RECONSTRUCTION_GRADIENT, GanTrainStep, Measures
+from glci_dist.training.loggers.tensorboard import TensorBoard
+from glci_dist.training.metrics import Metric, MetricRegistry
+from glci_dist.training.phases import Schedule, StepPlan
+from glci_dist.training.scalars import DERIVED_METRICS
+from glci_dist.training.step_report import StepReport
 from glci_dist.training.train import train
-from glci_dist.training.updates import NO_LIMITS, Measures
 from tests.small_run import small
 from tests.worlds import run_world
+
+Judged = Callable[[], tuple[int, Finding] | None]
 
 PHASES = {
     "completion": PhaseConfig(steps=5, completion_every=1, completion_lr=0.5),
@@ -70,34 +76,46 @@ OF_CONTEST = {
 }
 
 
-def _signals(moment: Moment) -> dict[str, float]:
+STEP_METRICS = GanTrainStep(None, None, losses=LossConfig(), patch=8, accumulation=1).metrics  # type: ignore[arg-type]
+METRICS = MetricRegistry([*STATES, *STEP_METRICS, *DERIVED_METRICS])
+
+
+def logging(folder: Path, config: Config, *, first_step: int = 0, judged: Judged = lambda: None) -> Logging:
+    """What writes reports to TensorBoard, begun."""
+    gauges = (*memory_gauges(torch.device("cpu")), Gauge(Metric("time/slowest_host_ratio"), lambda: 1.0))
+    made = Logging(TensorBoard(folder), config, METRICS, gauges=gauges, judged=judged)
+    made.on_start(first_step)
+    return made
+
+
+def _statistics(plan: StepPlan) -> dict[str, float]:
     found: dict[str, float] = {}
-    if moment.updates_completion:
-        names = (tag for tag in OF_COMPLETION if tag.startswith("contest/"))
-        found |= {name.removeprefix("contest/"): 0.25 for name in names}
-    return found | ({"margin": 0.5} if moment.updates_discriminator else {})
+    if plan.updates_completion:
+        found |= dict.fromkeys((tag for tag in OF_COMPLETION if tag.startswith("contest/")), 0.25)
+    return found | ({"contest/margin": 0.5} if plan.updates_discriminator else {})
 
 
-def reports() -> list[Report]:
+def reports() -> list[StepReport]:
     """What two ranks might say of each step: its losses are its number, in some way."""
     made = []
     schedule = Schedule(PHASES)
     for step in range(schedule.steps):
-        moment = schedule.at(step)
-        losses: dict[str, float] = {}
-        if moment.updates_completion:
-            losses["reconstruction"] = float(step)
-        if moment.updates_discriminator:
-            losses |= {"real_loss": 10.0 * step, "completed_loss": 1.0, "real_accuracy": 0.75, "completed_accuracy": 1}
+        plan = schedule.at(step)
+        values = _statistics(plan)
+        if plan.updates_completion:
+            values["loss/reconstruction"] = float(step)
+        if plan.updates_completion and plan.alpha:
+            values |= {RECONSTRUCTION_GRADIENT.name: 3.0, ADVERSARIAL_GRADIENT.name: 4.0}
+        if plan.updates_discriminator:
+            values |= {"loss/real": 10.0 * step, "loss/completed": 1.0}
+            values |= {"accuracy/real": 0.75, "accuracy/completed": 1.0}
         made.append(
-            Report(
-                moment=moment,
-                losses=losses,
-                signals=_signals(moment),
-                pulls=(3.0, 4.0) if moment.updates_completion and moment.alpha else None,
-                alpha=0.5 if moment.updates_completion else None,
-                completion_norm=2.0 * step if moment.updates_completion else None,
-                discriminator_norm=3.0 * step if moment.updates_discriminator else None,
+            StepReport(
+                plan=plan,
+                values=values,
+                alpha=0.5 if plan.updates_completion else None,
+                completion_norm=2.0 * step if plan.updates_completion else None,
+                discriminator_norm=3.0 * step if plan.updates_discriminator else None,
                 skipped=step == 3,
                 step_seconds=(0.1, 0.3),
                 own_seconds=(0.1, 0.2),
@@ -112,7 +130,7 @@ def reports() -> list[Report]:
     return made
 
 
-def show(callback: Callback, report: Report) -> None:
+def show(callback: Callback, report: StepReport) -> None:
     callback.after_step(TrainedStep(report, None, Measures(), NO_LIMITS), Control())
 
 
@@ -136,7 +154,7 @@ def scalars(events: EventAccumulator) -> dict[int, dict[str, float]]:
 def written(tmp_path: Path) -> dict[int, dict[str, float]]:
     """The scalars of ``reports``, written every 3 steps."""
     config = compose.load(["data.shards=x", "monitor.scalars_every=3", "global_batch=8"])
-    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"))
+    board = logging(tmp_path, config)
     for report in reports():
         show(board, report)
     board.close()
@@ -185,9 +203,9 @@ def test_time_is_shared_out_over_data_compute_and_communication(written: dict[in
 def test_a_resumed_run_replaces_what_was_written_after_its_first_step(tmp_path: Path) -> None:
     config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
     for first_step, end, factor in ((0, 5, 1.0), (3, 4, 100.0)):
-        board = TensorBoard(tmp_path, config, first_step=first_step, device=torch.device("cpu"))
+        board = logging(tmp_path, config, first_step=first_step)
         for report in reports()[first_step:end]:
-            report.losses["reconstruction"] *= factor
+            report.values["loss/reconstruction"] *= factor
             show(board, report)
         board.close()
 
@@ -200,11 +218,11 @@ def test_the_state_of_a_contest_is_a_panel_with_its_names_and_a_text_where_it_ch
     healthy = Finding(State.HEALTHY, ("tells 80%",), "nothing to change")
     judged: list[tuple[int, Finding] | None] = [None]
     config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
-    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"), judged=lambda: judged[-1])
+    board = logging(tmp_path, config, judged=lambda: judged[-1])
     for report in reports():
         # The doctor judges a step after it was shown.
         show(board, report)
-        judged.append({5: (5, asleep), 7: (7, asleep), 8: (8, healthy)}.get(report.moment.step, judged[-1]))
+        judged.append({5: (5, asleep), 7: (7, asleep), 8: (8, healthy)}.get(report.plan.step, judged[-1]))
     board.close()
 
     events = read(tmp_path)
@@ -233,7 +251,7 @@ def test_every_chart_of_the_panel_shows_what_a_run_writes(faces_shards: str, tmp
 
 def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_path: Path) -> None:
     config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
-    board = TensorBoard(tmp_path, config, first_step=0, device=torch.device("cpu"))
+    board = logging(tmp_path, config)
     show(board, reports()[0])
     board.on_rewind(0)
     board.close()
@@ -244,7 +262,7 @@ def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_pat
 
 
 def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(first_step=0, steps=9, global_batch=8)
+    progress = Progress(METRICS, first_step=0, steps=9, global_batch=8)
     for report in reports():
         show(progress, report)
     progress.close()

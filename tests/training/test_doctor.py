@@ -1,4 +1,4 @@
-"""The doctor names each state by its definition, keeps quiet in health, and changes what its answers say."""
+"""The doctor names each state by its definition, keeps quiet in gradient_monitor, and changes what its answers say."""
 
 from __future__ import annotations
 
@@ -166,9 +166,9 @@ def test_a_side_that_is_paused_is_not_called_healthy() -> None:
     ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
     found = []
     for step in range(5, 100):
-        moment = doctor.adjusted(SCHEDULE.at(step))
-        scalars = ill if moment.updates_discriminator else {"loss/reconstruction": 0.01}
-        diagnosis = doctor.see(moment, scalars)
+        plan = doctor.adjusted(SCHEDULE.at(step))
+        scalars = ill if plan.updates_discriminator else {"loss/reconstruction": 0.01}
+        diagnosis = doctor.see(plan, scalars)
         found += [diagnosis.finding.state] if diagnosis is not None else []
     assert set(found) == {State.DOMINATES}
 
@@ -241,8 +241,8 @@ def test_what_the_doctor_knows_survives_a_checkpoint() -> None:
     assert second.factors(SCHEDULE.at(60)) == whole.factors(SCHEDULE.at(60))
     # A rollback brings back what was measured, and not the weights that it was to be rid of.
     second.rewind_state_dict(state)
-    moment = SCHEDULE.at(60)
-    assert second.factors(moment) == whole.factors(moment) != first.factors(moment)
+    plan = SCHEDULE.at(60)
+    assert second.factors(plan) == whole.factors(plan) != first.factors(plan)
     before = json.loads(json.dumps(Doctor(config).state_dict()))
     second.rewind_state_dict(before)
-    assert second.adjusted(moment).discriminator_lr == whole.adjusted(moment).discriminator_lr
+    assert second.adjusted(plan).discriminator_lr == whole.adjusted(plan).discriminator_lr

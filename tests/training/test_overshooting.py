@@ -54,8 +54,8 @@ def follow(doctor: Doctor, schedule: Schedule, window: list[dict[str, float]], s
         diagnosis = doctor.see(doctor.adjusted(schedule.at(step)), window[step % len(window)])
         if diagnosis is not None:
             found.append(diagnosis)
-            if doctor.is_renewal_due:
-                doctor.let_learn_alone(step + 1)
+            if doctor.is_reset_due:
+                doctor.train_alone(step + 1)
     return found
 
 
@@ -77,18 +77,18 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     (found,) = follow(doctor, EVERY_SECOND, swinging(0.41), range(40, 60))
     assert (found.finding.state, found.finding.overshoots, found.answer) == (State.ASLEEP, True, "balance")
     for step in range(60, 80):
-        moment = doctor.adjusted(EVERY_SECOND.at(step))
-        assert moment.updates_discriminator
-        assert not moment.updates_completion
-        assert moment.discriminator_lr == 0.5 / 32
+        plan = doctor.adjusted(EVERY_SECOND.at(step))
+        assert plan.updates_discriminator
+        assert not plan.updates_completion
+        assert plan.discriminator_lr == 0.5 / 32
     # Those that still overshoot, alone, begin anew once more.
     (found,) = follow(doctor, EVERY_SECOND, swinging(0.41, margin=0.09), range(60, 80))
     assert (found.finding.overshoots, found.answer) == (True, "balance")
     # Those that learn go back into the contest, which is judged anew.
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(80, 100)) == []
     after = [doctor.adjusted(EVERY_SECOND.at(step)) for step in (100, 101)]
-    assert [moment.updates_completion for moment in after] == [True, True]
-    assert [moment.updates_discriminator for moment in after] == [False, True]
+    assert [plan.updates_completion for plan in after] == [True, True]
+    assert [plan.updates_discriminator for plan in after] == [False, True]
     assert after[0].discriminator_lr == 0.5 / 32**2
     (found,) = follow(doctor, EVERY_SECOND, [HEALTHY], range(100, 140))
     assert (found.finding.state, found.answer) == (State.HEALTHY, "")
@@ -169,12 +169,12 @@ def test_a_rollback_for_discriminators_that_overshoot_renews_those_that_it_bring
     assert diagnosis is not None
     assert (diagnosis.finding.overshoots, diagnosis.answer) == (True, "rollback")
     doctor.rewind_state_dict(saved | {"paused": {"discriminator": 30}})
-    assert doctor.is_renewal_due
-    doctor.let_learn_alone(10)
+    assert doctor.is_reset_due
+    doctor.train_alone(10)
     for step in (10, 29):
-        moment = doctor.adjusted(EVERY_SECOND.at(step))
-        assert moment.updates_discriminator
-        assert moment.discriminator_lr == 0.25 / 32
+        plan = doctor.adjusted(EVERY_SECOND.at(step))
+        assert plan.updates_discriminator
+        assert plan.discriminator_lr == 0.25 / 32
     # Nothing that those before did is held against them.
     assert follow(doctor, EVERY_SECOND, rising(0.11), range(10, 30)) == []
 
@@ -186,13 +186,13 @@ def test_another_rollback_does_not_bring_back_what_had_to_begin_anew() -> None:
     assert found.finding.overshoots
     after: Any = json.loads(json.dumps(doctor.state_dict()))
     doctor.rewind_state_dict(after)
-    assert not doctor.is_renewal_due
+    assert not doctor.is_reset_due
     doctor.rewind_state_dict(before)
-    assert doctor.is_renewal_due
+    assert doctor.is_reset_due
     # A restart goes on from a checkpoint as it is.
     resumed = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     resumed.load_state_dict(before)
-    assert not resumed.is_renewal_due
+    assert not resumed.is_reset_due
 
 
 def test_beginning_anew_ends_where_it_does_not_help() -> None:
@@ -205,7 +205,7 @@ def test_beginning_anew_ends_where_it_does_not_help() -> None:
         is_fast = doctor.adjusted(contest.at(step)).discriminator_lr > 0.2
         found += follow(doctor, contest, swinging(0.41, margin=0.05) if is_fast else [blind], range(step, step + 20))
     assert [each.answer for each in found if each.finding.overshoots] == ["balance", "balance"]
-    assert not doctor.is_renewal_due
+    assert not doctor.is_reset_due
 
 
 def test_young_discriminators_swing_in_a_contest_too() -> None:
@@ -242,6 +242,6 @@ def test_what_was_agreed_for_those_that_began_anew_survives_a_checkpoint() -> No
     again = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     again.load_state_dict(json.loads(json.dumps(anew.state_dict())))
     assert again.state_dict() == anew.state_dict()
-    moments = [again.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
-    assert moments == [anew.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
-    assert [moment.updates_completion for moment in moments] == [False, False, True]
+    plans = [again.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
+    assert plans == [anew.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
+    assert [plan.updates_completion for plan in plans] == [False, False, True]

@@ -8,7 +8,7 @@ import pytest
 
 from glci_dist import compose
 from glci_dist.config import PhaseConfig
-from glci_dist.training.phases import Moment, Schedule, learning_rate_factor
+from glci_dist.training.phases import Schedule, StepPlan, learning_rate_factor
 
 PAPER = {
     "completion": PhaseConfig(steps=5, completion_every=1, completion_lr=1.0),
@@ -20,7 +20,7 @@ PAPER = {
 }
 
 
-def moments(phases: dict[str, PhaseConfig]) -> list[Moment]:
+def moments(phases: dict[str, PhaseConfig]) -> list[StepPlan]:
     schedule = Schedule(phases)
     return [schedule.at(step) for step in range(schedule.steps)]
 

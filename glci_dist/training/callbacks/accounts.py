@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from glci_dist.runs.ledger import Ledger
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
-from glci_dist.training.phases import Moment
+from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.startup import Laps
+from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.stragglers import Stragglers
 
 
 class Startup(Callback):
     """Writes down what the time from the process's start to the end of its first step went into."""
 
-    def __init__(self, laps: Laps, log: RunLog) -> None:
-        self._laps, self._log = laps, log
+    def __init__(self, startup: StartupTimer, log: RunLog) -> None:
+        self._startup, self._log = startup, log
         self._is_done = False
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         if not self._is_done:
             self._is_done = True
-            self._laps.lap("the first step")
-            self._log.event("running", done.report.moment.step, startup_seconds=self._laps.seconds)
+            self._startup.lap("the first step")
+            self._log.event("running", done.report.plan.step, startup_seconds=self._startup.seconds)
 
 
 class PhaseStarts(Callback):
@@ -30,9 +30,9 @@ class PhaseStarts(Callback):
     def __init__(self, log: RunLog) -> None:
         self._log = log
 
-    def before_step(self, moment: Moment) -> None:
-        if moment.phase_step == 0:
-            self._log.event("phase", moment.step, phase=moment.phase)
+    def before_step(self, plan: StepPlan) -> None:
+        if plan.phase_step == 0:
+            self._log.event("phase", plan.step, phase=plan.phase)
 
 
 class Accounting(Callback):
@@ -42,7 +42,7 @@ class Accounting(Callback):
         self._ledger = ledger
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        self._ledger.see(done.report.moment.step, done.report)
+        self._ledger.see(done.report.plan.step, done.report)
 
 
 class StragglerWatch(Callback):
@@ -55,7 +55,7 @@ class StragglerWatch(Callback):
         slow = self._stragglers.see(done.report.own_seconds)
         if slow is None:
             return
-        step, seconds = done.report.moment.step, round(slow.seconds, 1)
+        step, seconds = done.report.plan.step, round(slow.seconds, 1)
         self._log.event("straggler", step, slowest=slow.host, ratio=round(slow.ratio, 3), seconds=seconds)
         self._log.say(
             f"{slow.host} has needed {slow.ratio:.2f} times the other hosts' time a step for "

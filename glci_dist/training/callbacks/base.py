@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded
-from glci_dist.training.heartbeat import Report
-from glci_dist.training.phases import Moment
+from glci_dist.training.gan_step import Limits, Measures
+from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.updates import Limits, Measures
+from glci_dist.training.step_report import StepReport
 
 
 @dataclass(frozen=True)
 class TrainedStep:
     """A step that was run."""
 
-    report: Report
-    """As all ranks saw it, the same on every rank; ``report.moment`` says what the step had to do."""
+    report: StepReport
+    """As all ranks saw it, the same on every rank; ``report.plan`` says what the step had to do."""
     batch: Batch | None
     """This rank's; None where the step is passed over."""
     measures: Measures
@@ -78,21 +80,32 @@ class Callback:
     is_display: ClassVar[bool] = False
     """It only shows the run: where it cannot write (``OSError``), that is told once and ends nothing."""
 
-    def plan(self, moment: Moment) -> Moment:
-        """What the next step does: ``moment``, or with changes; the same on every rank."""
-        return moment
+    @property
+    def name(self) -> str:
+        """By which a display that cannot write is told."""
+        return type(self).__name__
 
-    def before_step(self, moment: Moment) -> None:
+    def on_start(self, step: int) -> None:
+        """The attempt's first step will be ``step``; all state is loaded."""
+
+    def adjust(self, plan: StepPlan) -> StepPlan:
+        """What the next step does: ``plan``, or with changes; the same on every rank."""
+        return plan
+
+    def before_step(self, plan: StepPlan) -> None:
         """Called before the step's batch is taken."""
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         """Called after the step; not where a callback before this one had the run go back, or end at once."""
 
-    def after_save(self, moment: Moment) -> None:
+    def after_save(self, plan: StepPlan) -> None:
         """Called after the step's checkpoint was begun, if one was due, unless the run ends before its last step."""
 
     def on_rewind(self, step: int) -> None:
         """The run goes on from ``step``: what was shown of it and of later ones is void."""
+
+    def on_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """A picture ``(H, W, 3)``, uint8, was drawn after ``step``. On rank 0."""
 
     def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
         """The network was measured after ``step``; ``figures`` by their names in evaluation.json. On rank 0."""
@@ -109,36 +122,41 @@ class Callbacks:
         self._log = log
         self._failing: set[str] = set()
 
-    def plan(self, moment: Moment) -> Moment:
-        for each in self.all:
-            moment = each.plan(moment)
-        return moment
+    def on_start(self, step: int) -> None:
+        self._tell_all(step, lambda each: each.on_start(step))
 
-    def before_step(self, moment: Moment) -> None:
+    def adjust(self, plan: StepPlan) -> StepPlan:
         for each in self.all:
-            each.before_step(moment)
+            plan = each.adjust(plan)
+        return plan
+
+    def before_step(self, plan: StepPlan) -> None:
+        for each in self.all:
+            each.before_step(plan)
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         for each in self.all:
             if control.is_final:
                 return
-            with self._telling(each, done.report.moment.step):
+            with self._telling(each, done.report.plan.step):
                 each.after_step(done, control)
 
-    def after_save(self, moment: Moment) -> None:
-        for each in self.all:
-            with self._telling(each, moment.step):
-                each.after_save(moment)
+    def after_save(self, plan: StepPlan) -> None:
+        self._tell_all(plan.step, lambda each: each.after_save(plan))
 
     def on_rewind(self, step: int) -> None:
-        for each in self.all:
-            with self._telling(each, step):
-                each.on_rewind(step)
+        self._tell_all(step, lambda each: each.on_rewind(step))
+
+    def on_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        self._tell_all(step, lambda each: each.on_picture(name, picture, step))
 
     def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
+        self._tell_all(step, lambda each: each.on_evaluation(figures, step))
+
+    def _tell_all(self, step: int, call: Callable[[Callback], None]) -> None:
         for each in self.all:
             with self._telling(each, step):
-                each.on_evaluation(figures, step)
+                call(each)
 
     def close(self) -> None:
         with ExitStack() as closing:
@@ -154,7 +172,7 @@ class Callbacks:
         except OSError as error:
             if not callback.is_display:
                 raise
-            name = type(callback).__name__
+            name = callback.name
             if name not in self._failing:
                 self._failing.add(name)
                 # By the name that older journals have.

@@ -10,7 +10,7 @@ from glci_dist.errors import UserError
 from glci_dist.evaluation.result import brief
 from glci_dist.training.callbacks.base import Callback
 from glci_dist.training.evaluations import Evaluations
-from glci_dist.training.phases import Moment
+from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
 
 
@@ -28,18 +28,18 @@ class EvaluationOnTheWay(Callback):
         """``network``: the completion network, or its moving average. ``show``: to all callbacks."""
         self._evaluations, self._network, self._log, self._show = evaluations, network, log, show
 
-    def after_save(self, moment: Moment) -> None:
-        if not self._evaluations.is_due(moment):
+    def after_save(self, plan: StepPlan) -> None:
+        if not self._evaluations.is_due(plan):
             return
         try:
             figures = self._evaluations.take(self._network)
         except UserError as error:
             # Every rank has it: a held-out photo that is broken, say, is no reason to end the run.
-            self._log.event("not-evaluated", moment.step, error=str(error))
-            self._log.say(f"no evaluation after step {moment.step}: {error}; training goes on")
+            self._log.event("not-evaluated", plan.step, error=str(error))
+            self._log.say(f"no evaluation after step {plan.step}: {error}; training goes on")
             return
         if not figures:
             return
-        self._log.event("evaluation", moment.step, **{name: round(value, 6) for name, value in figures.items()})
-        self._log.say(f"evaluation after step {moment.step}: {brief(figures)}")
-        self._show(figures, moment.step)
+        self._log.event("evaluation", plan.step, **{name: round(value, 6) for name, value in figures.items()})
+        self._log.say(f"evaluation after step {plan.step}: {brief(figures)}")
+        self._show(figures, plan.step)

@@ -14,7 +14,7 @@ from glci_dist.errors import Fault
 from glci_dist.training.balance import Balance
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.checkpointer import Rollback
-from glci_dist.training.health import Health, Trouble
+from glci_dist.training.gradient_monitor import GradientMonitor, RejectedUpdate
 from glci_dist.training.run_log import RunLog
 
 
@@ -25,50 +25,60 @@ class GradientBalance(Callback):
         self._balance = balance
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        if done.report.pulls is not None and not done.report.skipped:
-            self._balance.see(done.report.moment, *done.report.pulls)
+        norms = done.report.gradients_at_output
+        if norms is not None and not done.report.skipped:
+            self._balance.see(done.report.plan, *norms)
 
 
 class GradientWatch(Callback):
     """Answers updates that were not applied (``engine.not_finite``, ``engine.spike``): skip, stop or rollback."""
 
     def __init__(
-        self, config: EngineConfig, world: World, health: Health, rollback: Rollback, log: RunLog, *, journal: Path
+        self,
+        config: EngineConfig,
+        world: World,
+        gradient_monitor: GradientMonitor,
+        rollback: Rollback,
+        log: RunLog,
+        *,
+        journal: Path,
     ) -> None:
         """``journal``: its path, for messages."""
-        self._config, self._world, self._health, self._rollback = config, world, health, rollback
+        self._config, self._world, self._gradient_monitor, self._rollback = config, world, gradient_monitor, rollback
         self._log, self._journal = log, journal
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        trouble = self._health.judge(done.measures, done.limits)
-        if trouble is None or done.batch is None:
+        rejected = self._gradient_monitor.judge(done.measures, done.limits)
+        if rejected is None or done.batch is None:
             return
-        step = done.report.moment.step
+        step = done.report.plan.step
         keys = [key for rank in self._world.to_main(done.batch.keys) for key in rank]
         # In fp16 an overflow now and then is how the loss scale finds its height.
-        is_usual = self._config.precision == "fp16" and trouble.kind == "not-finite"
-        answer = "skip" if is_usual else trouble.answer
-        self._tell(trouble, answer, step, keys)
-        if answer == "stop" or self._health.skips >= self._config.not_finite_limit:
-            _fail(control, step, f"{self._health.skips} step(s) in a row had a gradient that {_what(trouble)}")
+        is_usual = self._config.precision == "fp16" and rejected.kind == "not-finite"
+        answer = "skip" if is_usual else rejected.answer
+        self._tell(rejected, answer, step, keys)
+        if answer == "stop" or self._gradient_monitor.skips >= self._config.not_finite_limit:
+            _fail(
+                control, step, f"{self._gradient_monitor.skips} step(s) in a row had a gradient that {_what(rejected)}"
+            )
         elif answer == "rollback" and control.ending is None:
             if self._rollback.may_help():
-                control.go_back(self._rollback.go_back(step, pass_over=True))
+                control.go_back(self._rollback.go_back(step, skip_step=True))
             else:
                 often = self._config.rollbacks
                 _fail(control, step, f"{often} rollbacks to the last checkpoint (engine.rollbacks) did not help")
 
-    def _tell(self, trouble: Trouble, answer: str, step: int, keys: list[str]) -> None:
+    def _tell(self, rejected: RejectedUpdate, answer: str, step: int, keys: list[str]) -> None:
         details: dict[str, Any] = {
-            "networks": trouble.sides,
+            "networks": rejected.sides,
             "answer": answer,
-            "norms": [str(norm) for norm in trouble.norms],
+            "norms": [str(norm) for norm in rejected.norms],
         }
-        if trouble.kind == "spike":
-            details["limits"] = trouble.limits
-        self._log.event(trouble.kind, step, **details, keys=keys)
+        if rejected.kind == "spike":
+            details["limits"] = rejected.limits
+        self._log.event(rejected.kind, step, **details, keys=keys)
         self._log.say(
-            f"step {step}: the gradient of the {' and the '.join(trouble.sides)} network {_what(trouble)}; "
+            f"step {step}: the gradient of the {' and the '.join(rejected.sides)} network {_what(rejected)}; "
             f"answer: {answer} (keys of its samples: {self._journal})"
         )
 
@@ -82,8 +92,8 @@ def _fail(control: Control, step: int, reason: str) -> None:
     )
 
 
-def _what(trouble: Trouble) -> str:
-    if trouble.kind == "not-finite":
+def _what(rejected: RejectedUpdate) -> str:
+    if rejected.kind == "not-finite":
         return "is not finite"
-    norms = ", ".join(f"{norm:.3g} > {limit:.3g}" for norm, limit in zip(trouble.norms, trouble.limits, strict=True))
+    norms = ", ".join(f"{norm:.3g} > {limit:.3g}" for norm, limit in zip(rejected.norms, rejected.limits, strict=True))
     return f"jumped (norm {norms})"

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from glci_dist import output
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.metrics import MetricRegistry
 from glci_dist.training.run_log import RunLog
 
 
@@ -18,7 +19,8 @@ class Progress(Callback):
     is_display = True
     _SECONDS = 30.0
 
-    def __init__(self, *, first_step: int, steps: int, global_batch: int) -> None:
+    def __init__(self, metrics: MetricRegistry, *, first_step: int, steps: int, global_batch: int) -> None:
+        self._metrics = metrics
         self._first, self._steps, self._global_batch = first_step, steps, global_batch
         self._live = sys.stderr.isatty()
         self._bar = tqdm(initial=first_step, total=steps, unit="step", dynamic_ncols=True, disable=not self._live)
@@ -27,21 +29,21 @@ class Progress(Callback):
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report = done.report
-        run = report.moment.step + 1 - self._first
+        run = report.plan.step + 1 - self._first
         elapsed = time.perf_counter() - self._start
         speed = run * self._global_batch / elapsed
-        figures = " ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in report.losses.items())
+        figures = " ".join(f"{label} {value:.4g}" for label, value in self._metrics.labelled(report.values))
         if self._live:
-            self._bar.set_description(report.moment.phase, refresh=False)
+            self._bar.set_description(report.plan.phase, refresh=False)
             self._bar.set_postfix_str(f"{speed:.0f} img/s, {figures}", refresh=False)
             self._bar.update(1)
             return
-        changed = report.moment.phase != self._phase
-        if changed or time.perf_counter() - self._said >= self._SECONDS or report.moment.step + 1 == self._steps:
-            self._phase, self._said = report.moment.phase, time.perf_counter()
+        changed = report.plan.phase != self._phase
+        if changed or time.perf_counter() - self._said >= self._SECONDS or report.plan.step + 1 == self._steps:
+            self._phase, self._said = report.plan.phase, time.perf_counter()
             left = elapsed / run * (self._steps - self._first - run)
             print(
-                f"{report.moment.phase}: step {report.moment.step + 1}/{self._steps}, {speed:.0f} img/s, "
+                f"{report.plan.phase}: step {report.plan.step + 1}/{self._steps}, {speed:.0f} img/s, "
                 f"{left / 60:.1f} min left, {figures}",
                 flush=True,
             )
@@ -64,6 +66,6 @@ class Unprinted(Callback):
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         for loss in output.take_losses():
-            self._log.event("not-printed", done.report.moment.step, stream=loss.stream, reason=loss.reason)
+            self._log.event("not-printed", done.report.plan.step, stream=loss.stream, reason=loss.reason)
             # The shell waits for the run, whose reader has left, and somebody may wonder why.
             output.say(f"glci: {loss.stream} cannot be written ({loss.reason}); training goes on, see `glci status`")

@@ -11,10 +11,10 @@ from glci_dist.config import Config
 from glci_dist.data.batch import Batch
 from glci_dist.errors import UserError
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
-from glci_dist.training.health import Health
-from glci_dist.training.history import History
+from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.replaced import Replaced
 from glci_dist.training.run_log import RunLog
+from glci_dist.training.sample_digest import SampleDigest
 
 _FEWEST = 1000
 """Samples that the tolerance is reckoned on at the least: one bad photo in a first batch ends nothing."""
@@ -25,11 +25,11 @@ class SampleAudit(Callback):
 
     def __init__(self, world: World, global_batch: int) -> None:
         self._world, self._slots = world, world.slots(global_batch)
-        self._before, self._own = History(), History()
+        self._before, self._own = SampleDigest(), SampleDigest()
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         if done.batch is not None:
-            self._own = self._own.used(done.report.moment.step, self._slots, done.batch.keys)
+            self._own = self._own.used(done.report.plan.step, self._slots, done.batch.keys)
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks, on rank 0; every rank calls it."""
@@ -38,30 +38,38 @@ class SampleAudit(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state_dict`` gave on rank 0."""
-        self._before, self._own = History.from_json(dict(state)), History()
+        self._before, self._own = SampleDigest.from_json(dict(state)), SampleDigest()
 
 
 class SampleWatch(Callback):
     """Tells of samples that did not decode and of lost loader workers; ends the run beyond ``data.tolerance``."""
 
-    def __init__(self, config: Config, world: World, journal: Path, health: Health, log: RunLog) -> None:
+    def __init__(
+        self, config: Config, world: World, journal: Path, gradient_monitor: GradientMonitor, log: RunLog
+    ) -> None:
         """``journal``: its path, for messages. ``health`` counts the samples."""
-        self._config, self._world, self._journal, self._health, self._log = config, world, journal, health, log
+        self._config, self._world, self._journal, self._gradient_monitor, self._log = (
+            config,
+            world,
+            journal,
+            gradient_monitor,
+            log,
+        )
         self._replaced = Replaced(config.data.shards, journal, log.say)
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        report, batch, health = done.report, done.batch, self._health
-        health.samples += self._config.global_batch
-        health.replaced += report.replaced
+        report, batch, gradient_monitor = done.report, done.batch, self._gradient_monitor
+        gradient_monitor.samples += self._config.global_batch
+        gradient_monitor.replaced += report.replaced
         if report.replaced and batch is not None:
-            self._tell_replaced(report.moment.step, batch)
+            self._tell_replaced(report.plan.step, batch)
         if report.remade and batch is not None:
-            self._tell_remade(report.moment.step, batch)
+            self._tell_remade(report.plan.step, batch)
         tolerance = self._config.data.tolerance
-        if health.replaced > tolerance * max(health.samples, _FEWEST):
+        if gradient_monitor.replaced > tolerance * max(gradient_monitor.samples, _FEWEST):
             control.end(
                 UserError(
-                    f"{health.replaced} of {health.samples} samples did not decode, more than "
+                    f"{gradient_monitor.replaced} of {gradient_monitor.samples} samples did not decode, more than "
                     f"data.tolerance={tolerance}: {self._journal} names them; "
                     "mend the shards or raise data.tolerance"
                 )

@@ -30,7 +30,7 @@ class StopSignals(Callback):
     def after_step(self, done: TrainedStep, control: Control) -> None:
         if not done.report.stop:
             return
-        step, names = done.report.moment.step, self._world.to_all(self._stop.name)
+        step, names = done.report.plan.step, self._world.to_all(self._stop.name)
         self._log.event("signal", step, signals=names)
         said = ", ".join(sorted({name for name in names if name is not None}))
         control.end(Interrupted(f"stopped by {said} after step {step}"))

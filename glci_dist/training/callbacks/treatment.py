@@ -8,11 +8,12 @@ from glci_dist.models.build import build_discriminators
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.doctor import Diagnosis, Doctor
-from glci_dist.training.health import Health
-from glci_dist.training.phases import Moment
+from glci_dist.training.gan_step import GanTrainStep
+from glci_dist.training.gradient_monitor import GradientMonitor
+from glci_dist.training.metrics import MetricRegistry
+from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.scalars import scalars
-from glci_dist.training.updates import Contest
 
 
 class Treatment(Callback):
@@ -22,33 +23,34 @@ class Treatment(Callback):
         self,
         config: Config,
         doctor: Doctor,
-        contest: Contest,
-        health: Health,
+        gan: GanTrainStep,
+        gradient_monitor: GradientMonitor,
         rollback: Rollback,
         log: RunLog,
         *,
+        metrics: MetricRegistry,
         steps: int,
     ) -> None:
         """``steps``: of the schedule."""
-        self._config, self._doctor, self._contest, self._health = config, doctor, contest, health
-        self._rollback, self._log, self._steps = rollback, log, steps
+        self._config, self._doctor, self._gan, self._gradient_monitor = config, doctor, gan, gradient_monitor
+        self._rollback, self._log, self._metrics, self._steps = rollback, log, metrics, steps
 
-    def plan(self, moment: Moment) -> Moment:
-        return self._doctor.adjusted(moment)
+    def adjust(self, plan: StepPlan) -> StepPlan:
+        return self._doctor.adjusted(plan)
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        report, step = done.report, done.report.moment.step
+        report, step = done.report, done.report.plan.step
         if report.skipped:
             return
         # A run that a signal ends is judged too: what goes on later must know all that this one saw.
-        found = self._doctor.see(report.moment, dict(scalars(report)))
+        found = self._doctor.see(report.plan, dict(scalars(report, self._metrics)))
         if found is None:
             return
-        self._tell(found, report.moment)
+        self._tell(found, report.plan)
         if found.answer == "stop":
             control.end(Fault(f"step {step}: contest {found.finding.line} (doctor answered stop)"))
         elif found.answer == "rollback" and self._rollback.may_help():
-            control.go_back(self._rollback.go_back(step, pass_over=False))
+            control.go_back(self._rollback.go_back(step, skip_step=False))
             return
         elif found.answer == "rollback":
             control.end(
@@ -59,17 +61,17 @@ class Treatment(Callback):
             )
         if found.answer != "stop":
             # Where no rollback helped, what is saved now has the lowered learning rate, and counts them as begun anew.
-            self._renew_if_due(step + 1)
+            self._reset_if_due(step + 1)
 
     def on_rewind(self, step: int) -> None:
         # A checkpoint's discriminators may be of before they began anew.
-        self._renew_if_due(step)
+        self._reset_if_due(step)
 
-    def _tell(self, found: Diagnosis, moment: Moment) -> None:
-        finding, factors = found.finding, self._doctor.factors(moment)
+    def _tell(self, found: Diagnosis, plan: StepPlan) -> None:
+        finding, factors = found.finding, self._doctor.factors(plan)
         self._log.event(
             "diagnosis",
-            moment.step,
+            plan.step,
             state=str(finding.state),
             evidence=list(finding.evidence),
             advice=finding.advice,
@@ -78,21 +80,21 @@ class Treatment(Callback):
         )
         done = ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
         told = f"; balanced: {done}" if found.answer == "balance" else ""
-        where = "contest" if moment.is_contest else f"phase {moment.phase}:"
-        self._log.say(f"step {moment.step}: {where} {finding.line}{told}")
+        where = "contest" if plan.is_joint else f"phase {plan.phase}:"
+        self._log.say(f"step {plan.step}: {where} {finding.line}{told}")
 
-    def _renew_if_due(self, step: int) -> None:
+    def _reset_if_due(self, step: int) -> None:
         """Put the discriminators back to what they were at the run's start before ``step``, as every rank does."""
         doctor, window = self._doctor, self._config.doctor.window
-        if not doctor.is_renewal_due:
+        if not doctor.is_reset_due:
             return
         if step + window >= self._steps:
-            doctor.is_renewal_due = False
+            doctor.is_reset_due = False
             self._log.say(f"step {step}: too few steps are left for discriminators that begin anew: these stay")
             return
         self._log.event("renewed", step, network="discriminators")
         self._log.say(f"step {step}: the discriminators begin anew, and have {window} steps to themselves")
-        self._contest.discriminators.begin_anew(build_discriminators(self._config).state_dict())
-        self._contest.balance.forget()
-        self._health.forget("discriminator")
-        doctor.let_learn_alone(step)
+        self._gan.discriminators.reset(build_discriminators(self._config).state_dict())
+        self._gan.balance.forget()
+        self._gradient_monitor.forget("discriminator")
+        doctor.train_alone(step)

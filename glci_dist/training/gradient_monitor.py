@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from glci_dist.config import EngineConfig
-from glci_dist.training.updates import Limits, Measures
+from glci_dist.training.gan_step import Limits, Measures
 
 
 @dataclass(frozen=True)
-class Trouble:
+class RejectedUpdate:
     """Updates of a step that were not applied, and the configured answer."""
 
     sides: tuple[str, ...]
@@ -30,7 +30,7 @@ class Trouble:
     limits: tuple[float, ...]
 
 
-class Health:
+class GradientMonitor:
     """The same on every rank, because averaged gradients are."""
 
     def __init__(self, config: EngineConfig) -> None:
@@ -40,7 +40,7 @@ class Health:
         }
         self.skips = 0
         """Steps in a row, up to now, in which an update was not applied."""
-        self.passed_over: list[int] = []
+        self.skipped_steps: list[int] = []
         """Steps that are left out of the run, after rollbacks."""
         self.samples = self.replaced = 0
         """Samples of the run so far, and those of them that did not decode."""
@@ -59,7 +59,7 @@ class Health:
         """The gradient norms beyond which the next updates are not applied."""
         return Limits(self._limit("completion"), self._limit("discriminator"))
 
-    def judge(self, measures: Measures, limits: Limits) -> Trouble | None:
+    def judge(self, measures: Measures, limits: Limits) -> RejectedUpdate | None:
         """What was wrong with a step's updates, if anything; remembers the norms of those that were applied."""
         updates = {"completion": measures.completion, "discriminator": measures.discriminator}
         bad = {side: update for side, update in updates.items() if update is not None and not update.applied}
@@ -71,7 +71,7 @@ class Health:
             return None
         self.skips += 1
         is_spike = all(update.is_finite for update in bad.values())
-        return Trouble(
+        return RejectedUpdate(
             sides=tuple(bad),
             kind="spike" if is_spike else "not-finite",
             answer=self._config.spike if is_spike else self._config.not_finite,
@@ -83,10 +83,10 @@ class Health:
         """Judge a network that began anew by its own gradients alone."""
         self._norms[side].clear()
 
-    def pass_over(self, step: int, *, since: int) -> range:
+    def skip(self, step: int, *, since: int) -> range:
         """Leave ``step`` out of the run, and up to ``engine.pass_over`` - 1 before it, not before ``since``."""
         steps = range(max(since, step + 1 - self._config.pass_over), step + 1)
-        self.passed_over = sorted({*self.passed_over, *steps})
+        self.skipped_steps = sorted({*self.skipped_steps, *steps})
         return steps
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Health:
         return {
             "norms": {side: list(norms) for side, norms in self._norms.items()},
             "skips": self.skips,
-            "passed_over": self.passed_over,
+            "passed_over": self.skipped_steps,
             "samples": self.samples,
             "replaced": self.replaced,
         }
@@ -105,7 +105,7 @@ class Health:
             self._norms[side].clear()
             self._norms[side].extend(norms)
         self.skips, self.samples, self.replaced = state["skips"], state["samples"], state["replaced"]
-        self.passed_over = sorted({*self.passed_over, *state["passed_over"]})
+        self.skipped_steps = sorted({*self.skipped_steps, *state["passed_over"]})
 
     def _limit(self, side: str) -> float:
         norms = self._norms[side]

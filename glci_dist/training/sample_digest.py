@@ -10,7 +10,7 @@ _MODULUS = 2**64
 
 
 @dataclass(frozen=True)
-class History:
+class SampleDigest:
     """A multiset of (step, slot, sample key), as its size and the sum of its members' hashes.
 
     Two histories are equal only if each sample was used as often, at the same steps and slots (but for
@@ -20,22 +20,22 @@ class History:
     count: int = 0
     digest: int = 0
 
-    def __add__(self, other: History) -> History:
-        return History(self.count + other.count, (self.digest + other.digest) % _MODULUS)
+    def __add__(self, other: SampleDigest) -> SampleDigest:
+        return SampleDigest(self.count + other.count, (self.digest + other.digest) % _MODULUS)
 
-    def used(self, step: int, slots: Sequence[int], keys: Iterable[str]) -> History:
+    def used(self, step: int, slots: Sequence[int], keys: Iterable[str]) -> SampleDigest:
         """This history and the samples of one step."""
         total, count = self.digest, self.count
         for slot, key in zip(slots, keys, strict=True):
             member = hashlib.blake2b(f"{step}/{slot}/{key}".encode(), digest_size=8).digest()
             total += int.from_bytes(member, "little")
             count += 1
-        return History(count, total % _MODULUS)
+        return SampleDigest(count, total % _MODULUS)
 
     def to_json(self) -> dict[str, int | str]:
         """For a manifest."""
         return {"count": self.count, "digest": f"{self.digest:016x}"}
 
     @classmethod
-    def from_json(cls, entry: dict[str, int | str]) -> History:
+    def from_json(cls, entry: dict[str, int | str]) -> SampleDigest:
         return cls(int(entry["count"]), int(str(entry["digest"]), 16))

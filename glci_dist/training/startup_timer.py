@@ -7,7 +7,7 @@ import time
 from glci_dist.runs.ledger import process_start
 
 
-class Laps:
+class StartupTimer:
     """A stopwatch that began with the process."""
 
     def __init__(self) -> None:

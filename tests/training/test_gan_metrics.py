@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from glci_dist.models.batch_norm import BatchNorm2d, commit_running_statistics
-from glci_dist.training.signals import batch_norm_gap, diversity, lattice_energy, share_in_hole
+from glci_dist.training.gan_metrics import batch_norm_gap, diversity, lattice_energy, share_in_hole
 
 
 def textures(count: int, size: int = 32) -> Tensor:

@@ -1,0 +1,216 @@
+"""Parts that a configuration names by ``_target_``: a dotted path to a class, ours or the user's, and its arguments.
+
+The class's own constructor is the schema of the arguments: each is checked against its annotation before anything
+starts. What the run knows by itself (a photo's size, say) is passed to those constructors that ask for it by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import sysconfig
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from glci_dist.config import Config
+from glci_dist.errors import UserError
+
+TARGET = "_target_"
+
+_ONE = {
+    "model.completion.custom": ("size",),
+    "model.discriminator.custom": ("size", "patch"),
+    "holes.custom": ("size", "patch"),
+}
+"""Keys of one component, and what the run passes to its constructor."""
+
+_BY_NAME: dict[str, tuple[str, ...]] = {
+    "losses.terms": (),
+    "losses.penalties": (),
+    "metrics": (),
+    "callbacks": ("run",),
+    "loggers": ("run",),
+}
+"""Keys of mappings from a name to a component."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A class that a configuration names, and its checked arguments."""
+
+    key: str
+    """Dotted key of the configuration, ``losses.terms.edges``."""
+    target: str
+    """Its dotted path."""
+    factory: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    """Those of the configuration, with the constructor's defaults."""
+    weight: float = 1.0
+    """Of a loss term or a penalty."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its key."""
+        return self.key.rpartition(".")[2]
+
+    def make(self, base: type[Made], **provided: Any) -> Made:
+        """An instance; ``provided`` reaches a constructor that has a parameter of that name.
+
+        Raises ``UserError`` where the constructor raises ``ValueError``, ``TypeError`` or ``UserError``, and where the
+        instance is no ``base``.
+        """
+        wanted = inspect.signature(self.factory).parameters
+        try:
+            made = self.factory(**self.arguments, **{key: each for key, each in provided.items() if key in wanted})
+        except (UserError, ValueError, TypeError) as error:
+            raise UserError(f"{self.key}: {self.target} refuses its arguments: {error}") from error
+        if not isinstance(made, base):
+            where = base.__module__ if base.__module__.startswith("torch") else "glci_dist.extensions"
+            raise UserError(
+                f"{self.key}: {self.target} makes no {base.__name__}: derive it from {where}.{base.__name__}"
+            )
+        return made
+
+
+def one(key: str, node: Mapping[str, Any]) -> Component:
+    """The component of ``key``, one of those of a single component. Raises ``UserError``."""
+    return _component(key, node, _ONE[key])
+
+
+def by_name(key: str, nodes: Mapping[str, Any]) -> list[Component]:
+    """The components of the mapping ``key``, in its order; null leaves one out. Raises ``UserError``."""
+    return [_component(f"{key}.{name}", node, _BY_NAME[key]) for name, node in nodes.items() if node is not None]
+
+
+def components(config: Config) -> Iterator[Component]:
+    """Every component that a configuration names. Raises ``UserError`` for the first that cannot be made."""
+    for key in _ONE:
+        if node := _at(config, key):
+            yield one(key, node)
+    for key in _BY_NAME:
+        yield from by_name(key, _at(config, key))
+
+
+def modules(config: Config) -> list[Path]:
+    """Files and packages of the user's that components were imported from, with what these imported beside them."""
+    roots = set()
+    for component in components(config):
+        top = sys.modules[component.target.partition(".")[0]]
+        place = _place(top)
+        if place is not None:
+            roots.add(place.parent)
+    installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")}
+    found = {_place(module) for name, module in list(sys.modules.items()) if "." not in name}
+    return sorted(each for each in found if each and each.parent in roots - installed and each.name != "glci_dist")
+
+
+def _place(module: ModuleType) -> Path | None:
+    """The file of a module, the folder of a package; None for one that has neither."""
+    file, paths = getattr(module, "__file__", None), list(getattr(module, "__path__", ()))
+    if file is None:
+        return Path(paths[0]) if len(paths) == 1 else None
+    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+
+
+def _at(config: Config, key: str) -> Mapping[str, Any]:
+    node: Any = config
+    for name in key.split("."):
+        node = getattr(node, name)
+    return dict(node)
+
+
+def _component(key: str, node: Any, provided: tuple[str, ...]) -> Component:
+    if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
+        raise UserError(f"{key}={node} names no class: give {key}.{TARGET}, a dotted path such as my_module.MyClass")
+    target = node[TARGET]
+    given = {name: value for name, value in node.items() if name != TARGET}
+    weight = 1.0
+    if key.startswith("losses."):
+        weight = _weight(key, given.pop("weight", 1.0))
+    factory = _imported(key, target)
+    return Component(key, target, factory, _arguments(key, target, factory, given, provided), weight)
+
+
+def _weight(key: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0 or weight == float("inf"):
+        raise UserError(f"{key}.weight={weight} must be a number of at least 0")
+    return float(weight)
+
+
+def _imported(key: str, target: str) -> Callable[..., Any]:
+    try:
+        found = get_object(target)
+    except Exception as error:  # whatever the user's module raises when it is imported
+        reason = str(error.__cause__ or error).splitlines()[0]
+        module = target.partition(".")[0]
+        raise UserError(
+            f"{key}.{TARGET}={target} cannot be imported ({reason}): give module.Class, with the folder that holds "
+            f"{module} on PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise UserError(f"{key}.{TARGET}={target} is no class: name one")
+    return typing.cast("Callable[..., Any]", found)
+
+
+def _arguments(
+    key: str, target: str, factory: Callable[..., Any], given: Mapping[str, Any], provided: tuple[str, ...]
+) -> dict[str, Any]:
+    """What is given, checked against the constructor's annotations."""
+    parameters = {
+        name: each
+        for name, each in inspect.signature(factory).parameters.items()
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    }
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in inspect.signature(factory).parameters.values())
+    own = {name: each for name, each in parameters.items() if name not in provided}
+    for name in given:
+        if name in provided:
+            raise UserError(f"{key}.{name} is the run's to give: leave it out")
+        if name not in own and not takes_any:
+            raise UserError(f"{key}.{name} is no argument of {target}: it takes {', '.join(own) or 'none'}")
+    for name, each in own.items():
+        if each.default is each.empty and name not in given:
+            raise UserError(f"{key}.{name} has no value: {target} needs one")
+    return {**given, **_checked(key, factory, {name: own[name] for name in own if name in given}, given)}
+
+
+def _checked(
+    key: str, factory: Callable[..., Any], parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    hints = _hints(factory)
+    checked = {}
+    for name in parameters:
+        value, kind = given[name], hints.get(name, Any)
+        try:
+            schema = OmegaConf.structured(dataclasses.make_dataclass("Argument", [("value", kind)]))
+        except OmegaConfBaseException:
+            # An annotation that OmegaConf does not know.
+            checked[name] = value
+            continue
+        try:
+            checked[name] = OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})).value  # type: ignore[union-attr]
+        except OmegaConfBaseException as error:
+            said = getattr(kind, "__name__", None) if not typing.get_args(kind) else None
+            raise UserError(
+                f"{key}.{name}={value} has the wrong type: {said or str(kind).replace('typing.', '')} is wanted"
+            ) from error
+    return checked
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a constructor; empty where they name what cannot be found at run time."""
+    try:
+        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except NameError:
+        return {}

@@ -1,0 +1,44 @@
+"""All that a part of your own is made of: what to derive it from, and what it is given (docs/extending.md).
+
+Names here stay from version to version; import them from here.
+"""
+
+from __future__ import annotations
+
+from glci_dist.data.draws import integers, uniform
+from glci_dist.data.hole_kinds import HoleKind, Shapes
+from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.models.completion import HoleFilling
+from glci_dist.models.discriminators import Discriminators
+from glci_dist.models.spectral_norm import SpectralConv2d, SpectralLinear
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.gan_metrics import Statistic
+from glci_dist.training.loggers.base import Logger, RunInfo
+from glci_dist.training.loss_terms import Completions, LossTerm
+from glci_dist.training.metrics import Metric, OverRanks, OverSteps
+from glci_dist.training.penalties import Penalty, PenaltyInputs
+
+__all__ = [
+    "BatchNorm2d",
+    "Callback",
+    "Completions",
+    "Control",
+    "Discriminators",
+    "HoleFilling",
+    "HoleKind",
+    "Logger",
+    "LossTerm",
+    "Metric",
+    "OverRanks",
+    "OverSteps",
+    "Penalty",
+    "PenaltyInputs",
+    "RunInfo",
+    "Shapes",
+    "SpectralConv2d",
+    "SpectralLinear",
+    "Statistic",
+    "TrainedStep",
+    "integers",
+    "uniform",
+]

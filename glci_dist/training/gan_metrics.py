@@ -1,0 +1,142 @@
+"""Figures of the GAN's training that a diagnosis reads: each a mean over photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glci_dist import components
+from glci_dist.data.masks import crop_patches
+from glci_dist.errors import UserError
+from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.training.loss_terms import Completions, example, tried
+from glci_dist.training.metrics import Metric
+
+LOGIT_GAP = Metric("contest/margin", "logits, real minus completed")
+SHARE_IN_HOLE = Metric("contest/hole_share", "share of the squared adversarial gradient")
+BATCH_NORM_GAP = Metric("contest/batch_norm_gap", "running standard deviations")
+
+_LATTICE = 4
+"""px: twice enlarged by two, a completion's checkerboard repeats after so many."""
+
+
+def lattice_energy(images: Tensor, masks: Tensor) -> Tensor:
+    """How much of what is fine in the hole repeats on the lattice of the enlargements: ``(N,)``.
+
+    Images ``(N, 3, H, W)`` in [0, 1], H and W multiples of 4, masks ``(N, 1, H, W)``. The difference from the mean of
+    3 x 3 pixels, averaged over the hole at each of the 16 places in a lattice of 4 px, squared, averaged. Texture has
+    no place there and averages out; a checkerboard (Odena et al., 2016) does not.
+    """
+    grey = images.mean(1, keepdim=True)
+    # What lies at the hole's edge is compared with the photo around it, and is left out.
+    masks = 1 - F.max_pool2d(1 - masks, 3, 1, 1)
+    fine = (grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)) * masks
+    count, _, height, width = fine.shape
+    shape = (count, height // _LATTICE, _LATTICE, width // _LATTICE, _LATTICE)
+    sums, counts = (each.view(shape).sum((1, 3)) for each in (fine, masks))
+    return (sums / counts.clamp(min=1)).square().mean((1, 2))
+
+
+def diversity(images: Tensor, corners: Tensor, patch: int) -> Tensor | None:
+    """Mean squared difference of the patches around the holes of one slot and the next, two by two: a scalar.
+
+    Images ``(N, 3, H, W)``, ``corners`` ``(N, 2)``. None for fewer than two photos.
+    """
+    count = len(images) // 2 * 2
+    if not count:
+        return None
+    patches = crop_patches(images[:count], corners[:count], patch)
+    return (patches[0::2] - patches[1::2]).square().mean()
+
+
+def share_in_hole(gradients: Tensor, masks: Tensor) -> Tensor:
+    """Which share of the squared gradient at composites ``(N, 3, H, W)`` lies in the hole, a mean over photos."""
+    squares = gradients.float().square()
+    inside = (squares * masks).sum((1, 2, 3))
+    return (inside / squares.sum((1, 2, 3)).clamp(min=1e-30)).mean()
+
+
+@torch.no_grad()
+def batch_norm_gap(network: nn.Module) -> Tensor | None:
+    """How far the last batch's means are from the running ones, in running standard deviations; None without any.
+
+    A mean over channels and layers, of what the passes since the last update saw.
+    """
+    gaps = []
+    for module in network.modules():
+        if isinstance(module, BatchNorm2d) and module.seen:
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            mean, _ = module.seen[-1]
+            gaps.append(((mean - module.running_mean).abs() / (module.running_var + module.eps).sqrt()).mean())
+    return torch.stack(gaps).mean() if gaps else None
+
+
+class Statistic:
+    """Base of a figure that is computed from the completions of a step, without a gradient."""
+
+    metric: Metric
+    """Its name, unit, reduction and panel."""
+
+    def __call__(self, completions: Completions) -> Tensor | None:
+        """A value for each photo, ``(N,)``, or their mean; None where there is none, on every rank alike."""
+        raise NotImplementedError("define __call__(completions)")
+
+
+@dataclass(frozen=True)
+class _Computed(Statistic):
+    metric: Metric
+    compute: Callable[[Completions], Tensor | None]
+
+    def __call__(self, completions: Completions) -> Tensor | None:
+        return self.compute(completions)
+
+
+_ALIKE, _PATTERN = "difference between two", "pattern of the enlargements"
+STATISTICS: tuple[Statistic, ...] = (
+    _Computed(
+        Metric("contest/lattice", "squared grey level", panel=_PATTERN),
+        lambda each: lattice_energy(each.outputs, each.masks),
+    ),
+    _Computed(
+        Metric("contest/lattice_of_photos", "squared grey level", panel=_PATTERN),
+        lambda each: lattice_energy(each.photos, each.masks),
+    ),
+    _Computed(
+        Metric("contest/diversity", "squared grey level", panel=_ALIKE),
+        lambda each: diversity(each.outputs, each.corners, each.patch),
+    ),
+    _Computed(
+        Metric("contest/diversity_of_photos", "squared grey level", panel=_ALIKE),
+        lambda each: diversity(each.photos, each.corners, each.patch),
+    ),
+)
+"""Of every run."""
+
+
+def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Statistic]:
+    """Those of every run and the user's. Raises ``UserError`` for one that breaks a rule."""
+    found = list(STATISTICS)
+    for component in components.by_name("metrics", custom):
+        statistic = component.make(Statistic)
+        if not isinstance(getattr(statistic, "metric", None), Metric):
+            raise UserError(f"{component.key}: {component.target} has no metric: set metric = Metric(name, ...)")
+        if isinstance(statistic, nn.Module):
+            statistic.to(device).requires_grad_(False)
+        value = tried(component.key, partial(_value, statistic, device))
+        if value.numel() not in (1, 2):
+            raise UserError(f"{component.key}: its value for two photos must be (2,) or one, not {tuple(value.shape)}")
+        found.append(statistic)
+    return found
+
+
+@torch.no_grad()
+def _value(statistic: Statistic, device: torch.device) -> Tensor:
+    value = statistic(example(device))
+    return torch.zeros(1) if value is None else value

@@ -1,0 +1,145 @@
+"""Terms of the completion network's loss beside the reconstruction and the adversarial one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from glci_dist import components
+from glci_dist.config import LossConfig
+from glci_dist.errors import UserError
+from glci_dist.evaluation.distances import perceptual
+from glci_dist.models.efficientnet import load_efficientnet
+from glci_dist.training.losses import composite, total_variation
+from glci_dist.training.metrics import Metric
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What the completion network made of N photos."""
+
+    outputs: Tensor
+    """``(N, 3, H, W)`` in [0, 1], fp32: the network's, also outside the hole."""
+    photos: Tensor
+    """``(N, 3, H, W)`` in [0, 1]."""
+    masks: Tensor
+    """``(N, 1, H, W)``, 1 in the hole."""
+    corners: Tensor
+    """``(N, 2)``: left, top of the local patch around each hole, px."""
+    patch: int
+    """Side of the local patches, px."""
+
+    @cached_property
+    def composites(self) -> Tensor:
+        """``(N, 3, H, W)``: the photo outside the hole, the output inside."""
+        return composite(self.outputs, self.photos, self.masks)
+
+
+class LossTerm:
+    """Base of a loss term. It draws nothing at random and keeps nothing from one call to the next."""
+
+    def __call__(self, completions: Completions) -> Tensor:
+        """A value for each photo, ``(N,)``, that depends on this photo alone; the loss is its weighted mean."""
+        raise NotImplementedError("define __call__(completions)")
+
+
+class TotalVariation(LossTerm):
+    """``total_variation`` of the composites."""
+
+    def __call__(self, completions: Completions) -> Tensor:
+        return total_variation(completions.composites, completions.masks)
+
+
+class Perceptual(LossTerm):
+    """Perceptual distance of composites from their photos, on EfficientNet-Lite0, at the photos' own size.
+
+    `glci evaluate` measures with the same network: over a run that was trained with this term its perceptual and
+    Frechet distance say less than they seem to, and LPIPS or FID are the ones to ask.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._network = load_efficientnet().to(device)
+
+    def __call__(self, completions: Completions) -> Tensor:
+        """In fp32, whatever the precision of the training."""
+        with torch.autocast(completions.photos.device.type, enabled=False):
+            with torch.no_grad():
+                real, _ = self._network(completions.photos)
+            maps, _ = self._network(completions.composites)
+            return perceptual(maps, real)
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term, its weight in the loss, and the metric that shows it."""
+
+    metric: Metric
+    weight: float
+    term: LossTerm
+
+
+def loss_terms(losses: LossConfig, device: torch.device) -> list[WeightedTerm]:
+    """The terms that a configuration asks for. Raises ``UserError`` for one of the user's that breaks a rule."""
+    terms = []
+    if losses.total_variation:
+        metric = Metric("loss/total_variation", "mean difference of neighbouring pixels", label="total variation")
+        terms.append(WeightedTerm(metric, losses.total_variation, TotalVariation()))
+    if losses.perceptual:
+        metric = Metric("loss/perceptual", "perceptual distance", label="perceptual")
+        terms.append(WeightedTerm(metric, losses.perceptual, Perceptual(device)))
+    for component in components.by_name("losses.terms", losses.terms):
+        term = component.make(LossTerm)
+        if isinstance(term, nn.Module):
+            term.to(device).requires_grad_(False)
+        _check(component.key, term, device)
+        metric = Metric(f"loss/{component.name}", label=component.name.replace("_", " "))
+        terms.append(WeightedTerm(metric, component.weight, term))
+    return terms
+
+
+def example(device: torch.device, *, size: int = 64, patch: int = 32) -> Completions:
+    """Two photos and completions of noise, to try what takes ``Completions`` on."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, photos = (torch.rand(2, 3, size, size, generator=generator).to(device) for _ in range(2))
+    masks = torch.zeros(2, 1, size, size, device=device)
+    masks[..., size // 4 : size // 2, size // 4 : size // 2] = 1
+    corners = torch.full((2, 2), size // 8, device=device)
+    return Completions(outputs, photos, masks, corners, patch)
+
+
+def _check(key: str, term: LossTerm, device: torch.device) -> None:
+    """Raise ``UserError`` where a term is no function of each photo alone, or has no gradient."""
+    given = example(device)
+    whole = replace(given, outputs=given.outputs.requires_grad_())
+    first = Completions(whole.outputs[:1], given.photos[:1], given.masks[:1], given.corners[:1], given.patch)
+    values = tried(key, lambda: term(whole))
+    if tuple(values.shape) != (2,) or not values.isfinite().all():
+        raise UserError(
+            f"{key}: the value for two photos must be finite, one a photo, (2,), not {tuple(values.shape)}: take the "
+            "mean over channels and pixels alone"
+        )
+    if not torch.equal(values, tried(key, lambda: term(whole))):
+        raise UserError(f"{key}: two calls with the same completions differ: let it draw nothing, and keep nothing")
+    if not torch.allclose(values[:1], tried(key, lambda: term(first)), rtol=1e-4, atol=1e-6):
+        raise UserError(
+            f"{key}: a photo's value depends on the photos beside it, so that it would change with the number of ranks"
+        )
+    if not values.requires_grad:
+        raise UserError(
+            f"{key}: the value has no gradient with respect to the outputs: nothing would be learned from it"
+        )
+
+
+def tried(key: str, call: Callable[[], Tensor]) -> Tensor:
+    """What a component of the user's returns; raises ``UserError`` where it fails, or returns no tensor."""
+    try:
+        value = call()
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+        raise UserError(f"{key} fails on two photos: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, Tensor):
+        raise UserError(f"{key} must return a tensor, not {type(value).__name__}")
+    return value

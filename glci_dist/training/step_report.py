@@ -1,0 +1,130 @@
+"""One small collective a step: mean losses, agreed stop and the times of all ranks.
+
+It is read at once. Every update has waited for its gradient's norm already, and batch norm holds the
+ranks together within each step, so there is little left to wait for; and a signal, or a step that
+went wrong, is answered before the next step begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.distributed as dist
+
+from glci_dist.cluster.collectives import collective
+from glci_dist.cluster.world import World
+from glci_dist.training.gan_step import ADVERSARIAL_GRADIENT, RECONSTRUCTION_GRADIENT, Measures
+from glci_dist.training.metrics import Metric, OverRanks
+from glci_dist.training.phases import StepPlan
+
+
+@dataclass(frozen=True)
+class RankStepInfo:
+    """What a rank contributes besides its measures; numbers and flags alone, as they are summed over ranks."""
+
+    step_seconds: float
+    data_seconds: float
+    """Waiting for the batch."""
+    collective_seconds: float
+    """Host time in collectives."""
+    replaced: int = 0
+    """Samples of this rank's slots that did not decode."""
+    stop: bool = False
+    """This rank was asked to stop."""
+    stall_seconds: float = 0.0
+    """Waiting for checkpoints, since the last step's end."""
+    superseded: bool = False
+    """This rank knows that a newer attempt owns the run."""
+    remade: int = 0
+    """Times that this rank's batch was made again, because a loader worker was lost."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step as all ranks saw it."""
+
+    plan: StepPlan
+    values: dict[str, float]
+    """What the step measured, reduced over ranks, by the metrics' names."""
+    alpha: float | None
+    """The adversarial term's weight."""
+    completion_norm: float | None
+    discriminator_norm: float | None
+    skipped: bool
+    """An update was not applied."""
+    step_seconds: tuple[float, ...]
+    """Of each rank."""
+    own_seconds: tuple[float, ...]
+    """Of each rank, those in which it waited for no other (GPUs: none that its collectives' launch does not show)."""
+    data_seconds: float
+    """Mean over ranks."""
+    collective_seconds: float
+    """Mean over ranks."""
+    replaced: int
+    """Samples that did not decode, over all ranks."""
+    stop: bool
+    """Some rank was asked to stop: all stop after this step."""
+    stall_seconds: float
+    """Mean over ranks."""
+    superseded: bool
+    """A newer attempt owns the run: all end at once."""
+    remade: int = 0
+    """Times that a batch was made again, because a loader worker was lost, over all ranks."""
+
+    @property
+    def gradients_at_output(self) -> tuple[float, float] | None:
+        """Norms of the gradients at the completion network's output over the whole batch: of all non-adversarial
+        losses, and of the adversarial term without its weight; None where there was none.
+        """
+        if ADVERSARIAL_GRADIENT.name not in self.values:
+            return None
+        return self.values[RECONSTRUCTION_GRADIENT.name], self.values[ADVERSARIAL_GRADIENT.name]
+
+
+def reduce_step(
+    world: World, plan: StepPlan, measures: Measures, info: RankStepInfo, metrics: Sequence[Metric]
+) -> StepReport:
+    """The report of a step; every rank calls it at the step's end. ``metrics``: all that a step may measure."""
+    size, names = world.size, [each.name for each in fields(RankStepInfo)]
+    zero = torch.zeros((), device=world.device)
+    host = torch.zeros(len(names) + 2 * size)
+    host[: len(names)] = torch.tensor([float(getattr(info, name)) for name in names])
+    host[len(names) + world.rank] = info.step_seconds
+    host[len(names) + size + world.rank] = max(0.0, info.step_seconds - info.collective_seconds)
+    measured = [measures.values.get(metric, zero).float() for metric in metrics]
+    vector = torch.cat([torch.stack(measured), host.to(world.device)])
+    with collective("the reduction of a step's figures"):
+        dist.all_reduce(vector)
+        values = vector.tolist()
+    sums = dict(zip(names, values[len(metrics) :], strict=False))
+    return StepReport(
+        plan=plan,
+        values={
+            metric.name: _over_ranks(metric, value, size)
+            for metric, value in zip(metrics, values, strict=False)
+            if metric in measures.values
+        },
+        alpha=measures.alpha,
+        completion_norm=measures.completion.gradient_norm if measures.completion else None,
+        discriminator_norm=measures.discriminator.gradient_norm if measures.discriminator else None,
+        skipped=measures.skipped,
+        step_seconds=tuple(values[-2 * size : -size]),
+        own_seconds=tuple(values[-size:]),
+        data_seconds=sums["data_seconds"] / size,
+        collective_seconds=sums["collective_seconds"] / size,
+        stall_seconds=sums["stall_seconds"] / size,
+        replaced=round(sums["replaced"]),
+        stop=sums["stop"] > 0,
+        superseded=sums["superseded"] > 0,
+        remade=round(sums["remade"]),
+    )
+
+
+def _over_ranks(metric: Metric, total: float, size: int) -> float:
+    if metric.over_ranks is OverRanks.SUM:
+        return total
+    # A rank's loss is a mean over its share alone: in the batch's mean its gradient is a size-th as large.
+    return (math.sqrt(total) if metric.over_ranks is OverRanks.NORM else total) / size

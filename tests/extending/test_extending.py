@@ -1,0 +1,164 @@
+"""Parts of the user's own, in files outside the package, named in the configuration and trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from glci_dist import compose
+from glci_dist.errors import Ending
+from glci_dist.training.train import train
+from tests.small_run import events, final_files, newest_in, small
+from tests.worlds import run_world
+
+MINE = Path(__file__).resolve().parent / "mine"
+PARTS = (
+    "model.completion.custom._target_=unet.UNet",
+    "model.completion.custom.width=4",
+    "model.discriminator.custom._target_=patch_gan.PatchDiscriminator",
+    "model.discriminator.custom.width=4",
+    "losses.terms.edges._target_=edges.EdgeLoss",
+    "losses.terms.edges.weight=0.1",
+    "losses.penalties.r2._target_=zero_centred.R2",
+    "losses.penalties.r2.weight=0.01",
+    "model.discriminator.normalization=none",
+    "holes.custom._target_=ellipses.Ellipse",
+    "metrics.sharpness._target_=edges.Sharpness",
+    "callbacks.early._target_=early.EarlyStopping",
+    "callbacks.early.patience=100",
+    "loggers.lines._target_=jsonl.JsonLines",
+    "monitor.scalars_every=2",
+)
+STEPS = (4, 2, 4)
+
+
+def train_mine(overrides: list[str]) -> str:
+    """Train with the parts of ``MINE`` on the path; why the run ended early, empty where it did not."""
+    sys.path.insert(0, str(MINE))
+    try:
+        train(compose.load(overrides))
+    except Ending as ending:
+        return f"{type(ending).__name__}: {ending}"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def runs(faces_shards: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A run with all the parts, by the number of its ranks."""
+    found = {}
+    for size in (1, 2):
+        found[size] = tmp_path_factory.mktemp(f"world{size}")
+        words = small(faces_shards, found[size], steps=STEPS, extra=(*PARTS, "monitor.pictures_every=5"))
+        assert run_world(size, train_mine, words) == [""] * size
+    return found
+
+
+@pytest.mark.distributed
+def test_every_part_takes_part_in_the_training(runs: dict[int, Path]) -> None:
+    run = runs[2] / "run"
+    lines = [json.loads(line) for line in (run / "scalars.jsonl").read_text().splitlines()]
+    assert lines[0]["begin"] == 0
+    assert lines[0]["panels"]["sharpness"] == ["contest/sharpness"]
+    written = [line for line in lines if "loss/reconstruction" in line]
+    assert [line["step"] for line in written] == [1, 3, 7, 9]
+    for line in written:
+        assert line["loss/edges"] > 0
+        assert line["contest/sharpness"] > 0
+    assert all(line["loss/r2"] > 0 for line in lines if "loss/real" in line)
+    # The picture's width is that of four columns of faces.
+    assert [line["step"] for line in lines if "picture" in line] == [3, 4, 5, 9]
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert {"loss/edges", "loss/r2", "contest/sharpness"} <= set(board.Tags()["scalars"])
+
+
+@pytest.mark.distributed
+def test_a_callbacks_state_is_in_the_checkpoint(runs: dict[int, Path]) -> None:
+    saved = newest_in(runs[2] / "run" / "checkpoints")
+    assert saved is not None
+    lines = [json.loads(line) for line in (runs[2] / "run" / "scalars.jsonl").read_text().splitlines()]
+    state = saved.manifest.facts["callbacks.early"]
+    assert 0 < state["best"] <= min(line["loss/reconstruction"] for line in lines if "loss/reconstruction" in line)
+
+
+@pytest.mark.distributed
+def test_two_ranks_train_what_one_trains(runs: dict[int, Path]) -> None:
+    # With torch's own batch norm each rank would have the statistics of its own photos.
+    lines = {
+        size: [json.loads(line) for line in (run / "run" / "scalars.jsonl").read_text().splitlines()]
+        for size, run in runs.items()
+    }
+    for one, two in zip(lines[1], lines[2], strict=True):
+        for name in ("loss/reconstruction", "loss/edges", "loss/r2", "contest/sharpness", "loss/real"):
+            assert one.get(name) == pytest.approx(two.get(name), rel=2e-3)
+
+
+@pytest.mark.distributed
+def test_a_run_with_parts_that_is_stopped_and_resumed_ends_with_the_same_weights(
+    runs: dict[int, Path], faces_shards: str, tmp_path: Path
+) -> None:
+    stopped = small(faces_shards, tmp_path, steps=STEPS, extra=(*PARTS, "monitor.pictures_every=5"))
+    first = [*stopped, "phases.joint.steps=1"]
+    assert run_world(2, train_mine, first) == ["", ""]
+    assert run_world(2, train_mine, [*stopped, "checkpoints.accept=[phases.joint.steps]"]) == ["", ""]
+    assert len(events(tmp_path, "resume")) == 1
+    # Of the last phase's length its learning rates do not depend.
+    assert final_files(tmp_path / "run", sum(STEPS)) == final_files(runs[2] / "run", sum(STEPS))
+
+
+@pytest.mark.distributed
+def test_a_callback_ends_the_run_on_every_rank(faces_shards: str, tmp_path: Path) -> None:
+    words = small(faces_shards, tmp_path, steps=(30, 0, 0), extra=(*PARTS, "callbacks.early.patience=1"))
+    endings = run_world(2, train_mine, [*words, "phases.completion.completion_lr=0"])
+    assert endings[0] == endings[1]
+    assert "the reconstruction error has not fallen for 1 steps" in endings[0]
+
+
+def test_a_run_goes_on_with_another_logger_and_another_metric(faces_shards: str, tmp_path: Path) -> None:
+    words = small(faces_shards, tmp_path, steps=(2, 0, 0))
+    assert run_world(1, train_mine, words) == [""]
+    more = ("phases.completion.steps=3", "checkpoints.accept=[phases.completion.steps]", *PARTS[10:14])
+    assert run_world(1, train_mine, [*words, *more]) == [""]
+    assert "contest/sharpness" in (tmp_path / "run" / "scalars.jsonl").read_text()
+
+
+def test_an_ellipse_is_in_the_batches_and_the_patch_contains_it(faces_shards: str, tmp_path: Path) -> None:
+    sys.path.insert(0, str(MINE))
+    try:
+        from glci_dist.data.holes import draw_holes
+
+        config = compose.load(small(faces_shards, tmp_path, steps=(1, 0, 0), extra=PARTS))
+        holes = draw_holes(config.holes, 32, seed=0, step=0, slots=range(200))
+    finally:
+        sys.path.remove(str(MINE))
+    assert holes.pixels is not None
+    areas = holes.pixels.sum((1, 2))
+    assert areas.min() > 40
+    for pixels, (left, top) in zip(holes.pixels, holes.fake_patches, strict=True):
+        assert pixels[top : top + 20, left : left + 20].sum() == pixels.sum()
+    # Round: its corners are no part of it.
+    boxes = [np.argwhere(pixels) for pixels in holes.pixels]
+    filled = [len(box) / np.prod(box.max(0) - box.min(0) + 1) for box in boxes]
+    assert np.mean(filled) < 0.85
+
+
+def test_the_installed_command_finds_parts_on_the_path(faces_shards: str, tmp_path: Path) -> None:
+    words = small(faces_shards, tmp_path, steps=(1, 0, 0), extra=PARTS)
+    for path, code, said in ((str(MINE), 0, ""), ("", 2, "with the folder that holds unet on PYTHONPATH")):
+        done = subprocess.run(
+            [sys.executable, "-m", "glci_dist", "config", *words],
+            env={**os.environ, "PYTHONPATH": path},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        assert "Traceback" not in done.stderr

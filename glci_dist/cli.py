@@ -35,7 +35,7 @@ overrides are Hydra's: KEY=VALUE for a key of the configuration, or a choice of 
   recipe={recipes}
   experiment={experiments}
 `glci config [OVERRIDES]` prints the whole configuration that they make.
-Each key is explained in glci_dist/config.py.
+Each key is explained in glci_dist/config/.
 """
 
 

@@ -13,6 +13,7 @@ import sysconfig
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -22,25 +23,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from glci_dist.config import Config
+from glci_dist.config.fields import slots_in
 from glci_dist.errors import UserError
 
 TARGET = "_target_"
 
-_ONE = {
-    "model.completion.custom": ("size",),
-    "model.discriminator.custom": ("size", "patch"),
-    "holes.custom": ("size", "patch"),
-}
-"""Keys of one component, and what the run passes to its constructor."""
-
-_BY_NAME: dict[str, tuple[str, ...]] = {
-    "losses.terms": (),
-    "losses.penalties": (),
-    "metrics": (),
-    "callbacks": ("run",),
-    "loggers": ("run",),
-}
-"""Keys of mappings from a name to a component."""
+_SLOTS = slots_in(Config)
 
 Made = TypeVar("Made")
 
@@ -84,22 +72,23 @@ class Component:
 
 
 def one(key: str, node: Mapping[str, Any]) -> Component:
-    """The component of ``key``, one of those of a single component. Raises ``UserError``."""
-    return _component(key, node, _ONE[key])
+    """The component of ``key``, which names one. Raises ``UserError``."""
+    return _component(key, node, _SLOTS[key].provided)
 
 
 def by_name(key: str, nodes: Mapping[str, Any]) -> list[Component]:
     """The components of the mapping ``key``, in its order; null leaves one out. Raises ``UserError``."""
-    return [_component(f"{key}.{name}", node, _BY_NAME[key]) for name, node in nodes.items() if node is not None]
+    return [_component(f"{key}.{name}", node, _SLOTS[key].provided) for name, node in nodes.items() if node is not None]
 
 
 def components(config: Config) -> Iterator[Component]:
     """Every component that a configuration names. Raises ``UserError`` for the first that cannot be made."""
-    for key in _ONE:
-        if node := _at(config, key):
+    for key, slot in _SLOTS.items():
+        node = attrgetter(key)(config)
+        if slot.by_name:
+            yield from by_name(key, node)
+        elif node:
             yield one(key, node)
-    for key in _BY_NAME:
-        yield from by_name(key, _at(config, key))
 
 
 def modules(config: Config) -> list[Path]:
@@ -121,13 +110,6 @@ def _place(module: ModuleType) -> Path | None:
     if file is None:
         return Path(paths[0]) if len(paths) == 1 else None
     return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
-
-
-def _at(config: Config, key: str) -> Mapping[str, Any]:
-    node: Any = config
-    for name in key.split("."):
-        node = getattr(node, name)
-    return dict(node)
 
 
 def _component(key: str, node: Any, provided: tuple[str, ...]) -> Component:

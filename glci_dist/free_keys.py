@@ -1,19 +1,18 @@
-"""Mappings of the configuration whose keys are the user's: options of sbatch, variables, components by ``_target_``."""
+"""Mappings of the configuration whose keys are the user's, as the schema declares them (``free_mapping``)."""
 
 from __future__ import annotations
 
+import re
+from operator import attrgetter
+
 from glci_dist.config import Config
+from glci_dist.config.fields import Rule, free_in
 from glci_dist.errors import UserError
 
-_WORDS = ("cluster.environment", "cluster.sbatch")
-FREE = (
-    *_WORDS,
-    *("model.completion.custom", "model.discriminator.custom", "holes.custom"),
-    *("losses.terms", "losses.penalties", "metrics", "callbacks", "loggers"),
-)
-"""Each is one value where configurations are compared."""
+FREE = free_in(Config)
+"""Each is one value where configurations are compared; with the rule for its values."""
 
-RULE = "each value is one word, or null"
+_FREED = re.compile(rf"\+\+(?=(?:{'|'.join(map(re.escape, FREE))})[.=])")
 
 
 def freed(word: str) -> str:
@@ -23,9 +22,19 @@ def freed(word: str) -> str:
     return f"++{plain}" if any(key == name or key.startswith(f"{name}.") for name in FREE) else word
 
 
+def as_given(said: str) -> str:
+    """What was said of an override as it was before ``freed``."""
+    return _FREED.sub("", said, count=1)
+
+
+def rule_for(key: str) -> Rule | None:
+    """The rule for the value of ``key``, which is the user's; None: there is none."""
+    return next((rule for name, rule in FREE.items() if key.startswith(f"{name}.")), None)
+
+
 def check(config: Config) -> None:
-    """Raise ``UserError`` for a value that is no single word, which slips past OmegaConf's own check."""
-    for name, mapping in zip(_WORDS, (config.cluster.environment, config.cluster.sbatch), strict=True):
-        for key, value in mapping.items():
-            if not isinstance(value, str | None):
-                raise UserError(f"{name}.{key}={value} has the wrong type: {RULE}")
+    """Raise ``UserError`` for a value that breaks its mapping's rule, which slips past OmegaConf's own check."""
+    for name, rule in FREE.items():
+        for key, value in attrgetter(name)(config).items():
+            if rule and not rule.holds(value):
+                raise UserError(f"{name}.{key}={value} {rule.otherwise}")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
-from glci_dist import config as schema
 from glci_dist import free_keys
+from glci_dist.config import Config, PhaseConfig
+from glci_dist.config.fields import walk
 
 _WORDS = {
     "int": "a whole number",
@@ -59,8 +60,8 @@ def explain(error: Exception) -> str:
     given = _first_line(error).removeprefix("Error merging override ")
     if merging[1] == "~":
         return removed_key(merging[2])
-    if merging[2].startswith(tuple(f"{name}." for name in free_keys.FREE)):
-        return f"{given} has the wrong type: {free_keys.RULE}"
+    if rule := free_keys.rule_for(merging[2]):
+        return f"{given} {rule.otherwise}"
     if merging[2].startswith("phases.") and "PhaseConfig" in text:
         return unknown_key(merging[2])
     kind = dict(key_types()).get(re.sub(r"^phases\.[^.]+\.", "phases.*.", merging[2]))
@@ -72,7 +73,7 @@ def unknown_key(key: str) -> str:
     if key in _GROUPS:
         return f"{key} is a choice of a file in configs/{key}: write {key}=NAME"
     group, phase, inner = (*key.split(".", 2), "", "")[:3]
-    if group == "phases" and phase not in _PHASES and inner in ("", *vars(schema.PhaseConfig())):
+    if group == "phases" and phase not in _PHASES and inner in ("", *PhaseConfig.__dataclass_fields__):
         return (
             f"{key}: the recipe has no phase {phase!r}, only {', '.join(_PHASES)}; "
             f"to add one: '+phases={{{phase}: {{steps: 100, ...}}}}'"
@@ -90,13 +91,12 @@ def removed_key(key: str) -> str:
     return f"~{key}: a key cannot be removed from the configuration; give it another value"
 
 
-def key_types(kind: str = "Config", prefix: str = "") -> Iterator[tuple[str, str]]:
+def key_types() -> Iterator[tuple[str, str]]:
     """Every dotted key of the schema, groups too, with its type; a phase's are ``phases.*.<key>``."""
-    for name, field in vars(schema)[kind].__dataclass_fields__.items():
-        yield f"{prefix}{name}", field.type
-        inner = "PhaseConfig" if field.type == "dict[str, PhaseConfig]" else field.type
-        if inner in vars(schema):
-            yield from key_types(inner, f"{prefix}{name}.*." if inner == "PhaseConfig" else f"{prefix}{name}.")
+    for key, each in walk(Config):
+        yield key, str(each.type)
+        if key == "phases":
+            yield from ((f"phases.*.{name}", str(inner.type)) for name, inner in walk(PhaseConfig))
 
 
 def _words(kind: str) -> str:

@@ -10,7 +10,7 @@ import glci_dist
 
 PACKAGE = Path(glci_dist.__file__).parent
 ROOMS = (
-    *("", "data", "cluster", "models", "runs", "checkpoints", "evaluation", "diagnosis", "training", "slurm"),
+    *("config", "", "data", "cluster", "models", "runs", "checkpoints", "evaluation", "diagnosis", "training", "slurm"),
     "command line",
 )
 """In the order of docs/architecture.md, each imports only what stands before it; "": the modules beside the rooms."""

@@ -30,7 +30,7 @@ examples:
 Overrides are those of `glci train`. Values with a comma between them are a sweep: a job array with one run each.
 Submitted again, perhaps with more values, only those of its runs are that are neither complete nor in the queue.
 Variables of this shell that Slurm or submitit would read (SLURM_*, SBATCH_*, ...) do not count, and are named.
-cluster={clusters} chooses a file of configs/cluster; each key is explained in glci_dist/config.py, and
+cluster={clusters} chooses a file of configs/cluster; each key is explained in glci_dist/config/, and
 docs/slurm.md leads from a first submission to a post-mortem.
 """
 

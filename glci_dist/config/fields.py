@@ -1,0 +1,92 @@
+"""How a field of the schema declares the rule for its value, and how the declarations are found again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+_RULES, _FREE, _COMPONENT = "rules", "free", "component"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value has to be, whatever the other values are."""
+
+    holds: Callable[[Any], bool]
+    otherwise: str
+    """What follows ``key=value`` in the line that refuses a value."""
+    choices: tuple[str, ...] = ()
+    """All that the value may be, where it is a choice."""
+
+
+def ruled(*rules: Rule, **default: Any) -> Any:
+    """A field with rules; ``default`` or ``default_factory`` as for ``dataclasses.field``."""
+    return field(**default, metadata={_RULES: rules})
+
+
+def one_of(*choices: str) -> Any:
+    """A field that is one of these words; the first is the default."""
+    return ruled(
+        Rule(choices.__contains__, f"is not known: choose one of {', '.join(choices)}", choices), default=choices[0]
+    )
+
+
+def at_least(least: int, *further: Rule, default: Any) -> Any:
+    """A field that is a number from ``least`` on."""
+    rule = Rule(lambda value: value >= least, f"is too small: it must be at least {least}")
+    return ruled(rule, *further, default=default)
+
+
+def above(limit: int, *, default: Any) -> Any:
+    """A field that is a number greater than ``limit``."""
+    return ruled(Rule(lambda value: value > limit, f"is too small: it must be greater than {limit}"), default=default)
+
+
+def below_one(*, default: float) -> Any:
+    """A field that is a number in [0, 1)."""
+    return ruled(Rule(lambda value: 0 <= value < 1, "must be at least 0 and less than 1"), default=default)
+
+
+def free_mapping(each: Rule | None = None) -> Any:
+    """A field that is a mapping whose keys are the user's; ``each``: the rule for its values. Empty by default."""
+    return field(default_factory=dict, metadata={_FREE: each})
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where parts of the user's are named by ``_target_`` (docs/extending.md)."""
+
+    provided: tuple[str, ...]
+    """What the run passes to a constructor that has a parameter of that name."""
+    by_name: bool
+    """Whether it is a mapping from names to parts, and not one part."""
+
+
+def component(*provided: str, by_name: bool = False) -> Any:
+    """A field that names a part of the user's, or several by name; empty by default."""
+    return field(default_factory=dict, metadata={_FREE: None, _COMPONENT: Slot(provided, by_name)})
+
+
+def walk(kind: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every dotted key of a dataclass of the schema, groups too, with its field."""
+    for each in dataclasses.fields(kind):
+        yield f"{prefix}{each.name}", each
+        if dataclasses.is_dataclass(each.default_factory):
+            yield from walk(each.default_factory, f"{prefix}{each.name}.")
+
+
+def rules_of(declared: dataclasses.Field[Any]) -> tuple[Rule, ...]:
+    """The rules of a field."""
+    return declared.metadata.get(_RULES, ())
+
+
+def free_in(kind: Any) -> dict[str, Rule | None]:
+    """The dotted keys of the free mappings of a dataclass of the schema, with the rule for the values of each."""
+    return {key: each.metadata[_FREE] for key, each in walk(kind) if _FREE in each.metadata}
+
+
+def slots_in(kind: Any) -> dict[str, Slot]:
+    """The dotted keys of a dataclass of the schema at which parts of the user's are named."""
+    return {key: each.metadata[_COMPONENT] for key, each in walk(kind) if _COMPONENT in each.metadata}

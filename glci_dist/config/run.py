@@ -1,0 +1,54 @@
+"""A run's whole configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from glci_dist.config.cluster import ClusterConfig
+from glci_dist.config.data import DataConfig, HolesConfig
+from glci_dist.config.fields import Rule, at_least, component
+from glci_dist.config.model import ModelConfig
+from glci_dist.config.training import (
+    CheckpointsConfig,
+    DoctorConfig,
+    EngineConfig,
+    LossConfig,
+    MonitorConfig,
+    OptimizersConfig,
+    PhaseConfig,
+)
+
+
+@dataclass
+class Config:
+    """A run's whole configuration."""
+
+    name: str = MISSING
+    """The run's name; its folder is ``runs``/``name``."""
+    runs: str = "runs"
+    """Folder of the runs' folders."""
+    seed: int = at_least(0, Rule(lambda seed: seed < 2**63, "is too large: it must be less than 2**63"), default=0)
+    """Of all random numbers: weights, order, crops, flips, holes, patches."""
+    global_batch: int = at_least(1, default=32)
+    """Slots in a step, over all ranks."""
+    data: DataConfig = field(default_factory=DataConfig)
+    holes: HolesConfig = field(default_factory=HolesConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    optimizers: OptimizersConfig = field(default_factory=OptimizersConfig)
+    phases: dict[str, PhaseConfig] = field(default_factory=dict)
+    """The schedule, by name; the recipe has ``completion``, ``discriminator`` and ``joint``."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)
+    metrics: dict[str, Any] = component(by_name=True)
+    """Further figures of the completions at each step, by name: each a ``_target_`` and its arguments."""
+    callbacks: dict[str, Any] = component("run", by_name=True)
+    """What else follows the training step by step, by name: each a ``_target_`` and its arguments."""
+    loggers: dict[str, Any] = component("run", by_name=True)
+    """Where scalars, pictures and words go beside TensorBoard, by name: each a ``_target_`` and its arguments."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -1,0 +1,136 @@
+"""The rules of a configuration: each value by itself, as its field declares, and values against each other.
+
+What breaks one is told in a line that names the key, the value and the way out (``UserError``).
+"""
+
+from __future__ import annotations
+
+import math
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from glci_dist.config import Config
+from glci_dist.config.fields import rules_of, walk
+from glci_dist.errors import UserError
+
+
+def check(config: Config) -> None:
+    """Raise ``UserError`` for the first value that breaks a rule.
+
+    Rules that need the corpus or the world are checked where those are known.
+    """
+    if Path(config.name).name != config.name or config.name in ("", ".", ".."):
+        raise UserError(f"name={config.name!r} is no name of a folder: give a plain one (runs=... says where it lies)")
+    for key, folder in (("runs", config.runs), ("data.shards", config.data.shards)):
+        if not folder:
+            raise UserError(f"{key} is empty: give a folder")
+    _check_values(config)
+    _check_data(config)
+    _check_contest(config)
+    _check_phases(config)
+
+
+def unknown_choice(config: Config, prefix: str) -> str | None:
+    """The first ``key=value`` of the keys with ``prefix`` that is none of the key's choices; None: there is none."""
+    for key, each in walk(Config):
+        value = attrgetter(key)(config)
+        if key.startswith(prefix) and any(rule.choices and not rule.holds(value) for rule in rules_of(each)):
+            return f"{key}={value}"
+    return None
+
+
+def check_world(config: Config, world_size: int, device: str) -> None:
+    """Raise ``UserError`` where this world cannot run the configuration."""
+    parts = world_size * config.engine.accumulation
+    if config.global_batch % parts:
+        raise UserError(
+            f"global_batch={config.global_batch} is not a multiple of {parts} ({world_size} ranks x "
+            f"engine.accumulation={config.engine.accumulation}): change global_batch or the number of ranks"
+        )
+    if config.global_batch // config.engine.accumulation < 2:
+        raise UserError(
+            f"global_batch={config.global_batch} leaves batch norm one photo at a time: use at least 2 a micro-batch"
+        )
+    if config.engine.precision == "fp16" and device == "cpu":
+        raise UserError("engine.precision=fp16 needs a GPU: on a CPU choose bf16 or fp32")
+    if config.engine.precision == "fp16" and config.engine.zero_stage:
+        raise UserError(
+            "engine.precision=fp16 with engine.zero_stage=1 is refused: DeepSpeed never lowers its loss scale there; "
+            "choose engine.zero_stage=0, or bf16"
+        )
+
+
+def _check_values(group: Any, prefix: str = "") -> None:
+    """Each value of a dataclass of the schema by itself."""
+    declared = [(f"{prefix}{key}", attrgetter(key)(group), each) for key, each in walk(type(group))]
+    for key, value, _ in declared:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value} is no finite number: give one")
+    for key, value, each in declared:
+        for rule in rules_of(each):
+            if not rule.holds(value):
+                raise UserError(f"{key}={value} {rule.otherwise}")
+
+
+def _check_data(config: Config) -> None:
+    data, short = config.data, config.data.short_edge
+    if len(short) != 2 or not data.size <= short[0] <= short[1]:
+        raise UserError(
+            f"data.short_edge={short} must be [least, greatest] with data.size={data.size} <= least <= greatest"
+        )
+    if config.global_batch % data.order.lanes:
+        raise UserError(
+            f"data.order.lanes={data.order.lanes} does not divide global_batch={config.global_batch}: choose a divisor"
+        )
+    if config.monitor.evaluate_every and not data.val:
+        raise UserError(
+            f"monitor.evaluate_every={config.monitor.evaluate_every} needs held-out photos: set data.val to shards of "
+            "them"
+        )
+
+
+def _check_contest(config: Config) -> None:
+    """Settings of the losses and the discriminators that do not go together."""
+    losses, judge = config.losses, config.model.discriminator
+    penalties = {"losses.r1": losses.r1, "losses.gradient_penalty": losses.gradient_penalty}
+    penalties |= {f"losses.penalties.{name}": "on" for name, each in losses.penalties.items() if each is not None}
+    for key, weight in penalties.items():
+        # Discriminators of the user's are looked at when they are built.
+        if weight and judge.normalization == "batch" and not judge.custom:
+            raise UserError(
+                f"{key}={weight} needs each photo judged by itself, but batch norm mixes the photos of a batch: "
+                "set model.discriminator.normalization to spectral or none"
+            )
+    if judge.batch_norm == "together" and judge.normalization != "batch":
+        raise UserError(
+            f"model.discriminator.batch_norm=together, but model.discriminator.normalization={judge.normalization} "
+            "has no batch norm: leave one of them out"
+        )
+    if losses.label_smoothing and losses.adversarial not in ("non_saturating", "saturating"):
+        raise UserError(
+            f"losses.label_smoothing={losses.label_smoothing} smooths the cross-entropy's target, and "
+            f"losses.adversarial={losses.adversarial} has none: set it to 0"
+        )
+    if losses.adversarial == "wasserstein" and not losses.gradient_penalty:
+        raise UserError(
+            "losses.adversarial=wasserstein grows without bound by itself: set losses.gradient_penalty=10, say"
+        )
+
+
+def _check_phases(config: Config) -> None:
+    if not config.phases:
+        raise UserError("phases is empty: choose a recipe, such as recipe=modern")
+    for name, phase in config.phases.items():
+        _check_values(phase, f"phases.{name}.")
+        if phase.steps and not (phase.completion_every or phase.discriminator_every):
+            raise UserError(
+                f"phases.{name} updates no network: set completion_every or discriminator_every, or steps=0"
+            )
+        if phase.balance and not (phase.alpha and phase.reconstruction and phase.balance_steps):
+            raise UserError(
+                f"phases.{name}.balance={phase.balance} weighs the adversarial loss against the reconstruction: "
+                "alpha, reconstruction and balance_steps must be above 0"
+            )
+    if not any(phase.steps for phase in config.phases.values()):
+        raise UserError("every phase has steps=0: nothing to train")

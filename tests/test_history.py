@@ -1,4 +1,4 @@
-"""Each mistake of tests/history.py is in the program while it is asked for, and gone afterwards."""
+"""Each mistake of benchmarks/history.py is in the program while it is asked for, and gone afterwards."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.history import FAILURES, overrides, train
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.config import CacheConfig, DiscriminatorConfig, LossConfig, OrderConfig
@@ -29,7 +30,6 @@ from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.training import trainer, updates
 from glci_dist.training.setup import prepare
 from glci_dist.training.updates import Measures
-from tests.history import FAILURES, overrides, train
 from tests.small_run import small
 from tests.worlds import run_world
 

@@ -5,8 +5,8 @@ figures and what the doctor said, beside the same run without it. A mistake that
 from the sound run's end of phase 1; the sound run is trained first where it is not there yet. What a phase 3 has to
 beat (`more`) is no mistake, and is held beside the sound run in the same way.
 
-    python -m tests.history sigmoid
-    python -m tests.history no-shuffle --data shards --experiment faces64
+    python -m benchmarks.history sigmoid
+    python -m benchmarks.history no-shuffle --data shards --experiment faces64
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def train(arguments: argparse.Namespace, name: str) -> None:
         aside.rename(folder.path)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
     options = (f"--{key}={getattr(arguments, key)}" for key in ("data", "runs", "experiment", "precision"))
-    here = ["-m", "tests.history", name, *arguments.overrides, "--inside", *options]
+    here = ["-m", "benchmarks.history", name, *arguments.overrides, "--inside", *options]
     if code := subprocess.run([*words, *here], env={"OMP_NUM_THREADS": "1"} | os.environ).returncode:
         sys.exit(code)
 

@@ -70,7 +70,7 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 50
 
 history: $(READY)
-	$(BIN)/python -m tests.history $(FAILURE) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS)) --data $(DATA) --experiment $(EXPERIMENT) --precision $(PRECISION) --workers $(WORKERS)
+	$(BIN)/python -m benchmarks.history $(FAILURE) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS)) --data $(DATA) --experiment $(EXPERIMENT) --precision $(PRECISION) --workers $(WORKERS)
 
 slurm-up:
 	$(PYTHON) slurm/cluster/cluster.py up
@@ -86,14 +86,14 @@ chaos-slurm: $(READY)
 	$(BIN)/python -m tests.slurm.chaos --events 20
 
 bench-checkpoint: $(READY)
-	$(BIN)/python benchmarks/bench_checkpoint.py $(SAVING)
-	$(BIN)/python benchmarks/bench_checkpoint.py --spare-core $(SAVING)
+	$(BIN)/python -m benchmarks.bench_checkpoint $(SAVING)
+	$(BIN)/python -m benchmarks.bench_checkpoint --spare-core $(SAVING)
 
 bench-loader: $(READY)
-	$(BIN)/python benchmarks/bench_loader.py
+	$(BIN)/python -m benchmarks.bench_loader
 
 bench-step: $(READY)
-	$(BIN)/python benchmarks/bench_step.py
+	$(BIN)/python -m benchmarks.bench_step
 
 clean:
 	rm -rf $(VENV) dist build runs/demo shards/demo

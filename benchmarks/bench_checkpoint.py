@@ -9,7 +9,7 @@ taken from it; --spare-core keeps the last one for the saving, as such a machine
 
 Then the state is resumed by the real command, which says where the time to its first step went.
 
-    python benchmarks/bench_checkpoint.py --out benchmarks/results/checkpoint.json
+    python -m benchmarks.bench_checkpoint --out benchmarks/results/checkpoint.json
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import hardware, render_shards
-
+from benchmarks.common import hardware, render_shards
 from glci_dist import compose
 from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import Saved, Saver

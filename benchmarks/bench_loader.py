@@ -10,7 +10,7 @@ batched.
 A figure is photos divided by the time from the first batches to the last, as start-up is paid once a run.
 The worker has a core of its own, as it has beside a training process; some kernels pack both onto one.
 
-    python benchmarks/bench_loader.py --shards SHARDS --out benchmarks/results/loader.json
+    python -m benchmarks.bench_loader --shards SHARDS --out benchmarks/results/loader.json
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import psutil
 import simplejpeg
 import torch
 import webdataset
-from common import hardware, render_shards
 
+from benchmarks.common import hardware, render_shards
 from glci_dist.config import CacheConfig, DataConfig, HolesConfig, OrderConfig
 from glci_dist.data.index import Index, load_index
 from glci_dist.data.loader import make_loader

@@ -4,7 +4,7 @@ Three things at faces 160, full width, one process, bf16: the phase-3 update of 
 that lies ready; the same update written by hand in plain torch; and a whole ``glci train`` with its
 data, heartbeat and callbacks. Rounds alternate, so that the machine's noise meets all alike.
 
-    python benchmarks/bench_step.py --batches 8 16 --out benchmarks/results/step.json
+    python -m benchmarks.bench_step --batches 8 16 --out benchmarks/results/step.json
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 import psutil
 import torch
 import torch.nn.functional as F
-from common import hardware, render_shards
 from torch import Tensor, nn
 
+from benchmarks.common import hardware, render_shards
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.config import Config

@@ -1,4 +1,4 @@
-"""Each mistake of tests/history.py is in the program while it is asked for, and gone afterwards."""
+"""Each mistake of benchmarks/history.py is in the program while it is asked for, and gone afterwards."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.history import FAILURES, overrides, train
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.config import CacheConfig, DiscriminatorConfig, LossConfig, OrderConfig
@@ -26,10 +27,9 @@ from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
-from glci_dist.training import trainer
-from glci_dist.training.gan_step import Measures
+from glci_dist.training import gan_step, trainer
+from glci_dist.training.gan_step import ADVERSARIAL, ADVERSARIAL_GRADIENT, COMPLETED_LOSS, Measures
 from glci_dist.training.setup import prepare
-from tests.history import FAILURES, overrides, train
 from tests.small_run import small
 from tests.worlds import run_world
 
@@ -87,7 +87,7 @@ def test_real_patches_lie_at_the_holes() -> None:
     corners = torch.tensor([[1, 2], [3, 4]], dtype=torch.int32)
     boxes = torch.tensor([[[4, 4, 8, 8]]] * 2, dtype=torch.int32)
     photos = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
-    batch = Batch(0, photos, boxes, torch.zeros(2, 0, 5), corners, corners + 5, ("a", "b"), ())
+    batch = Batch(0, photos, boxes, torch.zeros(2, 0, 5), corners, corners + 5, None, ("a", "b"), ())
 
     def look() -> Tensor:
         return trainer.to_device(batch, torch.device("cpu"), range(2)).real_patches
@@ -102,7 +102,7 @@ def test_a_sigmoid_stands_before_the_loss_and_is_judged_by_its_own_threshold() -
     photos = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def look() -> tuple[Tensor, float | None]:
-        return network.judge(photos, photos[..., :8, :8]).detach(), gan_step.threshold(LossConfig())
+        return network.logits(photos, photos[..., :8, :8]).detach(), gan_step.threshold(LossConfig())
 
     (wrong, half), (right, zero) = with_and_without("sigmoid", look)
     torch.testing.assert_close(wrong, torch.sigmoid(right))
@@ -137,12 +137,12 @@ def test_mistakes_of_the_contest_reach_its_gradients(faces_shards: str, tmp_path
         return discriminator.gradient_norm, completion.gradient_norm if completion is not None else 0.0
 
     # Nothing of the contest comes back, features neither, though its loss is shown.
-    assert found["detached"][1].adversarial == sound[1].adversarial
-    assert found["detached"][1].adversarial_pull == 0
+    assert found["detached"][1].values[ADVERSARIAL] == sound[1].values[ADVERSARIAL]
+    assert found["detached"][1].values[ADVERSARIAL_GRADIENT] == 0
     np.testing.assert_allclose(norms("detached", 1)[1], norms("no contest", 1)[1], rtol=1e-5)
     assert abs(norms("sound", 1)[1] / norms("no contest", 1)[1] - 1) > 1e-3
     # What leaks moves the discriminators in the contest alone, and is not in the loss that is shown.
-    assert found["leaking"][1].completed_loss == sound[1].completed_loss
+    assert found["leaking"][1].values[COMPLETED_LOSS] == sound[1].values[COMPLETED_LOSS]
     assert norms("leaking", 0) == norms("sound", 0)
     assert abs(norms("leaking", 1)[0] / norms("sound", 1)[0] - 1) > 0.1
     # -log s(s(R)) lies between log(1 + 1/e) and log 2.

@@ -5,8 +5,8 @@ figures and what the doctor said, beside the same run without it. A mistake that
 from the sound run's end of phase 1; the sound run is trained first where it is not there yet. What a phase 3 has to
 beat (`more`) is no mistake, and is held beside the sound run in the same way.
 
-    python -m tests.history sigmoid
-    python -m tests.history no-shuffle --data shards --experiment faces64
+    python -m benchmarks.history sigmoid
+    python -m benchmarks.history no-shuffle --data shards --experiment faces64
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
-from glci_dist.training import losses, trainer, updates
+from glci_dist.training import gan_step, losses, trainer
+from glci_dist.training.device_batch import DeviceBatch, to_device
+from glci_dist.training.metrics import Metric
 from glci_dist.training.phases import StepPlan
 
 _DEMO = "shards/demo"
@@ -104,9 +106,8 @@ def without_scale(_: argparse.Namespace) -> Iterator[None]:
 @contextmanager
 def at_the_holes_place(_: argparse.Namespace) -> Iterator[None]:
     """Real local patches where the hole is, so that the discriminators see the completed place and its original."""
-    to_device = gan_step.to_device
 
-    def placed(*words: Any) -> gan_step.DeviceBatch:
+    def placed(*words: Any) -> DeviceBatch:
         batch = to_device(*words)
         return replace(batch, real_patches=batch.fake_patches)
 
@@ -121,7 +122,7 @@ def leaking(_: argparse.Namespace) -> Iterator[None]:
     At the weight of the discriminators' own loss, as where the adversarial term has weight 1 and the reconstruction
     is weighed up instead.
     """
-    discrimination, judge = losses.discrimination, gan_step.GanTrainStep._judge
+    discrimination, update = losses.discrimination, gan_step.GanTrainStep._discriminator_step
 
     def leaky(real: Tensor, completed: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
         real_loss, completed_loss = discrimination(real, completed, config)
@@ -129,26 +130,27 @@ def leaking(_: argparse.Namespace) -> Iterator[None]:
         leaked = 2 * losses.adversarial(completed, config)
         return real_loss, completed_loss + leaked - leaked.detach()
 
-    def judged(self: gan_step.GanTrainStep, *words: Any, **more: Any) -> dict[str, Tensor]:
+    def updated(self: gan_step.GanTrainStep, *words: Any, **more: Any) -> dict[Metric, Tensor]:
         # In phase 2 the completion network has no backward.
         leaks = any(isinstance(word, StepPlan) and word.is_joint for word in words)
-        with patch.object(updates, "discrimination", leaky if leaks else discrimination):
-            return judge(self, *words, **more)
+        with patch.object(gan_step, "discrimination", leaky if leaks else discrimination):
+            return update(self, *words, **more)
 
-    with patch.object(gan_step.GanTrainStep, "_judge", judged):
+    with patch.object(gan_step.GanTrainStep, "_discriminator_step", updated):
         yield
 
 
 @contextmanager
 def sigmoid_first(_: argparse.Namespace) -> Iterator[None]:
     """The discriminators end in a sigmoid, and the loss, which has its own, takes that for a logit."""
-    see = ContextDiscriminators._see
+    method = "logits_and_features"
+    whole = getattr(ContextDiscriminators, method)
 
-    def squashed(self: ContextDiscriminators, *seen: Tensor) -> tuple[Tensor, list[Tensor]]:
-        logits, activations = see(self, *seen)
+    def squashed(self: ContextDiscriminators, *images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits, activations = whole(self, *images)
         return torch.sigmoid(logits), activations
 
-    with patch.object(ContextDiscriminators, "_see", squashed), patch.object(updates, "threshold", lambda _: 0.5):
+    with patch.object(ContextDiscriminators, method, squashed), patch.object(gan_step, "threshold", lambda _: 0.5):
         yield
 
 
@@ -164,8 +166,8 @@ def detached(_: argparse.Namespace) -> Iterator[None]:
         return value
 
     with (
-        patch.object(updates, "adversarial", valued(losses.adversarial)),
-        patch.object(updates, "feature_matching", valued(losses.feature_matching)),
+        patch.object(gan_step, "adversarial", valued(losses.adversarial)),
+        patch.object(gan_step, "feature_matching", valued(losses.feature_matching)),
     ):
         yield
 
@@ -257,7 +259,7 @@ def train(arguments: argparse.Namespace, name: str) -> None:
         aside.rename(folder.path)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
     options = (f"--{key}={getattr(arguments, key)}" for key in ("data", "runs", "experiment", "precision"))
-    here = ["-m", "tests.history", name, *arguments.overrides, "--inside", *options]
+    here = ["-m", "benchmarks.history", name, *arguments.overrides, "--inside", *options]
     if code := subprocess.run([*words, *here], env={"OMP_NUM_THREADS": "1"} | os.environ).returncode:
         sys.exit(code)
 

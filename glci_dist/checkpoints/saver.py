@@ -262,7 +262,7 @@ class Saver:
                 sys.audit("glci.checkpoint", "commit", step)
                 self.verified.discard(step)
                 if final.exists():
-                    # Damaged, or from before a rollback: the run did not resume from it.
+                    # Damaged, or of an abandoned branch: the run did not resume from it.
                     delete(final, self._attempt)
                 os.rename(aside, final)
                 _sync(self._root)
@@ -275,7 +275,7 @@ class Saver:
         return error, 0
 
     def _clear_away(self) -> _Cleared:
-        """Delete what is not kept; if a checkpoint that is kept turns out to be damaged, move that one aside instead."""
+        """Delete what is not kept; if a checkpoint that is kept is found damaged, move that one aside instead."""
         cleared = _Cleared()
         try:
             found = sort_out(self._root, self._retention)

@@ -1,1 +1,1 @@
-"""Sharded checkpoints: what one is, writing it behind the training, verifying and reading it."""
+"""Sharded checkpoints: the manifest, asynchronous saving, verifying and reading."""

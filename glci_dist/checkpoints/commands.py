@@ -1,4 +1,4 @@
-"""`glci checkpoints`: list, verify, show. They only read; a run sets damaged ones aside itself when it resumes."""
+"""`glci checkpoints`: list, verify, show. They only read; a resuming run moves damaged checkpoints aside itself."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ example:
   glci checkpoints verify runs/faces64
   glci checkpoints show runs/faces64 --step 1200
 
-docs/checkpoints.md tells what is guaranteed, and what stands in the files.
+docs/checkpoints.md describes the guarantees and the files.
 """
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `checkpoints` with its subcommands; each sets ``run``, a function of the arguments."""
-    checkpoints = _add(subparsers, "checkpoints", "look at and verify the saved states of a run", _EXAMPLE)
+    checkpoints = _add(subparsers, "checkpoints", "list, verify and show a run's checkpoints", _EXAMPLE)
     commands = checkpoints.add_subparsers(dest="checkpoints_command", required=True, metavar="COMMAND")
     listing = _add(
         commands,
         "list",
-        "what is saved, newest first",
-        "A line for each checkpoint: its step, phase, age, size, the world and the attempt that wrote it. Files\n"
-        "are compared by size only; `verify` reads them.\n\nexample:\n  glci checkpoints list runs/faces64\n",
+        "list checkpoints, newest first",
+        "A line for each checkpoint: its step, phase, age, size, number of ranks and attempt. Files are compared by\n"
+        "size only; `verify` reads them.\n\nexample:\n  glci checkpoints list runs/faces64\n",
     )
     listing.set_defaults(run=_list, is_product=True)
     verify = _add(
@@ -41,8 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show = _add(
         commands,
         "show",
-        "what one checkpoint holds",
-        "Files, tensors, optimiser vectors and facts of one checkpoint (the newest by default).\n\n"
+        "show the contents of one checkpoint",
+        "Files, tensors, optimiser vectors and other state of one checkpoint (the newest by default).\n\n"
         "example:\n  glci checkpoints show runs/faces64 --step 1200\n",
     )
     show.add_argument("--step", type=int, default=None, metavar="N", help="the checkpoint of this step (the newest)")

@@ -1,8 +1,7 @@
-"""A safetensors file in host memory: tensors are copied into it in a moment, the disk gets it later.
+"""A safetensors file in host memory: tensors are copied into it at once, and it is written to disk later.
 
-The format is written here rather than by ``safetensors`` because that library holds the interpreter
-while it writes, which would stop the training that this is meant to run beside. It is 8 bytes of
-header length, a JSON header, and the tensors' bytes; ``safetensors`` reads the files back.
+Not written by ``safetensors``, because that library holds the GIL while it writes, which would stop training. The
+format is 8 bytes of header length, a JSON header, and the tensors' bytes; ``safetensors`` reads the files back.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ Layout = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
 
 
 class Image:
-    """One safetensors file of tensors of a fixed ``layout`` (name, dtype, shape of each), kept for the next save."""
+    """One safetensors file of tensors of a fixed ``layout`` (name, dtype, shape of each), reused by every save."""
 
     def __init__(self, layout: Layout, *, pinned: bool) -> None:
-        # Large elements first, as the format wants each tensor aligned to its element.
+        # Large elements first: the format wants each tensor aligned to its element size.
         ordered = sorted(layout, key=lambda each: (-each[1].itemsize, each[0]))
         header: dict[str, object] = {}
         offsets: dict[str, tuple[int, int]] = {}
@@ -53,7 +52,7 @@ class Image:
         text += b" " * (-len(text) % 8)
         self.layout = layout
         self.bytes = 8 + len(text) + offset
-        # At a page's start, as writing around the page cache needs it.
+        # Page-aligned, as O_DIRECT needs it.
         memory = torch.empty(self.bytes + _PAGE, dtype=torch.uint8, pin_memory=pinned)
         shift = -memory.data_ptr() % _PAGE
         self._memory = memory[shift : shift + self.bytes]
@@ -65,7 +64,7 @@ class Image:
             self._tensors[name] = self._memory[len(head) + begin : len(head) + end].view(dtype).view(shape)
 
     def fill(self, name: str, pieces: Sequence[Tensor]) -> None:
-        """Copy a tensor, or a vector from its pieces, into its place; a GPU's copies may still be under way."""
+        """Copy a tensor, or the pieces of a vector, into the buffer; copies from a GPU are asynchronous."""
         if len(pieces) == 1:
             self._tensors[name].copy_(pieces[0], non_blocking=True)
             return
@@ -75,11 +74,10 @@ class Image:
             start += piece.numel()
 
     def write(self, path: Path) -> str:
-        """Write the file, which is on the disk for good afterwards; its XXH3-128 checksum, 32 hex digits.
+        """Write and fsync the file; returns its XXH3-128 checksum, 32 hex digits. Raises ``OSError``.
 
-        Written around the page cache where the file system can: the copy into it would cost the training
-        as much time as the rest of the save, and push the shards out of it. Raises ``OSError``. Other
-        threads run meanwhile.
+        Written with O_DIRECT where the file system supports it: the copy into the page cache would cost training as
+        much time as the rest of the save, and evict the shards. Does not hold the GIL.
         """
         try:
             return self._write(path, os.O_DIRECT)
@@ -96,7 +94,7 @@ class Image:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | direct, 0o644)
         try:
             _write(file, content[:whole], digest.update)
-            # What does not fill a page can only go through the cache.
+            # O_DIRECT takes whole pages only.
             fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) & ~direct)
             _write(file, content[whole:], digest.update)
             os.fsync(file)
@@ -106,7 +104,7 @@ class Image:
 
 
 def layout_of(tensors: Mapping[str, Sequence[Tensor]]) -> Layout:
-    """The layout of named tensors: one by itself keeps its shape, several become one vector."""
+    """The layout of named tensors: a single tensor keeps its shape, several become one vector."""
     layout = []
     for name, pieces in tensors.items():
         shape = tuple(pieces[0].shape) if len(pieces) == 1 else (sum(piece.numel() for piece in pieces),)

@@ -1,4 +1,8 @@
-"""The manifest of a checkpoint: every file with its size and checksum, and what the state is of."""
+"""The manifest of a checkpoint: every file with its size and checksum, the step, and the JSON state.
+
+A checkpoint is *complete* if its manifest is valid and its files have their sizes, *intact* if they also have their
+checksums.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import xxhash
 _FORMATS = "glci-checkpoint-"
 FORMAT = f"{_FORMATS}4"
 _READ = (FORMAT, f"{_FORMATS}3")
-"""In the older one the optimisers' numbers stood together (``registry``)."""
+"""The older format has the optimisers' scalars in one entry (see ``registry``)."""
 NAME = "manifest.json"
 WHOLE = "networks.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -26,15 +30,15 @@ _ONE_BIT_OFF = {f"{form[:-1]}{chr(ord(form[-1]) ^ (1 << bit))}" for form in _REA
 
 
 class Damaged(Exception):
-    """A checkpoint that is not as it was written; the message says in what."""
+    """A checkpoint that is not as it was written; the message says how it differs."""
 
 
 class Unreadable(Exception):
-    """A checkpoint that cannot be read just now, through no fault of its files, perhaps; the message says why."""
+    """A checkpoint that cannot be read at the moment, though its files may be intact; the message says why."""
 
 
 _DAMAGE = (errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
-"""What a file that is broken, replaced or gone answers; anything else is the machine's or the network's state."""
+"""Errors of a damaged, replaced or missing file; any other comes from the state of the machine or network."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,12 @@ class File:
     xxh3_128: str
     """32 hex digits."""
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Which elements, first and after last, of which vectors it holds."""
+    """The elements of each vector that it holds: start and stop."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stands in ``manifest.json``."""
+    """The content of ``manifest.json``."""
 
     step: int
     """The next step to run."""
@@ -58,19 +62,20 @@ class Manifest:
     """Of the last step that was run."""
     ends_phase: bool
     parent: int | None
-    """Step of the checkpoint that was committed before, or that the run went on from; None: there was none."""
+    """Step of the previous checkpoint: the last one committed, or the one resumed from; None: there was none."""
     attempt: int
     time: float
     """Seconds since 1970."""
     world_size: int
     facts: dict[str, Any]
+    """JSON state of the stateful parts, and of the run."""
     vectors: dict[str, int]
     """Elements of each vector, over all ranks."""
     files: dict[str, File]
     format: str = FORMAT
 
     def encode(self) -> bytes:
-        """The file's content, with its own checksum in the last line but one."""
+        """The file's content, with its own checksum in the second to last line."""
         record = asdict(self)
         record = {"format": record.pop("format"), **record}
         text = json.dumps(record, indent=1)
@@ -102,7 +107,7 @@ def folder_name(step: int) -> str:
 
 
 def folders(root: Path) -> list[tuple[int, Path]]:
-    """Step and folder of everything in ``root`` that is named as a checkpoint, newest first."""
+    """Step and path of each folder in ``root`` with a checkpoint's name, newest first."""
     if not root.is_dir():
         return []
     found = ((_STEP.fullmatch(path.name), path) for path in root.iterdir() if path.is_dir())
@@ -110,10 +115,7 @@ def folders(root: Path) -> list[tuple[int, Path]]:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in folder ``path``, its files unseen.
-
-    Raises ``Damaged`` where its manifest is not whole, ``Unreadable`` where that cannot be told.
-    """
+    """The checkpoint in folder ``path``, by its manifest alone; raises ``Damaged`` or ``Unreadable``."""
     try:
         content = (path / NAME).read_bytes()
     except OSError as error:
@@ -122,7 +124,7 @@ def read(path: Path) -> Checkpoint:
         record = json.loads(content)
         form = record.pop("format", None) if isinstance(record, dict) else None
         if form not in _READ and _is_of_another_version(str(form), content):
-            # Whole, as far as can be told: it is another version's, and must not be set aside as damaged.
+            # Written by another version: it must not be moved aside as damaged.
             raise Unreadable(
                 f"{path / NAME} is of the format {form}, and this version reads {' and '.join(_READ)}: go on with the "
                 "version that wrote it"
@@ -134,7 +136,7 @@ def read(path: Path) -> Checkpoint:
         manifest = Manifest(**record, files=files, format=form)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise Damaged(f"{NAME} is malformed") from error
-    # To the byte: its own checksum holds, and nothing stands in it that was not written.
+    # Byte for byte: checks its checksum, and that it contains nothing else.
     if manifest.encode() != content:
         raise Damaged(f"{NAME} does not have its own checksum")
     if folder_name(manifest.step) != path.name:
@@ -148,7 +150,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def _is_of_another_version(form: str, content: bytes) -> bool:
-    """Whether a manifest is of another format of ours, and not of this one with a bit flipped in its format's name."""
+    """Whether a manifest is of another version's format, not of this format with a flipped bit in its name."""
     if re.fullmatch(rf"{_FORMATS}\d+", form) is None:
         return False
     if form not in _ONE_BIT_OFF:
@@ -158,9 +160,9 @@ def _is_of_another_version(form: str, content: bytes) -> bool:
 
 
 def check_files(checkpoint: Checkpoint, names: Sequence[str] | None = None, *, contents: bool = True) -> list[str]:
-    """What is wrong with some files (default all), a line each; without ``contents`` only their sizes are looked at.
+    """A line for each damaged file among ``names`` (default all); without ``contents`` only sizes are compared.
 
-    Raises ``Unreadable`` where that cannot be told.
+    Raises ``Unreadable``.
     """
     problems = []
     for name in checkpoint.manifest.files if names is None else names:
@@ -171,9 +173,9 @@ def check_files(checkpoint: Checkpoint, names: Sequence[str] | None = None, *, c
 
 
 def newest_standing(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
-    """The newest checkpoint in ``root`` that looks whole, by manifest and sizes, and what is wrong with newer ones.
+    """The newest complete checkpoint in ``root``, and what is wrong with newer ones.
 
-    It is what a run goes on from, unless reading its files shows a damage that their sizes do not.
+    A run resumes from it, unless its checksums show that it is not intact.
     """
     broken: list[tuple[Path, str]] = []
     for _, path in folders(root):
@@ -189,7 +191,7 @@ def newest_standing(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str
 
 
 def standing_step(root: Path) -> int:
-    """The step that a run with the checkpoints in ``root`` would go on from; 0 also where none stands."""
+    """The step that a run with the checkpoints in ``root`` would resume from; 0 if none is complete."""
     checkpoint, _ = newest_standing(root)
     return checkpoint.step if checkpoint is not None else 0
 
@@ -216,7 +218,7 @@ def checksum(path: Path) -> str:
 
 
 def _what(error: OSError, path: Path) -> str:
-    """The damage that an error shows; raises ``Unreadable`` where it shows none."""
+    """The damage that an error shows; raises ``Unreadable`` if it shows none."""
     if error.errno not in _DAMAGE:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
     return "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"

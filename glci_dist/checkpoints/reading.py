@@ -1,4 +1,4 @@
-"""Reading checkpoints: the newest that is whole, its tensors, its vectors. Runs no code from a file."""
+"""Reading checkpoints: the newest intact one, its tensors and vectors. Runs no code from a file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,11 @@ from glci_dist.errors import UserError
 from glci_dist.runs.attempts import Attempt
 
 Told = Callable[[Path, str], None]
-"""Is given a checkpoint's folder and what is wrong with it."""
+"""Called with a damaged checkpoint's folder and what is wrong with it."""
 
 
 def newest(root: Path, *, damaged: Told) -> Checkpoint | None:
-    """The newest checkpoint in ``root`` all of whose files have their checksums; ``damaged`` hears of newer ones.
-
-    Raises ``Unreadable`` where one cannot be read for a reason that is no damage of it.
-    """
+    """The newest intact checkpoint in ``root``; ``damaged`` is called for newer ones. Raises ``Unreadable``."""
     for _, path in folders(root):
         checkpoint, problems = examine(path)
         if checkpoint is not None:
@@ -35,7 +32,7 @@ def newest(root: Path, *, damaged: Told) -> Checkpoint | None:
 
 
 def examine(path: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint in folder ``path`` if all of it is whole, else what is wrong; raises ``Unreadable``."""
+    """The checkpoint in folder ``path`` if it is intact, else what is wrong with it; raises ``Unreadable``."""
     sys.audit("glci.checkpoint", "verify", path.name)
     try:
         checkpoint = read(path)
@@ -48,9 +45,9 @@ def examine(path: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def set_aside(path: Path, attempt: Attempt) -> Path:
-    """Move a damaged checkpoint into the attempt's folder, where it is none any more; returns where it lies.
+    """Move a damaged checkpoint into the attempt's folder; returns its new path. Raises ``OSError``.
 
-    One rename, which fails where a newer attempt owns the run (``Attempt.fenced``). Raises ``OSError``.
+    The rename fails if a newer attempt owns the run (``Attempt.fenced``).
     """
     names = (f"damaged-{path.name}" + (f".{number}" if number else "") for number in itertools.count())
     aside = next(attempt.folder / name for name in names if not (attempt.folder / name).exists())
@@ -59,7 +56,7 @@ def set_aside(path: Path, attempt: Attempt) -> Path:
 
 
 def check_contents(checkpoint: Checkpoint) -> None:
-    """Raise ``Damaged`` unless every file is in the safetensors format, with the ranges of its manifest entry."""
+    """Raise ``Damaged`` unless every file is in the safetensors format and has the ranges of its manifest entry."""
     for name, file in checkpoint.manifest.files.items():
         try:
             with safe_open(checkpoint.path / name, framework="pt") as opened:
@@ -74,9 +71,9 @@ def check_contents(checkpoint: Checkpoint) -> None:
 
 
 def load_tensors(checkpoint: Checkpoint, *, verified: bool = True) -> dict[str, Tensor]:
-    """The tensors of a checkpoint that were equal on every rank, by name.
+    """The whole tensors of a checkpoint (those that are equal on every rank), by name.
 
-    ``verified``: this process has compared the checksums. If not it does so first, and raises ``Damaged``.
+    Unless ``verified`` (this process has compared the checksums), compares them first and raises ``Damaged``.
     """
     if not verified:
         _verify(checkpoint, WHOLE)
@@ -84,10 +81,10 @@ def load_tensors(checkpoint: Checkpoint, *, verified: bool = True) -> dict[str, 
 
 
 class SavedVectors:
-    """The vectors of a checkpoint (``state.Vectors``): any range, from whichever files hold it."""
+    """The vectors of a checkpoint (``state.Vectors``): reads any range, from whichever files hold it."""
 
     def __init__(self, checkpoint: Checkpoint, *, verified: bool = True) -> None:
-        """``verified``: as in ``load_tensors``, at the first reading from each file."""
+        """``verified``: as in ``load_tensors``, when each file is first read."""
         self._checkpoint = checkpoint
         self._verified = set(checkpoint.manifest.files) if verified else set()
 
@@ -115,7 +112,7 @@ def _verify(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _covering(checkpoint: Checkpoint, vector: str) -> list[tuple[str, tuple[int, int]]]:
-    """The files that hold a vector with their ranges in order; raises ``Damaged`` unless they make it whole."""
+    """The files that hold a vector, with their ranges in order; raises ``Damaged`` unless they cover it."""
     held = sorted(
         ((name, file.ranges[vector]) for name, file in checkpoint.manifest.files.items() if vector in file.ranges),
         key=lambda each: each[1],

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the state of each registered part of a run, saved and loaded by one protocol."""
+"""The stateful parts of a run, saved and loaded by one protocol. What is registered here is in the checkpoint."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from glci_dist.errors import UserError
 
 
 class Stateful(Protocol):
-    """A part of a run with state, as torch's modules are."""
+    """A part of a run with a state, with the methods of torch's modules."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Its state before the next step, asked of every rank alike, so that it may use collectives.
+        """Its state before the next step. Called on every rank, so it may use collectives.
 
-        Each value is a ``Tensor`` that is equal on every rank, this rank's ``Part`` of a vector, or JSON: rank 0's is
-        saved.
+        Each value is a ``Tensor`` that is equal on every rank, this rank's ``Part`` of a vector, or JSON (rank 0's is
+        saved).
         """
         ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
-        """Take up what ``state_dict`` of any world gave: in the place of a ``Part`` the whole ``SavedVector``."""
+        """Load a ``state_dict`` of any world size, with a ``SavedVector`` in place of each ``Part``."""
         ...
 
 
@@ -37,16 +37,16 @@ def is_stateful(part: object) -> bool:
 
 @runtime_checkable
 class Rewindable(Protocol):
-    """A part that keeps some of its state where a run goes back to a checkpoint, and would go the same way again."""
+    """A part that keeps some of its state across a rollback, so that the run does not repeat what led to it."""
 
     def rewind_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """As ``load_state_dict``, in the middle of a run."""
+        """``load_state_dict`` for a rollback."""
         ...
 
 
 @dataclass(frozen=True)
 class SavedVector:
-    """A vector of a checkpoint, whoever wrote which part of it."""
+    """A vector of a checkpoint."""
 
     vectors: Vectors
     name: str
@@ -57,14 +57,14 @@ class SavedVector:
 
 
 class Registry:
-    """The stateful parts of a run by their names in a checkpoint; what is registered is what is saved."""
+    """The stateful parts of a run, by their names in a checkpoint."""
 
     def __init__(self, parts: Mapping[str, Stateful], *, optional: Collection[str] = ()) -> None:
-        """``optional``: parts that a checkpoint may lack; they stay as they are then."""
+        """``optional``: parts that a checkpoint may lack; they then keep their state."""
         self.parts, self._optional = dict(parts), frozenset(optional)
 
     def state(self, **facts: Any) -> State:
-        """This rank's view of what a checkpoint holds, every rank calls it; ``facts``: JSON beside the parts'."""
+        """This rank's share of a checkpoint's content; every rank calls it. ``facts``: further JSON."""
         whole: dict[str, Tensor] = {}
         vectors: dict[str, Part] = {}
         for name, part in self.parts.items():
@@ -81,10 +81,10 @@ class Registry:
         return State(whole, vectors, facts)
 
     def load(self, checkpoint: Checkpoint, *, verified: bool, rewind: bool = False) -> None:
-        """Give each part its state of a checkpoint; ``rewind``: in the middle of a run.
+        """Load each part's state from a checkpoint; ``rewind``: for a rollback. ``verified``: as in ``load_tensors``.
 
-        ``verified``: this process has compared the checksums; if not it does so first. Raises ``Damaged``,
-        ``Unreadable``, ``OSError``, and ``UserError`` where a part is not in it, or a network does not fit.
+        Raises ``Damaged``, ``Unreadable``, ``OSError``, and ``UserError`` where a part is missing or a network does not
+        fit.
         """
         tensors = load_tensors(checkpoint, verified=verified)
         vectors = SavedVectors(checkpoint, verified=verified)
@@ -122,6 +122,6 @@ def _load(checkpoint: Checkpoint, name: str, part: Stateful, state: Mapping[str,
 
 
 def _facts(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """The JSON of each part; optimisers' stood together in checkpoints of before there was a registry."""
+    """The JSON state of each part. The older format has the optimisers' in one entry."""
     facts = checkpoint.manifest.facts
     return {**facts, **{f"{side}.optimizer": numbers for side, numbers in facts.get("optimizers", {}).items()}}

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept."""
+"""Which checkpoints are kept, and how the others are deleted."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ class Retention:
 
 @dataclass(frozen=True)
 class Sorted:
-    """The checkpoints of a run that look whole, by what retention says of them."""
+    """The complete checkpoints of a run, sorted by retention."""
 
     newest: list[Checkpoint]
     """The newest ``keep``, newest first."""
     unwanted: list[Checkpoint]
-    """Oldest first."""
+    """To be deleted, oldest first."""
 
 
 def sort_out(root: Path, retention: Retention) -> Sorted:
-    """Which checkpoints in ``root`` are not kept. Raises ``OSError``, ``Unreadable``.
+    """Which checkpoints in ``root`` are kept and which are not. Raises ``OSError``, ``Unreadable``.
 
-    Only those that look whole, by manifest and sizes, count among the newest, and one that does not is not
-    touched: it may be all that is left of a step, and whoever resumes names it.
+    Incomplete ones are ignored: they are neither counted nor deleted, and the next resuming run reports them.
     """
     whole = [checkpoint for _, path in folders(root) if (checkpoint := _look(path)) is not None]
     newest = whole[: retention.keep]
@@ -48,15 +47,15 @@ def sort_out(root: Path, retention: Retention) -> Sorted:
 
 
 def delete(path: Path, attempt: Attempt) -> None:
-    """Remove a checkpoint. Raises ``OSError``, and leaves it as it was then.
+    """Delete a checkpoint. Raises ``OSError``, and then leaves it unchanged.
 
-    It is renamed first, so that a kill leaves it whole or not at all; and into the attempt's folder, which
-    a newer attempt takes away, whose checkpoint it may be (``Attempt.fenced``).
+    It is first renamed into the attempt's folder, so that a kill leaves it whole or gone, and so that this fails if a
+    newer attempt owns the run (``Attempt.fenced``).
     """
     sys.audit("glci.checkpoint", "delete", path.name)
     trash = attempt.folder / f"{path.name}.deleting"
     os.rename(path, trash)
-    # What is left of it is in nobody's way: the next attempt clears it.
+    # The next attempt removes what is left.
     shutil.rmtree(trash, ignore_errors=True)
 
 

@@ -1,16 +1,16 @@
-"""Saving: training waits for the copy to host memory; writing and the commit happen behind it.
+"""Asynchronous saving: training waits for the copy to host memory; a thread writes and commits.
 
 The protocol (docs/checkpoints.md):
 
-1. Every rank copies its share into host memory. Training goes on.
+1. Every rank copies its share into host memory. Training continues.
 2. Every rank writes its file into ``attempts/0004/step-00001200.writing/`` and fsyncs it.
 3. Rank 0 gathers sizes and checksums, writes the manifest, fsyncs it and the folder.
 4. One rename puts the folder into ``checkpoints/``; that folder is fsynced. This is the commit.
-5. Rank 0 removes what retention does not keep: renamed into the attempt's folder, then deleted. Before that
-   one of the newest that are kept has been read back whole.
-6. Rank 0 tells the others what became of it: no rank's save ends before.
+5. Rank 0 deletes what retention does not keep (renamed into the attempt's folder first), once one of the newest kept
+   checkpoints has been read back and found intact.
+6. Rank 0 broadcasts the outcome: no rank's save ends before.
 
-``sys.audit`` tells of each stage (``glci.checkpoint``, stage, step), for tests and tracing.
+Each stage raises an audit event (``sys.audit``: ``glci.checkpoint``, stage, step), for tests and tracing.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ from glci_dist.runs.attempts import Attempt
 
 @dataclass(frozen=True)
 class Saved:
-    """What became of one save; the same on every rank, but for the seconds."""
+    """The outcome of one save; equal on every rank, except for the seconds."""
 
     step: int
     phase: str
     error: str | None
-    """Why there is no such checkpoint."""
+    """Why the save failed; None: it did not."""
     bytes: int
     """Over all ranks."""
     copy_seconds: float
-    """That training waited for the copy."""
+    """For which training waited for the copy."""
     write_seconds: float
     """From the end of the copy to the commit."""
     deleted: tuple[str, ...] = ()
-    """Checkpoints that retention removed."""
+    """Checkpoints that retention deleted."""
     damaged: tuple[tuple[Path, str, Path], ...] = ()
-    """Checkpoints that were not whole when they were read back: where they were, what was wrong, where they lie."""
+    """Checkpoints found damaged when read back: old path, what is wrong, new path."""
     kept: str | None = None
-    """Why nothing more was removed, if retention could not do its work: the disk fills up."""
+    """Why retention failed, so that the disk fills up; None: it did not."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class _Cleared:
 
 
 class Saver:
-    """Writes checkpoints of one attempt, at most one at a time. Every rank calls its methods alike."""
+    """Writes checkpoints of one attempt, at most one at a time. Every rank calls the same methods."""
 
     def __init__(
         self,
@@ -90,34 +90,34 @@ class Saver:
         *,
         on_saved: Callable[[Saved], None],
     ) -> None:
-        """``on_saved`` is called from another thread, on rank 0 alone."""
+        """``on_saved`` is called from another thread, only on rank 0."""
         self._root, self._attempt, self._world, self._retention = root, attempt, world, retention
         self._on_saved = on_saved
         self.committed: int | None = None
-        """Step of the newest checkpoint of the run, if it has one; to be set where the run goes on from one."""
+        """Step of the run's newest checkpoint, if it has one; a resuming run sets it."""
         self.failed: str | None = None
-        """Why the last save did not become a checkpoint, if it did not."""
+        """Why the last save failed; None: it did not."""
         self.verified: set[int] = set()
-        """Steps of checkpoints that this attempt has read and found whole (rank 0)."""
+        """Steps of checkpoints that this attempt has read and found intact (rank 0)."""
         self._images: dict[str, Image] = {}
         self._thread: threading.Thread | None = None
         self._saving: int | None = None
         self._broken: BaseException | None = None
         self.stall_seconds = 0.0
-        """That training waited for copies and for earlier saves, since it was last set to 0."""
+        """For which training waited for copies and for earlier saves, since it was last set to 0."""
 
     @property
     def saving(self) -> int | None:
-        """Step of the checkpoint that is being written; None: none is."""
+        """Step of the checkpoint that is being written, if any."""
         return self._saving if self._thread is not None and self._thread.is_alive() else None
 
     @property
     def is_superseded(self) -> bool:
-        """Whether a newer attempt forbade the last save, as far as this rank knows."""
+        """Whether the last save failed because a newer attempt owns the run, as far as this rank knows."""
         return isinstance(self._broken, Superseded)
 
     def save(self, state: State, *, step: int, phase: str, ends_phase: bool) -> None:
-        """Copy the state before ``step`` and begin to write it; waits for an earlier save to end first."""
+        """Wait for an earlier save to end, copy the state before ``step``, and begin to write it."""
         self.wait()
         start = time.perf_counter()
         sys.audit("glci.checkpoint", "copy", step)
@@ -141,13 +141,13 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when no save is under way; raises ``Superseded``, on every rank, where a newer attempt forbade one."""
+        """Wait for the save in progress; raises ``Superseded`` on every rank if a newer attempt owns the run."""
         self.pause()
         if self._broken is not None:
             raise self._broken
 
     def pause(self) -> None:
-        """Return when no save is under way, whatever became of it."""
+        """Wait for the save in progress, whatever its outcome."""
         start = time.perf_counter()
         if self._thread is not None:
             self._thread.join()
@@ -155,7 +155,7 @@ class Saver:
         self.stall_seconds += time.perf_counter() - start
 
     def go_back(self, step: int) -> None:
-        """The run goes on from the checkpoint of ``step``; what was saved after it is no part of it any more."""
+        """Make the checkpoint of ``step`` the newest: delete later ones."""
         self.wait()
         self.committed = step
         self.verified = {each for each in self.verified if each <= step}
@@ -167,12 +167,12 @@ class Saver:
         self._world.barrier()
 
     def _copy(self, state: State) -> dict[str, dict[str, tuple[int, int]]]:
-        """Fill this rank's images; returns, for each file, which ranges of which vectors it holds."""
+        """Copy the state into this rank's buffers; returns each file's ranges of vectors."""
         contents = {_part_name(self._world): {name: list(part.pieces) for name, part in state.parts.items()}}
         if self._world.is_main:
             contents[WHOLE] = {name: [tensor] for name, tensor in state.whole.items()}
         for file, tensors in contents.items():
-            # A vector's pieces may change their shapes from save to save, but not what they add up to.
+            # Flat, because a vector's pieces may change their shapes from save to save, but not their total size.
             pieces = {name: [piece.detach() for piece in found] for name, found in tensors.items()}
             if file != WHOLE:
                 pieces = {name: [piece.reshape(-1) for piece in found] for name, found in pieces.items()}
@@ -188,14 +188,14 @@ class Saver:
         return {file: ranges if file != WHOLE else {} for file in contents}
 
     def _run(self, record: dict[str, Any], files: dict[str, dict[str, tuple[int, int]]], copy_seconds: float) -> None:
-        """The save, in its own thread; never raises, since nobody would see it."""
+        """The save, in its own thread; never raises, as nothing would catch it."""
         start = time.perf_counter()
         try:
             ranks = self._world.to_main_behind(self._write(record["step"], files))
             answer = self._finish(record, ranks, copy_seconds, start) if self._world.is_main else None
             self.failed, superseded = self._world.from_main_behind(answer)
         except Exception as failure:
-            # A lost rank: the training's own collectives say so too.
+            # A lost rank: training's own collectives fail too, and report it.
             self._broken = failure
             return
         if superseded is not None:
@@ -210,7 +210,7 @@ class Saver:
         copy_seconds: float,
         start: float,
     ) -> tuple[str | None, str | None]:
-        """Commit, clear away and tell, on rank 0; what went wrong, and the newer attempt that forbade it."""
+        """Commit, apply retention and call ``on_saved``, on rank 0; returns the error, and the newer attempt if any."""
         step = record["step"]
         try:
             error, size = self._commit(record, ranks)
@@ -231,12 +231,12 @@ class Saver:
         return error, None
 
     def _write(self, step: int, files: dict[str, dict[str, tuple[int, int]]]) -> tuple[dict[str, File], str | None]:
-        """Write this rank's files; their entries, or what went wrong."""
+        """Write this rank's files; returns their manifest entries, or the error."""
         aside = self._aside(step)
         written: dict[str, File] = {}
         try:
             sys.audit("glci.checkpoint", "write", step)
-            # Not its parents: the attempt's own folder is gone where a newer attempt took over.
+            # Without parents: the attempt's folder is gone once a newer attempt took over.
             with suppress(FileExistsError):
                 aside.mkdir()
             for name, ranges in files.items():
@@ -249,7 +249,7 @@ class Saver:
     def _commit(
         self, record: dict[str, Any], ranks: list[tuple[dict[str, File], str | None]]
     ) -> tuple[str | None, int]:
-        """Make the files of all ranks a checkpoint: what went wrong, the bytes. Raises ``Superseded``."""
+        """Commit the files of all ranks as a checkpoint; returns the error, and the bytes. Raises ``Superseded``."""
         step = record["step"]
         aside, final = self._aside(step), self._root / folder_name(step)
         error = next((error for _, error in ranks if error), None)
@@ -262,7 +262,7 @@ class Saver:
                 sys.audit("glci.checkpoint", "commit", step)
                 self.verified.discard(step)
                 if final.exists():
-                    # Damaged, or of a way that was not taken: it was passed over on resuming.
+                    # Damaged, or of an abandoned branch: the run did not resume from it.
                     delete(final, self._attempt)
                 os.rename(aside, final)
                 _sync(self._root)
@@ -275,18 +275,18 @@ class Saver:
         return error, 0
 
     def _clear_away(self) -> _Cleared:
-        """Delete what is not kept, unless one that is kept turns out to be damaged; that one is set aside instead."""
+        """Delete what is not kept; if a checkpoint that is kept is found damaged, move that one aside instead."""
         cleared = _Cleared()
         try:
             found = sort_out(self._root, self._retention)
             if found.unwanted:
                 self._read_back(found.newest, cleared)
-            # Damaged ones take nobody's place: the next save counts anew.
+            # If a checkpoint that should be kept is damaged, delete nothing this time.
             for each in found.unwanted if not cleared.damaged else ():
                 delete(each.path, self._attempt)
                 cleared.deleted.append(each.path.name)
         except OSError as failure:
-            # An older attempt can remove nothing, and ends itself soon.
+            # A superseded attempt can delete nothing, and soon ends.
             if not self._attempt.is_over():
                 cleared.problem = f"{failure.filename or self._root}: {failure.strerror or failure}"
         except Unreadable as failure:
@@ -294,7 +294,7 @@ class Saver:
         return cleared
 
     def _read_back(self, newest: list[Checkpoint], cleared: _Cleared) -> None:
-        """See to it that one of these is known to be whole; those that were not are set aside."""
+        """Verify checkpoints until one is intact, unless one has been verified already; move damaged ones aside."""
         if any(checkpoint.step in self.verified for checkpoint in newest):
             return
         for checkpoint in newest:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as the trainer hands it over and takes it back; it knows nothing of networks."""
+"""A checkpoint's content in memory: tensors, shards of vectors, JSON. It knows no networks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """The elements ``start`` to ``stop`` of a vector of ``total``, which another rank has the rest of."""
+    """This rank's elements ``start`` to ``stop`` of a vector of ``total`` elements, sharded over ranks."""
 
     start: int
     total: int
     pieces: Sequence[Tensor]
-    """One after the other they are those elements; each fp32, of any shape."""
+    """fp32, of any shape; concatenated they are those elements."""
 
     @property
     def stop(self) -> int:
@@ -25,18 +25,18 @@ class Part:
 
 @dataclass(frozen=True)
 class State:
-    """One rank's view of a run's state, before some step."""
+    """One rank's share of a run's state, before some step."""
 
     whole: Mapping[str, Tensor]
     """Tensors by name that are equal on every rank: ``completion/weight``. Rank 0 writes them."""
     parts: Mapping[str, Part]
-    """This rank's share of each vector: ``completion.optimizer/exp_avg``."""
+    """This rank's shard of each vector: ``completion.optimizer/exp_avg``."""
     facts: Mapping[str, Any]
-    """What goes into the manifest as it is (JSON), equal on every rank."""
+    """JSON for the manifest, equal on every rank."""
 
 
 class Vectors(Protocol):
-    """The vectors of a checkpoint, whoever wrote which part of them."""
+    """Reads the vectors of a checkpoint, whichever ranks wrote them."""
 
     def names(self) -> Sequence[str]: ...
 

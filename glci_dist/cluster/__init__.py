@@ -1,1 +1,1 @@
-"""The one place that knows ranks and signals."""
+"""The process group, launchers, the hang watch, and signals."""

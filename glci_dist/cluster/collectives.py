@@ -1,4 +1,4 @@
-"""What this process is doing for the others, by name: how long collectives took, and where it hangs if it does."""
+"""Progress of the training thread: the collective or the work that it is in, for the watch, and time in collectives."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Place:
     step: int = -1
     """-1: before the first."""
     name: str = "start"
-    """The collective it is in, or the last thing that it began."""
+    """The collective that it is in, or the last work that it began."""
     count: int = 0
-    """Collectives that it entered: the same on all ranks that are at the same place."""
+    """Collectives entered so far: equal on all ranks that are at the same point."""
     since: float = 0.0
-    """When it came there (``time.monotonic``)."""
+    """Start of it (``time.monotonic``)."""
     is_collective: bool = False
     is_bounded: bool = False
-    """Whether it should be left soon: a collective, or what comes after one (a GPU is waited for there)."""
+    """Whether ``engine.timeout_s`` holds for it: a collective, or what follows one (where a GPU is waited for)."""
     is_patient: bool = False
-    """Whether the others wait for it as long as it lives: for a slow disk, say."""
+    """Whether the other ranks wait without bound while this process is alive, as for a slow disk."""
     seconds: float = 0.0
-    """Host seconds in collectives since they were last taken (GPUs: launching them)."""
+    """Host seconds in collectives since the last ``take_collective_seconds`` (GPUs: launching them)."""
 
 
 _place = Place(since=time.monotonic())
@@ -34,20 +34,20 @@ _place = Place(since=time.monotonic())
 
 @contextmanager
 def collective(name: str) -> Iterator[None]:
-    """The block is a collective: it ends when every rank has come to it."""
+    """The block is a collective: it ends when every rank has entered it."""
     _place.count += 1
     start = _come(name, is_collective=True, is_bounded=True)
     yield
-    # Where it raised, that is still where it was.
+    # Not in a finally: after an error the thread still counts as being in the collective.
     _place.seconds += time.monotonic() - start
     _come(f"after {name}", is_collective=False, is_bounded=True)
 
 
 def begin(name: str, *, step: int | None = None, patient: bool = False) -> None:
-    """This process begins something by itself that may take long, such as taking a batch or setting up.
+    """Mark the start of work outside of collectives that may take long, such as loading a batch or setting up.
 
-    ``patient``: the others shall wait for it as long as this process lives, not only ``engine.timeout_s``. They
-    must then meet it next in a collective of host values (``World.to_all`` and its like), which waits as long.
+    ``patient``: the other ranks wait without bound while this process is alive, not only ``engine.timeout_s``. The
+    next collective must then be one of host values (``World.to_all`` and its like), which waits as long.
     """
     if step is not None:
         _place.step = step
@@ -55,7 +55,7 @@ def begin(name: str, *, step: int | None = None, patient: bool = False) -> None:
 
 
 def place() -> Place:
-    """Where the training thread is now; a copy, which does not move on with it."""
+    """A copy of the current progress."""
     return replace(_place)
 
 
@@ -66,7 +66,7 @@ def take_collective_seconds() -> float:
 
 
 def _come(name: str, *, is_collective: bool, is_bounded: bool, is_patient: bool = False) -> float:
-    # The time first: whoever looks in between must not take a long wait before this for one in it.
+    # The time first: a reader in another thread must not combine the new name with the old start.
     _place.since = time.monotonic()
     _place.name, _place.is_collective = name, is_collective
     _place.is_bounded, _place.is_patient = is_bounded, is_patient

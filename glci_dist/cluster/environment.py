@@ -1,4 +1,4 @@
-"""What the agent that started this process is told of it, and the scheduler's job that it is part of."""
+"""What a worker reports to torch's elastic agent (error file, current step), and the scheduler's job it belongs to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glci_dist.urls import without_secrets
 
 
 def job() -> dict[str, str]:
-    """The scheduler's job that this process is part of, and which restart of it; empty outside of one."""
+    """The scheduler's job that this process belongs to, and the number of its restart; empty outside of a job."""
     number = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID", ""))
     if not number:
         return {}
@@ -27,33 +27,33 @@ def job() -> dict[str, str]:
 
 
 class Part(enum.StrEnum):
-    """A process's part in a failure."""
+    """A process's role in a failure."""
 
     BROKE = "broke"
     """It failed by itself."""
     WAITED = "waited"
-    """It ends because another rank did not come, and says which."""
+    """It ends because another rank, which it names, did not enter a collective."""
     LOST = "lost"
-    """It ends because another rank is gone, whose cause is the one to look for."""
+    """It ends because another rank is gone: that rank's cause is the one to report."""
 
 
 _listener: Callable[[str, Part], None] | None = None
 
 
 def on_ending(listener: Callable[[str, Part], None] | None) -> None:
-    """Call ``listener`` with why this process ends, before it does, whoever ends it; None: nobody any more."""
+    """Set the function that is called with the reason before this process ends for any reason; None: remove it."""
     global _listener
     _listener = listener
 
 
 def say_ending(why: str, part: Part = Part.BROKE) -> None:
-    """Say why this process ends to whoever writes it down (``on_ending``)."""
+    """Call the listener that ``on_ending`` set with why this process ends."""
     if _listener is not None:
         _listener(without_secrets(why), part)
 
 
 def tell_cause(why: str, part: Part = Part.BROKE) -> None:
-    """Leave why this process fails, and in which step, where torch's elastic agent looks for it; once."""
+    """Write why this process fails, and in which step, to the error file of torch's elastic agent; once."""
     say_ending(why, part)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not Path(file).exists():
@@ -63,7 +63,7 @@ def tell_cause(why: str, part: Part = Part.BROKE) -> None:
 
 
 class StepNote:
-    """Keeps the step in hand where the agent of this node finds it, whatever ends this process."""
+    """Keeps the current step in a file next to the error file, where the agent finds it even after a SIGKILL."""
 
     def __init__(self) -> None:
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -73,13 +73,13 @@ class StepNote:
                 self._handle = os.open(_step_file(file), os.O_WRONLY | os.O_CREAT, 0o600)
 
     def write(self, step: int) -> None:
-        """Begin a step."""
+        """Record the step that begins."""
         if self._handle is not None:
             os.pwrite(self._handle, step.to_bytes(8, "little"), 0)
 
 
 def noted_step(error_file: str) -> int:
-    """The step that a worker was in when it ended, by the name of its error file; -1: it had begun none."""
+    """The step that the worker with this error file was in when it ended; -1: it had begun none."""
     try:
         written = _step_file(error_file).read_bytes() if error_file else b""
     except FileNotFoundError:

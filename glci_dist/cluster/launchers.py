@@ -1,7 +1,7 @@
-"""Which world this process is part of, by what its launcher left in the environment.
+"""Rank and world size of this process, from its launcher's environment variables.
 
-torchrun, DeepSpeed's launcher and `glci submit`'s agent say it in torch's variables (RANK, WORLD_SIZE, ...); srun and
-mpirun have their own, which ``settle`` puts into torch's, so that everything else reads one set of them.
+torchrun, DeepSpeed's launcher and `glci submit`'s agent set torch's variables (RANK, WORLD_SIZE, ...); srun and mpirun
+set their own, which ``settle`` translates, so that everything else reads torch's.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ _BARE = "RANK and WORLD_SIZE"
 _TORCHS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _USUAL_PORT = 29500
 _FIRST_PORT, _PORTS = 20000, 9000
-"""Below those that the system lends to connections, and those of ``cluster.reserved_port``."""
+"""Below the system's ephemeral ports, and below those of ``cluster.reserved_port``."""
 _SPECIAL_STEPS = 0xFFFFFFF0
-"""From here on SLURM numbers its own steps: the batch script, the shell of salloc."""
+"""First of the numbers that SLURM gives to its own steps: the batch script, the shell of salloc."""
 
 
 @dataclass(frozen=True)
 class Launched:
-    """This process among those that one launcher started."""
+    """This process as one rank of a launcher's world."""
 
     by: str
-    """What started it, for messages."""
+    """The launcher's name, for messages."""
     rank: int
     size: int
     local_rank: int = 0
     local_size: int | None = None
-    """Ranks on this host; None: not told."""
+    """Ranks on this host; None: unknown."""
     address: str = ""
-    """Of rank 0's host; empty where nothing tells it."""
+    """Of rank 0's host; empty: unknown."""
     port: int | None = None
 
     @property
     def is_one_of_many(self) -> bool:
-        """Whether the same command runs in other processes now: RANK and WORLD_SIZE alone may be those of a machine."""
+        """Whether other processes run the same command; RANK and WORLD_SIZE alone may be a machine's own variables."""
         return self.size > 1 and self.by != _BARE
 
 
 @dataclass(frozen=True)
 class _Family:
-    """The variables of launchers that are not torch's."""
+    """The variables of one kind of launcher."""
 
     by: str
     rank: str
@@ -56,7 +56,7 @@ class _Family:
     local_rank: str
     local_size: str
     job: tuple[str, ...] = ()
-    """Variables that tell one start of ranks from another one."""
+    """Variables that identify one start of the launcher."""
 
 
 _MPI = (
@@ -80,10 +80,9 @@ _MPI = (
 
 
 def find() -> Launched | None:
-    """Who started this process as part of a world; None: it is one by itself.
+    """This process's rank in its launcher's world; None: it has no launcher.
 
-    A variable that is empty counts as unset. Raises ``UserError`` where the variables are not whole, or say different
-    things.
+    An empty variable counts as unset. Raises ``UserError`` where the variables are incomplete or contradictory.
     """
     variables = {name: text for name, text in os.environ.items() if text}
     other = _of_others(variables)
@@ -96,7 +95,7 @@ def find() -> Launched | None:
     rank = _number(variables, "RANK") if has_rank else other.rank if other else 0
     size = _number(variables, "WORLD_SIZE") if has_size else other.size if other else 1
     _check_rank(rank, size, "RANK", "WORLD_SIZE")
-    # An agent of torch's may be what the other launcher started, once a node.
+    # The other launcher may have started torch's agents, one per node.
     if other is not None and "TORCHELASTIC_RUN_ID" not in variables and (rank, size) != (other.rank, other.size):
         raise UserError(
             f"RANK and WORLD_SIZE say rank {rank} of {size}, but {other.by} says rank {other.rank} of {other.size}: "
@@ -106,13 +105,10 @@ def find() -> Launched | None:
 
 
 def settle() -> Launched | None:
-    """As ``find``, with torch's variables set to what it found; and where rank 0 waits for the others is known.
-
-    Raises ``UserError``.
-    """
+    """Set torch's variables to what ``find`` returns; raises ``UserError`` also where rank 0's address is unknown."""
     found = find()
     if found is not None and found.size > 1 and not (found.address and found.port):
-        # The others may know it.
+        # Other ranks may know it.
         raise UserError(_where_is_rank_0(found), one_rank=True)
     for name in _TORCHS:
         if not os.environ.get(name):
@@ -120,7 +116,7 @@ def settle() -> Launched | None:
     if found is None:
         return None
     told = {
-        # c10d warns of every connection from an address that has no name in the DNS, as between a cluster's nodes.
+        # c10d warns of every connection from an address without a DNS name, as between a cluster's nodes.
         "TORCH_CPP_LOG_LEVEL": "ERROR" if found.by == "srun" else None,
         "RANK": found.rank,
         "WORLD_SIZE": found.size,
@@ -136,9 +132,9 @@ def settle() -> Launched | None:
 
 
 def is_echo() -> bool:
-    """Whether another process says what this one would say for all: it is one of a launcher's, and not rank 0.
+    """Whether rank 0 prints what this process would print: it is another rank of a launcher's world.
 
-    Where the variables contradict each other, are not whole, or may be a machine's, every process speaks.
+    False where the variables are contradictory, incomplete, or perhaps the machine's own: then every process prints.
     """
     try:
         found = find()
@@ -151,7 +147,7 @@ def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launche
     local_rank = other.local_rank if other is not None else 0
     if "LOCAL_RANK" in variables:
         local_rank = _number(variables, "LOCAL_RANK")
-    # DeepSpeed's launcher has a name of its own for it.
+    # LOCAL_SIZE is what DeepSpeed's launcher sets.
     name = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in variables), None)
     local_size = _number(variables, name) if name else other.local_size if other is not None else None
     if local_size is not None and name is not None:
@@ -169,14 +165,14 @@ def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launche
 
 
 def _of_others(variables: Mapping[str, str]) -> Launched | None:
-    """What launchers but torch's say; None where they started no more than one process."""
+    """The rank by mpirun's or srun's variables; None where there are none, or for a single process."""
     by_mpi = next((found for family in _MPI if (found := _by_mpi(family, variables)) is not None), None)
     by_srun = _by_srun(variables)
     if by_mpi is None or (by_srun is not None and (by_srun.rank, by_srun.size) == (by_mpi.rank, by_mpi.size)):
-        # srun speaks PMI too, and knows more.
+        # srun sets PMI's variables too, and more.
         found = by_srun
     else:
-        # What mpirun starts on a node, it may start by srun.
+        # mpirun may start its processes with srun.
         found = by_mpi
     if found is None and "RANK" not in variables and variables.get("PMIX_RANK", "0") != "0":
         raise UserError(f"PMIX_RANK={variables['PMIX_RANK']} is set, but nothing says of how many: {_WAY_OUT}")
@@ -203,7 +199,7 @@ def _by_mpi(family: _Family, variables: Mapping[str, str]) -> Launched | None:
 
 
 def _by_srun(variables: Mapping[str, str]) -> Launched | None:
-    """A task among several of one job step; a batch script, or salloc's shell, is none, however many it may start."""
+    """A task of a job step with several tasks; a batch script, or salloc's shell, is none."""
     step = variables.get("SLURM_STEP_ID", "")
     if "SLURM_PROCID" not in variables or not step.isdecimal() or int(step) >= _SPECIAL_STEPS:
         return None
@@ -227,13 +223,13 @@ def _by_srun(variables: Mapping[str, str]) -> Launched | None:
 
 
 def first_host(nodes: str) -> str:
-    """The first name of a list as SLURM writes it: ``n01`` of ``n[01-03,7],m4``."""
+    """The first name of a SLURM node list: ``n01`` of ``n[01-03,7],m4``."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group() if first else "")
 
 
 def _tasks_here(variables: Mapping[str, str]) -> int | None:
-    """Of this node, by a list such as ``2(x3),1`` and the node's place in it."""
+    """Tasks on this node, from a list such as ``2(x3),1`` and the node's index in it."""
     counts: list[int] = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", variables.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(count)] * int(times or 1)
@@ -242,7 +238,7 @@ def _tasks_here(variables: Mapping[str, str]) -> int | None:
 
 
 def _launcher_of(variable: str) -> str:
-    """The process that set ``variable``, which is the same one for all ranks of this host."""
+    """The process id of the launcher that set ``variable``: the same for all ranks of this host."""
     process = os.getpid()
     while process > 1:
         folder = Path(f"/proc/{process}")
@@ -252,7 +248,7 @@ def _launcher_of(variable: str) -> str:
                 break
             process = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
         except OSError:
-            # Another user's: it is no rank.
+            # Another user's process is no rank.
             break
     return str(process)
 
@@ -283,14 +279,14 @@ def _port(variables: Mapping[str, str]) -> int | None:
     if not variables.get("MASTER_PORT"):
         return None
     port = _number(variables, "MASTER_PORT")
-    # torch takes 0 for any free one, where there is nobody to find it.
+    # Port 0 (any free one) is allowed here: it works for a single rank.
     if not 0 <= port < 2**16:
         raise UserError(f"MASTER_PORT={port} is no port: choose a free one from 1024 to 65535")
     return port
 
 
 def _port_of(job: str) -> int:
-    """The same for all ranks of a start, and most likely another one than for other starts."""
+    """A port that is equal on all ranks of one start, and most likely differs between starts."""
     return _FIRST_PORT + zlib.crc32(f"{os.getuid()}/{job}".encode()) % _PORTS
 
 

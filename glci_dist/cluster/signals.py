@@ -1,4 +1,4 @@
-"""Signals become a flag that the ranks agree on at a step's end; nothing happens inside a handler."""
+"""Signals set a flag that the ranks exchange at a step's end; nothing else happens inside a handler."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glci_dist.errors import STOP_SIGNALS, ExitCode
 
 
 def answered(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """Those of these signals that this process does not ignore."""
+    """Those of ``numbers`` that this process does not ignore."""
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
@@ -25,7 +25,7 @@ class StopRequest:
     """Whether this rank was asked to stop, by which signal, and how long ago."""
 
     def __init__(self, within_s: float = 0.0) -> None:
-        """``within_s``: the process ends that long after the signal whatever it does then; 0: it does not."""
+        """``within_s``: the process is ended that long after the signal, whatever it is doing; 0: no limit."""
         self.name: str | None = None
         self._within_s = within_s
         self._at: float | None = None
@@ -42,9 +42,9 @@ class StopRequest:
         self.name = self.name or signal.Signals(number).name
 
     def _listen(self, arrivals: socket.socket) -> None:
-        """Take the time of the first signal; end the process when its time is up, or at a second SIGINT.
+        """Record the time of the first signal; end the process after ``within_s``, or at a second SIGINT.
 
-        In a thread: while a collective waits, Python's own handlers do not run.
+        In a thread, because Python's own handlers do not run while the main thread waits in a collective.
         """
         interrupts = 0
         while True:
@@ -64,7 +64,6 @@ class StopRequest:
                 arrivals.settimeout(max(0.001, self._at + self._within_s - time.monotonic()))
             interrupts += numbers[0] == signal.SIGINT
             if interrupts == 2:
-                # The second Ctrl-C means "now".
                 self._end("stopped at once", ExitCode.INTERRUPTED)
 
     def _end(self, why: str, code: int) -> None:
@@ -90,9 +89,9 @@ class StopRequest:
 
 @contextmanager
 def stop_request(within_s: float = 0.0) -> Iterator[StopRequest]:
-    """Turn ``STOP_SIGNALS`` into a ``StopRequest`` while the block lasts.
+    """A ``StopRequest`` that ``STOP_SIGNALS`` set while the block lasts.
 
-    But for those that this process was started to ignore (``nohup``, a shell's ``trap "" HUP``): they stay ignored.
+    Signals that were ignored when this process started (``nohup``, a shell's ``trap "" HUP``) stay ignored.
     """
     request = StopRequest(within_s)
     with request._listening():

@@ -1,7 +1,7 @@
-"""Ends a rank that waits too long for another, and says for which one, where and since when.
+"""Ends a rank that waits too long in a collective, and reports which rank it waited for, where and how long.
 
-Each rank tells the launcher's store every second where it is (``collectives.Place``). A collective that
-some rank never comes to holds all the others; the one that looks first reads where each of them is.
+Each rank writes its progress (``collectives.Place``) to the launcher's store every second. A collective that one rank
+never enters blocks all the others; on a time-out a rank reads everybody's progress from the store.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from glci_dist.cluster.environment import Part, tell_cause
 _TICK_S = 1.0
 _ANSWER_S = 5.0
 _SIGN_S = 3.0
-"""A process that runs tells where it is at least this often."""
+"""A live process writes its progress at least this often."""
 
 
 class Watch:
-    """A thread that looks once a second at where the training thread is."""
+    """A thread that checks the training thread's progress once a second."""
 
     def __init__(self, *, rank: int, size: int, host: str, timeout_s: float) -> None:
         self._rank, self._size, self._host, self._timeout_s = rank, size, host, timeout_s
@@ -38,7 +38,7 @@ class Watch:
         self._thread.start()
 
     def every_second(self, task: Callable[[], None]) -> None:
-        """Call ``task`` once a second from now on; a disk that keeps it waiting, or fails, keeps nobody else."""
+        """Call ``task`` once a second in a thread of its own, so that a slow or failing disk delays nothing else."""
 
         def run() -> None:
             while not self._ended.wait(_TICK_S):
@@ -65,7 +65,7 @@ class Watch:
                 told = time.monotonic()
 
     def _look_around(self, here: Place, waited: float) -> None:
-        """End this process, unless those that it waits for are alive and said that it takes them long."""
+        """End this process, unless all ranks that it waits for are alive and marked their work as patient."""
         first = self._ask()
         time.sleep(_SIGN_S)
         second = self._ask()
@@ -96,7 +96,7 @@ class Watch:
         )
 
     def _ask(self) -> list[dict[str, object] | None]:
-        """What each rank last said; None where the store has nothing of it, or does not answer."""
+        """Each rank's last progress; None where the store has none, or does not answer."""
         found: list[dict[str, object] | None] = [None] * self._size
 
         def ask() -> None:
@@ -106,7 +106,7 @@ class Watch:
                     if self._store.check([_key(rank)]):
                         found[rank] = json.loads(self._store.get(_key(rank)))
 
-        # The store may lie in a process that was stopped: then it never answers.
+        # A store in a stopped process never answers.
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(_ANSWER_S)
@@ -115,13 +115,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class Missing:
-    """A rank that did not come to where another one waits."""
+    """A rank that has not entered the collective in which another one waits."""
 
     rank: int
     what: str
-    """What is known of it, with its host."""
+    """Its host and last progress, for messages."""
     is_patient: bool
-    """It is alive, and said that what it does may take long."""
+    """It is alive, and its work may take any time (``collectives.begin``)."""
 
 
 def missing(
@@ -130,7 +130,7 @@ def missing(
     first: Sequence[dict[str, object] | None],
     second: Sequence[dict[str, object] | None],
 ) -> list[Missing]:
-    """Which ranks did not come to where ``rank`` waits, from two looks at what all of them say."""
+    """The ranks that have not entered the collective in which ``rank`` waits, from two samples of all progress."""
     behind = []
     for other, (before, now) in enumerate(zip(first, second, strict=True)):
         if other == rank:
@@ -147,14 +147,14 @@ def missing(
 
 
 def blame(behind: Sequence[Missing]) -> str:
-    """The ranks that are waited for, in words."""
+    """The missing ranks, for a message."""
     if not behind:
         return "every other rank is there too: look at the network between the hosts"
     return "not there: " + ", ".join(f"rank {each.rank} {each.what}" for each in behind)
 
 
 def _connect() -> dist.Store:
-    """A connection of its own to the store of the launcher: the process group's may be waiting for something."""
+    """A separate connection to the launcher's store, as the process group's may be blocked."""
     return dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),

@@ -1,4 +1,4 @@
-"""The one place that knows ranks: the process group, this rank's device and its threads."""
+"""The process group, this rank's device and its threads. No other module knows ranks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ASK_AGAIN_S = 2.0
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run."""
+    """This process's rank, and host-side communication with the others."""
 
     rank: int
     size: int
@@ -37,14 +37,14 @@ class World:
     local_size: int
     device: torch.device
     words: dist.ProcessGroup | None = None
-    """For values in host memory. It waits for days: the watch says when that is too long."""
+    """gloo group for CPU objects; the watch enforces its timeout, not the backend."""
     behind: dist.ProcessGroup | None = None
-    """The same for what happens behind the training, in another thread and in its own order."""
+    """A second one for the thread that saves checkpoints, whose collectives have an order of their own."""
     watch: Watch | None = None
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes what is written once for the run."""
+        """Whether this is rank 0, which writes the run's files."""
         return self.rank == 0
 
     @property
@@ -66,7 +66,7 @@ class World:
         return box[0]
 
     def once(self, function: Callable[[], Any]) -> Any:
-        """What ``function`` returns, or the ``Ending`` that it raises, on rank 0; on every rank."""
+        """Run ``function`` on rank 0; return its value, or raise its ``Ending``, on every rank."""
         answer: Any = None
         if self.is_main:
             try:
@@ -79,7 +79,7 @@ class World:
         return answer
 
     def to_main(self, value: Any) -> list[Any]:
-        """Every rank's ``value`` in the order of ranks, on rank 0; elsewhere an empty list."""
+        """Every rank's ``value`` in the order of ranks on rank 0; an empty list on the others."""
         if self.size == 1:
             return [value]
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
@@ -97,7 +97,7 @@ class World:
         return boxes
 
     def to_main_behind(self, value: Any) -> list[Any]:
-        """``to_main``, for the one other thread that talks to its like on the other ranks."""
+        """``to_main``, over the group of the thread that saves checkpoints."""
         if self.size == 1:
             return [value]
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
@@ -105,7 +105,7 @@ class World:
         return boxes or []
 
     def from_main_behind(self, value: Any) -> Any:
-        """``from_main``, for that thread."""
+        """``from_main``, over the group of the thread that saves checkpoints."""
         if self.size == 1:
             return value
         box = [value]
@@ -113,16 +113,16 @@ class World:
         return box[0]
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Return when every rank has entered."""
         if self.size == 1:
             return
         with collective("a barrier"):
             dist.barrier(group=self.words)
 
     def agree(self, error: str | None) -> None:
-        """Raise ``UserError`` on every rank with the first rank's message, if any rank has one.
+        """If any rank has an ``error``, raise ``UserError`` on every rank with the first one.
 
-        Where not all ranks have it, it is a matter of that rank's host, which is named.
+        The message names the rank's host, unless every rank has an error.
         """
         said = self.to_all((error, self.host))
         rank = next((rank for rank, (message, _) in enumerate(said) if message), None)
@@ -135,7 +135,7 @@ class World:
 def choose_device(name: str) -> str:
     """``cpu`` or ``cuda`` for ``engine.device``; raises ``UserError`` for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
-        # Another rank's host may have one.
+        # Only of this rank: another host may have a GPU.
         raise UserError("engine.device=cuda, but torch sees no GPU here: use engine.device=auto or cpu", one_rank=True)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,7 +143,7 @@ def choose_device(name: str) -> str:
 
 
 def has_bf16() -> bool:
-    """Whether this machine's processor has instructions for bf16 (Linux tells; true where nobody does)."""
+    """Whether this machine's processor has bf16 instructions, by /proc/cpuinfo; true where there is none."""
     try:
         flags = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -152,14 +152,14 @@ def has_bf16() -> bool:
 
 
 def is_lost_peer(error: RuntimeError, size: int) -> bool:
-    """Whether a collective of ``size`` ranks failed because another is gone (gloo has no error class of its own)."""
+    """Whether a collective of ``size`` ranks failed because a rank is gone (gloo has no error class of its own)."""
     if size == 1 or is_short_of_files(error):
         return False
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
 def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta) -> None:
-    """Make the process group."""
+    """Initialise the process group."""
     if launched is None or launched.size == 1:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     else:
@@ -168,9 +168,9 @@ def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta)
 
 
 def _await_name(launched: launchers.Launched, timeout_s: float) -> None:
-    """Wait until rank 0's host has an address, as the name of one that is still starting has not everywhere.
+    """Wait until rank 0's host name resolves: that of a host that is still starting may not.
 
-    Raises ``UserError`` where it gets none.
+    Raises ``UserError`` on a time-out.
     """
     name, until = os.environ["MASTER_ADDR"], time.monotonic() + timeout_s
     here = f"rank {launched.rank} of {launched.size} (by {launched.by}) on {socket.gethostname()}"
@@ -197,7 +197,7 @@ def _await_name(launched: launchers.Launched, timeout_s: float) -> None:
 
 
 def _not_met(error: RuntimeError, launched: launchers.Launched | None) -> Ending:
-    """What to end with where the process group cannot be made, or the ranks do not come together."""
+    """The error to end with if the process group could not be initialised."""
     said = str(error).strip().partition("\n")[0]
     rank, size = (launched.rank, launched.size) if launched is not None else (0, 1)
     here = f"rank {rank} of {size} on {socket.gethostname()}"
@@ -227,9 +227,9 @@ def _not_met(error: RuntimeError, launched: launchers.Launched | None) -> Ending
 
 
 def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int, int]:
-    """How many ranks are on this host, and this rank's share of the cores that it may run on.
+    """The number of ranks on this host, and this rank's share of the cores that it may run on.
 
-    Some launchers bind each rank to cores of its own, others let all run on all of them.
+    Some launchers bind each rank to cores of its own, others none.
     """
     mine = os.sched_getaffinity(0)
     told: list[Any] = [None] * size
@@ -240,10 +240,7 @@ def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int,
 
 @contextmanager
 def joined(config: EngineConfig) -> Iterator[World]:
-    """This process's place in the world that the launcher describes, for as long as the block lasts.
-
-    Raises ``UserError`` or ``Fault`` where the ranks do not come together.
-    """
+    """Join the launcher's process group while the block lasts; raises ``UserError`` or ``Fault`` where that fails."""
     launched = launchers.settle()
     kind = choose_device(config.device)
     local_rank = launched.local_rank if launched is not None else 0
@@ -256,16 +253,16 @@ def joined(config: EngineConfig) -> Iterator[World]:
                 one_rank=True,
             )
         torch.cuda.set_device(device)
-    # A discriminator that wins has gradients so small that their squares are denormal, and those cost
-    # a CPU a hundred times a normal number's time.
+    # A dominating discriminator has gradients so small that their squares are denormal, which is a hundred times
+    # slower on a CPU.
     torch.set_flush_denormal(True)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     backend = "nccl" if kind == "cuda" else "gloo"
-    # The watch ends a rank that waits longer than engine.timeout_s, and says for whom; the backend's own
-    # time-out, which knows neither, only stands behind it.
+    # The watch ends a rank that waits longer than engine.timeout_s, and reports for whom. The backend's own time-out
+    # is longer: it cannot report that.
     timeout = timedelta(seconds=config.timeout_s + _GRACE_S)
     try:
         _meet(launched, backend, timeout)
@@ -279,7 +276,7 @@ def joined(config: EngineConfig) -> Iterator[World]:
     try:
         world = World(rank, size, local_rank, local_size, device, words, behind, watch)
         yield world
-        # No rank tears its connections down while another still needs them.
+        # No rank closes its connections while another still needs them.
         world.barrier()
     finally:
         watch.close()

@@ -12,8 +12,9 @@ _SHARE = 0.95
 
 
 def resamples(photos: int, replicates: int) -> NDArray[np.int64]:
-    """How often each photo counts in each resample, ``(replicates, photos)``: the same for every caller, so
-    that the ratio of two methods can be taken resample by resample.
+    """How often each photo is drawn in each resample, ``(replicates, photos)``.
+
+    The same for every caller, so that the ratio of two methods can be computed per resample.
     """
     random = generator(seed=_SEED, purpose="bootstrap", number=photos)
     return random.multinomial(photos, np.full(photos, 1 / photos), size=replicates)
@@ -22,8 +23,8 @@ def resamples(photos: int, replicates: int) -> NDArray[np.int64]:
 def interval(values: NDArray[np.float64], estimate: float) -> tuple[float, float]:
     """The 95% interval around ``estimate`` from its values over resamples.
 
-    Percentiles of what the resamples are off from their own mean: a Frechet distance grows with every photo that
-    a resample lacks, so that all of its resamples lie above the estimate, and their percentiles would too.
+    Percentiles of the deviations from the resamples' mean: a Frechet distance grows with every photo that a resample
+    lacks, so its resamples, and their percentiles, all lie above the estimate.
     """
     low, high = np.quantile(values - values.mean(), [(1 - _SHARE) / 2, (1 + _SHARE) / 2])
     return estimate + float(low), estimate + float(high)

@@ -6,19 +6,18 @@ import argparse
 from pathlib import Path
 
 _HELP = """\
-Complete every photo of some shards with the networks of one or more runs, on a frozen set of holes, and
-report, each with its 95% interval, beside two baselines (the mean colour, OpenCV's Telea inpainting):
-  l1 in the hole (x100), PSNR, SSIM       how far the pixels are
-  perceptual and Frechet distance         how far what a network sees is, photo by photo and as a distribution;
-                                          on EfficientNet-Lite0, which comes inside a package: they are no LPIPS
-                                          and no FID, and compare with each other only
-  identity distance (--identity)          whether the face is still the same person's
-  LPIPS, FID (--lpips-weights, ...)       the published ones, where you have their networks' weights
-over the whole photo and around the hole alone, and by the hole's size. With several runs, or steps of one run
-(RUN@STEP), also the ratio of each to the first. Under torchrun the ranks share the photos.
+Complete every photo of some shards with the networks of one or more runs, on a frozen set of holes, and compare
+them with two baselines (the mean colour, OpenCV's Telea inpainting). Metrics, each with its 95% interval:
+  l1 in the hole (x100), PSNR, SSIM       on pixels
+  perceptual and Frechet distance         on features of EfficientNet-Lite0, whose weights come in a package: per
+                                          photo and between distributions; not comparable with LPIPS and FID
+  identity distance (--identity)          between face embeddings: whether it is still the same person
+  LPIPS, FID (--lpips-weights, ...)       the published ones, with their networks' weights
+over the whole photo and around the hole, and by hole size. With several runs, or steps of one run (RUN@STEP), also
+the ratio of each to the first. Under torchrun the ranks share the photos.
 
-mask sets: box (sides as the run's holes), centre, freeform-thin, freeform-medium, freeform-thick. Results with
-equal digests were taken on equal holes.
+mask sets: box (sides from the run's holes), centre, freeform-thin, freeform-medium, freeform-thick. Results with
+equal digests used equal holes.
 
 examples:
   glci evaluate runs/faces64 --data shards/val
@@ -41,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--photos", type=int, default=None, metavar="N", help="only the first N photos")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="photos completed at a time (32)")
     parser.add_argument(
-        "--resamples", type=int, default=200, metavar="N", help="of the photos, for the intervals; 0: none (200)"
+        "--resamples", type=int, default=200, metavar="N", help="bootstrap resamples; 0: no intervals (200)"
     )
     parser.add_argument("--identity", action="store_true", help="identity distance (pip install 'glci-dist[identity]')")
     parser.add_argument(

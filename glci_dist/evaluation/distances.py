@@ -14,9 +14,9 @@ def frechet(one: Tensor, other: Tensor, weights: Tensor | None = None) -> float:
     """Frechet distance between Gaussians fitted to two sets of features, rows of ``(N, D)`` and ``(M, D)``.
 
     |mean1 - mean2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)), covariances over N - 1 (Heusel et al., NeurIPS 2017). The
-    trace of the root is taken as the sum of the singular values of R1 R2^T, where C = R^T R: exact, in float64,
-    also where there are fewer photos than features. ``weights``: how often each row counts, for both sets, which
-    then have equally many rows. Raises ValueError for fewer than two rows.
+    trace of the square root is the sum of the singular values of R1 R2^T, where C = R^T R: exact, in float64,
+    also with fewer photos than features. ``weights``: multiplicity of each row, the same for both sets (then N = M).
+    Raises ValueError for fewer than two rows.
     """
     (mean1, root1), (mean2, root2) = (_gaussian(each.double(), weights) for each in (one, other))
     cross = torch.linalg.svdvals(root1 @ root2.T).sum()
@@ -28,7 +28,7 @@ def frechet(one: Tensor, other: Tensor, weights: Tensor | None = None) -> float:
 def _gaussian(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """The mean ``(D,)`` and a root R ``(min(N, D), D)`` of the covariance R^T R."""
     if weights is not None:
-        # A row that counts for nothing only makes the decomposition larger.
+        # Rows of weight 0 would only make the decomposition larger.
         used = weights > 0
         features, weights = features[used], weights[used].double()
     else:
@@ -44,10 +44,10 @@ def _gaussian(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]
 
 
 def perceptual(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """Distance of two pictures' feature maps, each layer ``(N, C, H, W)``: ``(N,)``, 0 for equal ones.
+    """Distance between two pictures' feature maps, each layer ``(N, C, H, W)``: ``(N,)``, 0 for equal ones.
 
-    The vectors at each place are scaled to unit length; their squared difference is averaged over places and
-    summed over layers (Zhang et al., CVPR 2018, without learned weights of the channels).
+    The vector at each position is scaled to unit length; the squared differences are averaged over positions and
+    summed over layers (Zhang et al., CVPR 2018, without learned channel weights).
     """
     return torch.stack(
         [(_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in zip(one, other, strict=True)]

@@ -1,4 +1,4 @@
-"""Holds completions side by side over the same photos and the same holes."""
+"""Completes the same photos with the same holes by several methods, and measures the composites."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from glci_dist.evaluation.result import Result
 from glci_dist.evaluation.yardsticks import WHOLE, Seen, Yardstick
 
 Photos = Sequence[tuple[str, np.ndarray]]
-"""(key, uint8 (size, size, 3)) of each photo; its place is its number, and so its hole."""
+"""(key, uint8 (size, size, 3)) of each photo; its index determines its hole."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo as every method completed it; all pictures uint8 (H, W, 3)."""
+    """One photo completed by every method; all pictures uint8 (H, W, 3)."""
 
     key: str
     photo: np.ndarray
     hole: np.ndarray
     """The mask, bool (H, W)."""
     outputs: Mapping[str, np.ndarray]
-    """What each method returned, outside the hole too."""
+    """Each method's raw output, also outside the hole."""
     completed: Mapping[str, np.ndarray]
-    """The composite of each method."""
+    """Each method's composite."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,17 @@ class _Batch:
 
 @dataclass
 class _Findings:
-    """What was measured on some photos: figures by method and name, features by method and name."""
+    """What was measured on some photos."""
 
     keys: list[str] = field(default_factory=list)
     areas: list[np.ndarray] = field(default_factory=list)
+    """Shares of the photos that are hole."""
     figures: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    """By method and metric."""
     features: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    """Of the composites, by method and metric."""
     true: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    """Features of the photos themselves, by name."""
+    """Features of the photos themselves, by metric."""
 
 
 def evaluate(
@@ -76,12 +79,12 @@ def evaluate(
     world: World | None = None,
     progress: bool = False,
 ) -> Result | None:
-    """Completes every photo by every method and measures the composites; the result, on rank 0.
+    """Complete every photo by every method and measure the composites; the result on rank 0, None on the others.
 
-    A method is given photos that are black in the hole, so no completion can leak what was there. Methods
-    named in ``baselines`` are spared the yardsticks that are too dear for them. The ranks of ``world`` (none:
-    this process alone) take batches in turn, so that a photo meets the same arithmetic however many there are.
-    Raises UserError, on every rank, for no photos, and for a completion that is not finite.
+    Methods get photos that are black in the hole, so the original cannot leak. Methods named in ``baselines`` are not
+    measured by yardsticks that are too expensive for them. The ranks of ``world`` (None: this process alone) take
+    whole batches in turn, so that results do not depend on the number of ranks. Raises UserError, on every rank, where
+    there are no photos, and for a completion that is not finite.
     """
     if not len(photos):
         raise UserError("there are no photos to evaluate on; name shards that hold some")
@@ -95,7 +98,7 @@ def evaluate(
             for start in starts[rank::size]:
                 part = _take(photos, protocol, range(start, min(start + batch, len(photos))))
                 found[start] = _measure(methods, part, yardsticks, baselines)
-                # The others are about as far.
+                # Assuming that the other ranks are about as far.
                 bar.update(min(size * batch, len(photos) - bar.n))
     except UserError as error:
         if world is None:
@@ -112,7 +115,7 @@ def evaluate(
 
 @torch.no_grad()
 def take_samples(methods: Mapping[str, Complete], photos: Photos, protocol: Protocol, *, count: int) -> list[Sample]:
-    """The first ``count`` photos with the holes that ``evaluate`` gives them, completed by every method."""
+    """The first ``count`` photos, with the same holes as in ``evaluate``, completed by every method."""
     part = _take(photos, protocol, range(min(count, len(photos))))
     outputs = {method: _complete(method, complete, part) for method, complete in methods.items()}
     pictures = {method: to_uint8(output) for method, output in outputs.items()}
@@ -187,7 +190,7 @@ def _keep(features: dict[str, list[np.ndarray]], yardstick: Yardstick, region: s
 
 
 def _joined(parts: Sequence[_Findings], methods: Mapping[str, Complete], protocol: Protocol, replicates: int) -> Result:
-    """All photos' findings, in the photos' order."""
+    """The result over all photos, in their order."""
 
     def join(pieces: Iterator[Mapping[str, list[np.ndarray]]]) -> dict[str, np.ndarray]:
         gathered = list(pieces)

@@ -1,4 +1,4 @@
-"""Whether a completed face is still the same person: dlib's face embedding, from a package."""
+"""Identity distance: whether a completed face is still the same person, by dlib's face embedding."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from glci_dist.evaluation.metrics import to_uint8
 from glci_dist.evaluation.yardsticks import WHOLE, Seen, Yardstick
 
 _LOOKED_AT = 256
-"""px that photos are enlarged to before a face is looked for: the detector needs faces of 80 px."""
+"""px; photos are enlarged to this size for the face detector, which needs faces of 80 px."""
 _CHIP, _MARGIN = 150, 0.25
-"""The embedding's own input, px, and the margin around the face that it was trained with."""
+"""The embedding's input size, px, and the margin around the face that it was trained with."""
 
 
 class Identity(Yardstick):
-    """How far the embeddings (128 numbers) of a photo and of its composite are apart: 0 to about 1.4.
+    """Distance between the embeddings (128 numbers) of a photo and of its composite: 0 to about 1.4.
 
     Below 0.6 dlib takes two photos for the same person's.
 
-    The face is found and turned upright on the photo, and the composite is cut at the same place. A photo in
-    which dlib finds no face has no value (nan). dlib holds Python's lock, so processes look, one a core.
+    The face is found and aligned on the photo, and the composite is cropped at the same place. A photo in which dlib
+    finds no face has the value nan. dlib holds the GIL, so this runs in processes, one per core.
     """
 
     pair = "identity"
@@ -52,7 +52,7 @@ class Identity(Yardstick):
         try:
             found = list(self._pool.map(_embed, *columns))
         except BrokenProcessPool:
-            # Once: what was killed may have been so for want of memory, which comes and goes.
+            # Tried once more: it may have been killed because memory was short at that moment.
             self._pool = self._start()
             try:
                 found = list(self._pool.map(_embed, *columns))
@@ -81,7 +81,7 @@ class Identity(Yardstick):
 
 
 def find_models() -> Path | None:
-    """The folder of the package's models, without importing it: it asks for a part of setuptools that is gone."""
+    """The folder of the package's models. It is not imported, as it needs a removed part of setuptools."""
     found = importlib.util.find_spec("face_recognition_models")
     if found is None or not found.submodule_search_locations:
         return None
@@ -90,7 +90,7 @@ def find_models() -> Path | None:
 
 @cache
 def _networks() -> tuple[Any, Any, Any]:
-    """The detector, the landmarks' predictor and the embedding of this process."""
+    """This process's face detector, landmark predictor and embedding."""
     import dlib
 
     models = find_models()
@@ -103,7 +103,7 @@ def _networks() -> tuple[Any, Any, Any]:
 
 
 def _embed(pictures: np.ndarray, photos: np.ndarray) -> np.ndarray:
-    """Embeddings (N, 128) of pictures, uint8 (N, H, W, 3), cut where the photos have their faces."""
+    """Embeddings (N, 128) of pictures, uint8 (N, H, W, 3), cropped where the photos have their faces."""
     import dlib
 
     detector, predictor, network = _networks()

@@ -1,9 +1,8 @@
-"""How far a completion is from the photo: l1 in the hole, PSNR and SSIM of the composite.
+"""Pixel metrics: l1 in the hole, PSNR and SSIM of the composite.
 
-The definitions are those of the published results in the field (mmagic's Global&Local), each a
-photo at a time, to be averaged over photos. Values are compared as float32: a network's output is
-not rounded to 8 bits first, which would move PSNR by less than 0.01 dB (OpenCV's Telea is 8 bit by
-nature).
+Defined as in published results (mmagic's Global&Local): one value per photo, to be averaged over photos. Compared as
+float32: a network's output is not rounded to 8 bits first, which would change PSNR by less than 0.01 dB (OpenCV's
+Telea outputs 8 bits).
 """
 
 from __future__ import annotations
@@ -13,17 +12,16 @@ import torch
 from torch import Tensor
 
 PSNR_LIMIT = 100.0
-"""dB counted for a composite equal to the photo, so that one such photo cannot make a mean infinite."""
+"""dB; the value for a composite equal to the photo, so that one such photo does not make the mean infinite."""
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 
 
 def photo_metrics(composites: Tensor, photos: Tensor, masks: Tensor) -> dict[str, np.ndarray]:
-    """What needs no network, a float64 value a photo, by name.
+    """All metrics of this module by name, float64 (B,) each.
 
-    ``hole_l1_x100``: 100 x mean |difference| over the hole's values, lower is better; ``psnr_db`` over the whole
-    composite and ``ssim``, at most 1, higher is better. Composites and photos: float32 (B, 3, H, W) in [0, 1];
-    masks (B, 1, H, W).
+    ``hole_l1_x100``: 100 x mean |difference| over the hole, lower is better; ``psnr_db`` over the whole composite and
+    ``ssim``, at most 1, higher is better. Composites and photos: float32 (B, 3, H, W) in [0, 1]; masks (B, 1, H, W).
     """
     return {
         "hole_l1_x100": hole_l1(composites, photos, masks).double().numpy(),
@@ -33,7 +31,7 @@ def photo_metrics(composites: Tensor, photos: Tensor, masks: Tensor) -> dict[str
 
 
 def composite(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
-    """``completed`` inside the hole, the photo outside: (B, 3, H, W), by selection, so exactly either."""
+    """``completed`` inside the hole, the photo outside: (B, 3, H, W), selected and so exact."""
     return torch.where(masks > 0.5, completed, photos)
 
 
@@ -43,7 +41,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def hole_l1(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
-    """100 x mean |difference| over the values in each photo's hole: (B,). Raises ValueError for no hole."""
+    """100 x mean |difference| over each photo's hole: (B,). Raises ValueError for an empty hole."""
     hole_values = masks.sum(dim=(1, 2, 3)) * photos.shape[1]
     if bool((hole_values == 0).any()):
         raise ValueError("a mask without a hole has no l1 in the hole")
@@ -52,7 +50,7 @@ def hole_l1(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
 
 def psnr(completed: Tensor, photos: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each photo (B, 3, H, W) in [0, 1]: (B,) dB, at most ``PSNR_LIMIT``."""
-    # torchmetrics takes 1.5 s to import: only a command that evaluates pays for it.
+    # Imported here: torchmetrics takes 1.5 s to import.
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     values = peak_signal_noise_ratio(completed, photos, data_range=1.0, reduction="none", dim=(1, 2, 3))
@@ -62,10 +60,9 @@ def psnr(completed: Tensor, photos: Tensor) -> Tensor:
 def ssim(completed: Tensor, photos: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each photo (B, 3, H, W) in [0, 1]: (B,).
 
-    11 x 11 Gaussian window of sigma 1.5, each channel by itself, mean over the valid region: windows
-    that lie wholly on the photo, as in the paper, scikit-image and mmagic. torchmetrics pads by
-    reflection and averages over every pixel, borders too; its map is cut back here by half a window.
-    Raises ValueError for photos smaller than the window.
+    11 x 11 Gaussian window of sigma 1.5, per channel, mean over the valid region (windows that lie wholly on the
+    photo), as in the paper, scikit-image and mmagic. torchmetrics pads by reflection and averages over every pixel,
+    so its map is cropped by half a window here. Raises ValueError for photos smaller than the window.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 

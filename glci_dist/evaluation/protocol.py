@@ -1,4 +1,4 @@
-"""What an evaluation is held on: which photos, cut how, with which holes; the same for every run."""
+"""The evaluation protocol: which photos, how they are cropped, and their holes; the same for every run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 
 _SEED = 20170730
-"""Frozen: another value makes every published figure incomparable."""
+"""Frozen: with another value, results are not comparable with published ones."""
 _RADII = {
     "freeform-thin": (1 / 64, 2 / 64),
     "freeform-medium": (2 / 64, 4 / 64),
     "freeform-thick": (4 / 64, 7 / 64),
 }
-"""Range of a stroke's half width, as shares of the photo's side. Frozen too."""
+"""Range of a stroke's half width, as a share of the photo's side. Frozen too."""
 MASK_SETS = ("box", "centre", *_RADII)
 """The frozen sets of holes."""
 
@@ -66,12 +66,12 @@ class Protocol:
 def frozen_protocol(name: str, size: int, holes: HolesConfig) -> Protocol:
     """The mask set ``name`` on photos of ``size`` px.
 
-    ``box``: one rectangle anywhere, sides from ``holes``' range whatever its kind; the hole's neighbourhood is
-    the local discriminator's patch. The others take nothing from ``holes``: ``centre`` is a square of half the
+    ``box``: one rectangle anywhere, with sides in the range of ``holes`` (of any kind); the hole's neighbourhood is
+    the local discriminator's patch. The others do not depend on ``holes``: ``centre`` is a square of half the
     side in the middle, ``freeform-thin``, ``-medium`` and ``-thick`` are one to four strokes in a square of
     five eighths of the side.
 
-    Raises UserError for another name, and where such holes do not fit the photo.
+    Raises UserError for another name, and where the holes do not fit the photo.
     """
     if name not in MASK_SETS:
         raise UserError(f"--masks={name} is no mask set: choose among {', '.join(MASK_SETS)}")
@@ -88,15 +88,14 @@ def frozen_protocol(name: str, size: int, holes: HolesConfig) -> Protocol:
 class EvaluationPhotos(Sequence[tuple[str, np.ndarray]]):
     """The first samples of ``index`` in its order: ("<shard>/<key>", uint8 (size, size, 3) RGB) each.
 
-    The short edge is scaled to ``short_edge`` px, then the centre is cut out; nothing is random. Taking a
-    photo raises UserError where it cannot be decoded: leaving it out would move every later photo to another
-    hole.
+    The short edge is scaled to ``short_edge`` px, then the centre is cropped; nothing is random. A photo that cannot
+    be decoded raises UserError: leaving it out would give every later photo another hole.
     """
 
     def __init__(
         self, index: Index, store: ShardStore, *, size: int, short_edge: int, count: int | None = None
     ) -> None:
-        """``count``: only so many (default all). Raises UserError for a crop larger than the short edge."""
+        """``count``: the number of photos (default all). Raises UserError for a crop larger than the short edge."""
         if short_edge < size:
             raise UserError(
                 f"short edge {short_edge} is smaller than the crop of {size} px; set data.short_edge to at least {size}"

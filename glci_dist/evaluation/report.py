@@ -1,4 +1,4 @@
-"""Figures to be read by people (table, picture) and by programs (JSON)."""
+"""An evaluation's files: a table and a picture for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _MARK = b"glci-evaluation-"
 
 
 def refuse_foreign(folder: Path) -> None:
-    """UserError where ``write_report`` would overwrite in ``folder`` what it did not write."""
+    """UserError if ``write_report`` would overwrite another program's files in ``folder``."""
     refuse_foreign_report("evaluation", _MARK, *(folder / name for name in _NAMES))
 
 
 def write_report(
     result: Result, samples: Sequence[Sample], folder: Path, *, networks: Sequence[str], beside: str
 ) -> Path:
-    """Writes ``evaluation.json``, ``.md`` and ``.png`` into ``folder``, which is there; returns the picture's path.
+    """Write ``evaluation.json``, ``.md`` and ``.png`` into the existing ``folder``; returns the picture's path.
 
-    ``networks`` and ``beside`` name the methods of ``samples`` to draw: each network's composite, of the last one
-    the raw output too, and a baseline's composite.
+    The picture shows the composites of each of ``networks`` and of the baseline ``beside``, and the last network's raw
+    output.
     """
     figures, table, picture = (folder / name for name in _NAMES)
     figures.write_text(result.to_json() + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, with their intervals, and the protocol that they were taken on."""
+"""An evaluation's result: metrics per photo, their means with confidence intervals, and the protocol."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT = "glci-evaluation-2"
 
 @dataclass(frozen=True)
 class Figure:
-    """What a figure is called and how it is printed."""
+    """How a metric is printed."""
 
     title: str
     decimals: int
@@ -42,18 +42,18 @@ FIGURES = {
     "fid": Figure("FID (InceptionV3) ↓", 3),
     "fid_hole": Figure("the same around the hole ↓", 3),
 }
-"""Every figure that an evaluation may have, in the order of the table."""
+"""Every metric that an evaluation may have, in the order of the table."""
 
 _MOST_THREADS = 8
-"""That resample features: each holds a few copies of them, in float64."""
+"""For resampling features: each thread holds a few copies of them, in float64."""
 
 _SIZES = ((0.0, 0.1, "under 10%"), (0.1, 0.2, "10 to 20%"), (0.2, 0.3, "20 to 30%"), (0.3, 1.1, "30% or more"))
-"""Classes of holes by their share of the photo: from, below, name."""
+"""Classes of holes by their share of the photo: lower bound, upper bound, name."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One figure over all photos, with the ends of its 95% interval (None where there is none)."""
+    """One metric over all photos, with its 95% interval (None: no interval)."""
 
     value: float
     low: float | None = None
@@ -62,7 +62,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of each method, photo by photo."""
+    """What was measured of each method, per photo."""
 
     protocol: Protocol
     holes_sha256: str
@@ -71,18 +71,18 @@ class Result:
     hole_shares: NDArray[np.float64]
     """Share of the photo that is hole, (N,)."""
     figures: Mapping[str, Mapping[str, np.ndarray]]
-    """By method and figure: a value a photo (N,), nan where it has none."""
+    """By method and metric: one value per photo (N,), nan where it has none."""
     features: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    """By method and figure: features of the composites, (N, D), whose distribution is the figure's."""
+    """By method and metric that compares distributions: features of the composites, (N, D)."""
     true_features: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """By figure: features of the photos, (N, D)."""
+    """By metric: features of the photos, (N, D)."""
     replicates: int = 200
-    """Resamples that an interval is made of; 0: no intervals."""
+    """Bootstrap resamples for an interval; 0: no intervals."""
     _resampled: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     @property
     def photos(self) -> int:
-        """Their number."""
+        """The number of photos."""
         return len(self.keys)
 
     @property
@@ -90,11 +90,11 @@ class Result:
         return tuple(self.figures)
 
     def names(self, method: str) -> list[str]:
-        """The figures that a method has, in the table's order."""
+        """The metrics that a method has, in the table's order."""
         return [name for name in FIGURES if name in self.figures[method] or name in self.features.get(method, {})]
 
     def value(self, method: str, name: str, rows: NDArray[np.bool_] | None = None) -> float:
-        """A figure of a method over all photos, or over those of ``rows`` (N,)."""
+        """A method's metric over all photos, or over those of ``rows`` (N,)."""
         rows = np.ones(self.photos, bool) if rows is None else rows
         if name in self.figures[method]:
             values = self.figures[method][name][rows]
@@ -106,14 +106,14 @@ class Result:
         )
 
     def summary(self, method: str, name: str) -> Summary:
-        """A figure of a method with its interval."""
+        """A method's metric with its interval."""
         value = self.value(method, name)
         if not self.replicates or self.photos < 2 or not np.isfinite(value):
             return Summary(value)
         return Summary(value, *interval(self._resample(method, name), value))
 
     def ratio(self, method: str, against: str, name: str) -> Summary:
-        """A figure of a method over that of another, resampled together: the photos' own difficulty cancels."""
+        """The ratio of two methods' metric, computed per resample, so that the photos' own difficulty cancels."""
         below = self.value(against, name)
         value = self.value(method, name) / below if below else float("nan")
         if not self.replicates or self.photos < 2 or not np.isfinite(value):
@@ -121,7 +121,7 @@ class Result:
         return Summary(value, *interval(self._resample(method, name) / self._resample(against, name), value))
 
     def resample(self, *, progress: bool) -> None:
-        """Take all resamples now, with a progress bar: distances between distributions take their time."""
+        """Compute all resamples now, with a progress bar: those of distances between distributions are slow."""
         pairs = [(method, name) for method in self.methods for name in self.names(method)]
         slow = [pair for pair in pairs if pair[1] not in self.figures[pair[0]]] if self.replicates else []
         for method, name in tqdm(slow, desc="intervals", unit="figure", disable=not progress or not slow):
@@ -129,7 +129,7 @@ class Result:
                 self._resample(method, name)
 
     def to_json(self) -> str:
-        """The protocol and every figure of every method: over all photos, and by the hole's size."""
+        """The protocol and every metric of every method: over all photos, and by hole size."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -155,8 +155,8 @@ class Result:
         )
 
     def table(self, networks: Sequence[str] = ()) -> str:
-        """Markdown: a figure a row, a method a column; for ``networks`` also by the hole's size, and the others
-        over the first of them.
+        """Markdown, one metric per row and one method per column; for ``networks`` also ratios to the first, and by
+        hole size.
         """
         names = [name for name in FIGURES if any(name in self.names(method) for method in self.methods)]
         rows = [["", *self.methods]]
@@ -188,12 +188,12 @@ class Result:
         return "\n".join(blocks)
 
     def _sizes(self) -> list[tuple[str, NDArray[np.bool_]]]:
-        """The classes of holes that there are, and which photos are in each."""
+        """The classes of hole sizes that occur, and which photos are in each."""
         found = [(name, (self.hole_shares >= low) & (self.hole_shares < high)) for low, high, name in _SIZES]
         return [(name, rows) for name, rows in found if rows.any()]
 
     def _resample(self, method: str, name: str) -> NDArray[np.float64]:
-        """A figure's value in each resample."""
+        """A metric's value in each resample."""
         if (method, name) not in self._resampled:
             counts = resamples(self.photos, self.replicates)
             if name in self.figures[method]:
@@ -210,18 +210,18 @@ class Result:
 
 
 def _in_threads(function: Callable[[np.ndarray], float], tasks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """``function`` of each task. A decomposition is too small for several threads of torch's: each gets one."""
+    """``function`` of each task, with one torch thread each: the decompositions are too small for more."""
     with ThreadPoolExecutor(
         min(available_processes(), _MOST_THREADS), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         found = np.array(list(pool.map(function, tasks)))
-    # What a thread sets is what later ones begin with.
+    # Threads that start later would inherit what the pool's threads set.
     torch.set_num_threads(torch.get_num_threads())
     return found
 
 
 def brief(figures: Mapping[str, float]) -> str:
-    """Figures in one line, by their names."""
+    """Metrics in one line, by their names."""
     return ", ".join(f"{name} {value:.{FIGURES[name].decimals}f}" for name, value in figures.items())
 
 
@@ -251,7 +251,7 @@ def _ratio(summary: Summary) -> str:
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    """An aligned table; the first row is its head, the first column is aligned to the left."""
+    """An aligned table; the first row is its header, the first column is aligned to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = []

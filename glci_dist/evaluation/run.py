@@ -1,4 +1,4 @@
-"""`glci evaluate`: what runs complete, beside the baselines, on held-out shards."""
+"""`glci evaluate`: load the networks of runs, and compare them and the baselines on held-out shards."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ MEAN_COLOUR, TELEA = "mean colour", "OpenCV Telea"
 
 @dataclass(frozen=True)
 class Asked:
-    """What an evaluation is asked for."""
+    """The arguments of an evaluation."""
 
     runs: Sequence[str]
-    """Folders of runs, each perhaps with ``@`` and a step."""
+    """Folders of runs, ``RUN`` or ``RUN@STEP``."""
     shards: str
     masks: str = "box"
     """Name of a frozen mask set."""
     photos: int | None = None
-    """Only so many."""
+    """Number of photos; None: all."""
     batch: int = 32
     resamples: int = 200
     identity: bool = False
@@ -58,7 +58,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Trained:
-    """A completion network as a run left it."""
+    """A completion network, loaded from a run's checkpoint."""
 
     config: Config
     step: int
@@ -84,7 +84,7 @@ def evaluate_runs(asked: Asked) -> None:
         if number < least:
             raise UserError(f"{option}={number} is too small: it must be at least {least}")
     with joined(EngineConfig()) as world:
-        # A run that still trains may save another one meanwhile: the first rank says which it is.
+        # Rank 0 chooses: a run that is still training may save another checkpoint meanwhile.
         collectives.begin("verifying checkpoints", patient=True)
         steps = world.once(lambda: [_newest_step(run) for run in asked.runs])
         problem = None
@@ -108,7 +108,7 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], index: Index, world: Wor
                 )
     names = [each.name for each in trained]
     if len(set(names)) < len(names):
-        # Runs of one name in several folders.
+        # Runs in different folders may have the same name.
         names = [f"{_parted(run)[0]} (step {each.step})" for run, each in zip(asked.runs, trained, strict=True)]
     if len(set(names)) < len(names):
         raise UserError(f"{max(names, key=names.count)} is named twice: name each run, or RUN@STEP, once")
@@ -124,7 +124,7 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], index: Index, world: Wor
         **{name: complete_with(each.network, world.device) for name, each in zip(names, trained, strict=True)},
     }
     with _yardsticks(asked, world) as yardsticks:
-        # Before the long part: it would be a pity afterwards.
+        # Before the long part, so that a folder that cannot be written fails early.
         world.once(lambda: _make_target(target))
         result = evaluate(
             methods,
@@ -137,7 +137,7 @@ def _evaluate(asked: Asked, trained: Sequence[Trained], index: Index, world: Wor
             world=world,
             progress=True,
         )
-    # The other ranks wait for what the first one does by itself, however long that is.
+    # Rank 0 works alone here; the other ranks wait without bound.
     collectives.begin("the intervals of an evaluation", patient=True)
     if result is not None:
         result.resample(progress=True)
@@ -154,7 +154,7 @@ def _make_target(folder: Path) -> None:
 
 
 def _newest_step(run: str) -> int:
-    """The step behind ``@``, or that of the run's newest checkpoint; says which newer ones are damaged."""
+    """The step after ``@``, or that of the run's newest intact checkpoint; prints which newer ones are damaged."""
     folder, step = _parted(run)
     found = RunFolder(folder)
     for note in stored.read(found.config_file).notes():
@@ -175,7 +175,7 @@ def _newest_step(run: str) -> int:
 
 
 def load_trained(folder: Path, step: int) -> Trained:
-    """The network of a run's checkpoint; raises ``UserError`` for one that is not there or damaged."""
+    """The network of a run's checkpoint; raises ``UserError`` if that is missing or damaged."""
     found = RunFolder(folder)
     config = _known_config(found.config_file)
     path = found.checkpoints / folder_name(step)
@@ -193,7 +193,7 @@ def load_trained(folder: Path, step: int) -> Trained:
 
 
 def _known_config(path: Path) -> Config:
-    """A run's configuration; raises ``UserError`` where it says of the network what this version does not know."""
+    """A run's configuration; raises ``UserError`` if its network has settings that this version does not know."""
     found = stored.read(path)
     network = [f"{key}={value}" for key, value in found.gone.items() if key in compose.keys(found.config)]
     problem = next((each for each in network if each.startswith(("model.", "data.size", "engine.ema"))), None)
@@ -215,7 +215,7 @@ def complete_with(network: nn.Module, device: torch.device) -> Complete:
 
 
 def _parted(run: str) -> tuple[Path, int | None]:
-    """A run's folder, and the step behind ``@`` if one stands there."""
+    """A run's folder, and the step after ``@`` if there is one."""
     before, at, step = run.rpartition("@")
     if not at or Path(run).is_dir():
         return Path(run), None
@@ -226,7 +226,7 @@ def _parted(run: str) -> tuple[Path, int | None]:
 
 @contextmanager
 def _yardsticks(asked: Asked, world: World) -> Iterator[list[Yardstick]]:
-    """What was asked for; the same on every rank, or the same refusal."""
+    """The requested metrics; what fails on one rank raises ``UserError`` on every rank."""
     found: list[Yardstick] = []
     identity: Identity | None = None
     problem = None

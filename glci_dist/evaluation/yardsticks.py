@@ -1,7 +1,7 @@
-"""What photos and composites are measured by, beside their pixels: networks that see what pixels do not tell.
+"""Metrics on features of networks: distances between photo and composite, and between their distributions.
 
-A yardstick looks at pictures, at the whole or at the hole's neighbourhood alone, and tells how far two pictures
-are apart, or leaves features whose distribution over all photos is compared, or both.
+Each extracts features from pictures, or from the patch around the hole, and gives a distance between two pictures, or
+features whose distributions over all photos are compared, or both.
 """
 
 from __future__ import annotations
@@ -21,44 +21,43 @@ from glci_dist.models.efficientnet import load_efficientnet
 from glci_dist.models.inception import InceptionV3
 
 WHOLE, HOLE = "", "_hole"
-"""What of a picture is looked at, as the suffix of a figure's name: all of it, or the hole's neighbourhood."""
+"""The region of a picture, as the suffix of a metric's name: all of it, or the patch around the hole."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a yardstick saw in N pictures."""
+    """Features of N pictures."""
 
     details: Sequence[Tensor]
     """For ``compare``."""
     features: Tensor | None = None
-    """(N, D), whose distribution is compared."""
+    """(N, D), for the Frechet distance."""
 
 
 class Yardstick(ABC):
-    """One network and what it tells."""
+    """Metrics on the features of one network."""
 
     pair: str | None = None
-    """Name of the figure that ``compare`` gives."""
+    """Name of the metric that ``compare`` gives."""
     distribution: str | None = None
     """Name of the Frechet distance between its features."""
     regions: Sequence[str] = (WHOLE, HOLE)
-    """What it looks at."""
     for_baselines = True
-    """Whether it is cheap enough to look at the baselines' composites too."""
+    """Whether it is cheap enough for the baselines' composites too."""
 
     @abstractmethod
     def look(self, pictures: Tensor, photos: Tensor) -> Seen:
-        """Look at pictures (N, 3, H, W) in [0, 1], made of ``photos`` of the same shape."""
+        """Features of pictures (N, 3, H, W) in [0, 1], which are composites of ``photos`` or those themselves."""
 
     def compare(self, one: Seen, other: Seen) -> Tensor:
-        """How far the first pictures are from the others, (N,)."""
+        """Distance between pictures, (N,)."""
         raise NotImplementedError(f"{type(self).__name__} compares distributions alone")
 
 
 class EfficientNet(Yardstick):
-    """Frechet and perceptual distance on EfficientNet-Lite0, from a package. No FID, no LPIPS: other networks.
+    """Frechet and perceptual distance on EfficientNet-Lite0, whose weights come in a package. Not FID, not LPIPS.
 
-    Pictures smaller than 128 px are enlarged to that, as the network sees little in smaller ones.
+    Pictures smaller than 128 px are enlarged to that: the network's features of smaller ones are poor.
     """
 
     pair, distribution = "perceptual", "frechet"
@@ -78,12 +77,12 @@ class EfficientNet(Yardstick):
 
 
 class Inception(Yardstick):
-    """FID on its own network, InceptionV3 (``pt_inception-2015-12-05-6726825d.pth``)."""
+    """FID, on InceptionV3 (``pt_inception-2015-12-05-6726825d.pth``)."""
 
     distribution = "fid"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """Raises UserError where the weights cannot be read or are another network's."""
+        """Raises UserError if the weights cannot be read or are another network's."""
         saved = load_weights(weights, "--fid-weights")
         try:
             self._network = InceptionV3(saved).to(device)
@@ -92,7 +91,7 @@ class Inception(Yardstick):
         self._device = device
 
     def look(self, pictures: Tensor, photos: Tensor) -> Seen:
-        # The published figure is over bytes.
+        # The published metric is defined on bytes.
         levels = (pictures.to(self._device) * 255).round()
         return Seen((), self._network(levels).cpu())
 
@@ -102,10 +101,10 @@ class Lpips(Yardstick):
 
     pair = "lpips"
     _LEAST = 64
-    """px; AlexNet's last pooling has nothing to pool in much smaller ones."""
+    """px; AlexNet's last pooling fails on much smaller ones."""
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """Raises UserError where the weights cannot be read or are another network's."""
+        """Raises UserError if the weights cannot be read or are another network's."""
         saved = load_weights(weights, "--lpips-weights")
         self._slices = alexnet_trunk()
         try:
@@ -144,7 +143,7 @@ def enlarged(pictures: Tensor, least: int) -> Tensor:
 
 
 def load_weights(path: Path, option: str) -> dict[str, Tensor]:
-    """A file of weights; nothing in it is run. Raises UserError where it cannot be read."""
+    """A file of torch weights, read without running code from it. Raises UserError if that fails."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -157,7 +156,7 @@ def load_weights(path: Path, option: str) -> dict[str, Tensor]:
 
 
 def alexnet_trunk() -> nn.Sequential:
-    """AlexNet's convolutions (Krizhevsky 2014), numbered as torchvision numbers them."""
+    """AlexNet's convolutions (Krizhevsky 2014), numbered as in torchvision."""
     return nn.Sequential(
         nn.Conv2d(3, 64, 11, 4, 2),
         nn.ReLU(),
@@ -175,7 +174,7 @@ def alexnet_trunk() -> nn.Sequential:
 
 
 def _learned_channels() -> list[Tensor]:
-    """The five layers' learned weights of the channels, ``(1, C, 1, 1)``; torchmetrics carries them."""
+    """LPIPS's learned channel weights of the five layers, ``(1, C, 1, 1)``, from torchmetrics."""
     import torchmetrics.functional.image.lpips as carrier
 
     path = Path(str(carrier.__file__)).parent / "lpips_models" / "alex.pth"

@@ -34,7 +34,7 @@ class Balance:
             return 0.0
         return plan.balance * self._reconstruction / self._adversarial
 
-    def see(self, plan: StepPlan, reconstruction: float, adversarial: float) -> None:
+    def measure(self, plan: StepPlan, reconstruction: float, adversarial: float) -> None:
         """Take down the norms of a step's gradients at the output, before their weights."""
         measured = self._steps if self._phase == plan.phase_number else 0
         if not plan.balance or measured >= plan.balance_steps:

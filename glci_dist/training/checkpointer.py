@@ -71,11 +71,11 @@ class Checkpointer:
         """The newest checkpoint that is whole, the same on every rank; damaged ones are named and set aside."""
         collectives.begin("verifying checkpoints", patient=True)
 
-        def look() -> Checkpoint | None:
+        def find() -> Checkpoint | None:
             return newest_whole(self._folder.checkpoints, self._attempt, damaged=self._tell_damaged)
 
         # One rank looks, lest a slow network file system shows the ranks different folders.
-        return self._world.once(look)
+        return self._world.once(find)
 
     def save(self, *, step: int, phase: str, ends_phase: bool = False) -> None:
         """Begin to save the state before ``step``."""
@@ -139,7 +139,7 @@ class Checkpointer:
         """Write down what became of a save; called in the saving thread of rank 0."""
         for damaged in saved.damaged:
             self._tell_damaged(*damaged)
-        self._reports.see(saved, newest=self.newest_step)
+        self._reports.report(saved, newest=self.newest_step)
 
 
 class Rollback:

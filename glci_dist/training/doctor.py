@@ -96,7 +96,7 @@ class Doctor:
             updates_discriminator=(plan.updates_discriminator or is_alone) and "discriminator" not in paused,
         )
 
-    def see(self, plan: StepPlan, scalars: dict[str, float]) -> Diagnosis | None:
+    def diagnose(self, plan: StepPlan, scalars: dict[str, float]) -> Diagnosis | None:
         """Take a step down; what it came to, where a diagnosis is due and there is something to say or to do."""
         if not self._config.window or not (plan.is_joint or plan.is_discriminators_alone):
             return None

@@ -17,7 +17,7 @@ class Replaced:
         self._steps: set[int] = set()
         self._slots = 0
 
-    def see(self, step: int, replacement: Replacement) -> None:
+    def add(self, step: int, replacement: Replacement) -> None:
         """Take down a photo that another one of its shard stands in for."""
         if not self._photos:
             self._tell(

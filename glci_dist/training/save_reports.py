@@ -14,7 +14,7 @@ class SaveReports:
         self._log, self._stop_within_s = log, stop_within_s
         self._kept: str | None = None
 
-    def see(self, saved: Saved, *, newest: int) -> None:
+    def report(self, saved: Saved, *, newest: int) -> None:
         """Tell of a save that ended; ``newest``: step of the newest checkpoint."""
         if saved.error is not None:
             self._log.event("checkpoint-failed", saved.step, reason=saved.error)

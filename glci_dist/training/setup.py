@@ -95,7 +95,7 @@ def prepare(
     evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
     average = MovingAverage(gan.completion.network, config.engine.ema) if config.engine.ema else None
     notes = world.once(folder.version_notes)
-    attempt, changes = _take(config, world, folder, index, hosts)
+    attempt, changes = _begin_attempt(config, world, folder, index, hosts)
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
     step = TrainStep(gan, average, world, config.global_batch)
@@ -285,15 +285,15 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
     world.agree(problem)
     assert index is not None
 
-    def look() -> list[float]:
+    def check() -> list[float]:
         folder.check(config, index.digest)
         check_standing(folder.checkpoints, config)
         return config.data.mean_colour or _mean_colour(index, config)
 
-    return index, world.once(look)
+    return index, world.once(check)
 
 
-def _take(
+def _begin_attempt(
     config: Config, world: World, folder: RunFolder, index: Index, hosts: Sequence[str]
 ) -> tuple[Attempt, list[str]]:
     """The next attempt at the run, which fences the earlier ones off, and the accepted changes; on every rank."""

@@ -96,8 +96,9 @@ def reduce_step(
     host[len(names) + size + world.rank] = max(0.0, info.step_seconds - info.collective_seconds)
     measured = [measures.values.get(metric, zero).float() for metric in metrics]
     vector = torch.cat([torch.stack(measured), host.to(world.device)])
-    with collective("the reduction of a step's figures"):
-        dist.all_reduce(vector)
+    with collective("the all-reduce of a step"):
+        if size > 1:
+            dist.all_reduce(vector)
         values = vector.tolist()
     sums = dict(zip(names, values[len(metrics) :], strict=False))
     return StepReport(

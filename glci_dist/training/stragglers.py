@@ -33,7 +33,7 @@ class Stragglers:
         self.ratio = 1.0
         """Of the slowest host over the last second or more."""
 
-    def see(self, own_seconds: Sequence[float]) -> Straggler | None:
+    def slowest(self, own_seconds: Sequence[float]) -> Straggler | None:
         """Take down a step's times of each rank; the host to name now, once each time that it becomes slow."""
         for host, seconds in zip(self._hosts, own_seconds, strict=True):
             self._sums[host] += seconds

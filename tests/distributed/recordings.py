@@ -86,7 +86,7 @@ def record(overrides: list[str], smooth: bool = False) -> Recording:
             measures = gan.update(trainer.step.to_device(batch), plan)
             report = reduce_step(world, plan, measures, RankStepInfo(0, 0, 0), gan.metrics)
             if report.gradients_at_output is not None:
-                gan.balance.see(plan, *report.gradients_at_output)
+                gan.balance.measure(plan, *report.gradients_at_output)
             recording.keys.append(batch.keys)
             recording.losses.append(report.values)
         recording.weights = weights(gan.completion, gan.discriminators)

@@ -155,7 +155,7 @@ def test_the_balance_is_measured_at_the_phases_start_and_kept() -> None:
         again = Balance()
         again.load_state_dict(balance.state_dict())
         assert again.alpha(plan) == found[-1]
-        balance.see(plan, reconstruction=4.0 + step, adversarial=2.0)
+        balance.measure(plan, reconstruction=4.0 + step, adversarial=2.0)
     # Half of (4) / (2), then half of (4 + 5) / (2 + 2); the next phase begins anew.
     assert found[:6] == [0.0, 1.0, *[pytest.approx(0.5 * 9 / 4)] * 4]
     assert found[6:12] == [0.0, 0.5 * 10 / 2, *[pytest.approx(0.5 * 21 / 4)] * 4]
@@ -167,7 +167,7 @@ def test_the_balance_is_measured_on_updates_of_the_completion_network_however_la
     schedule, balance = Schedule({"joint": phase}), Balance()
     due = [step for step in range(100) if schedule.at(step).updates_completion]
     for step in due:
-        balance.see(schedule.at(step), reconstruction=3.0 if step < 60 else 100.0, adversarial=2.0)
+        balance.measure(schedule.at(step), reconstruction=3.0 if step < 60 else 100.0, adversarial=2.0)
     assert balance.alpha(schedule.at(99)) == pytest.approx(0.5 * 3 / 2)
 
 

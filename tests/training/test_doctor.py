@@ -123,7 +123,7 @@ def test_a_single_odd_step_moves_no_median() -> None:
 def told(doctor: Doctor, scalars: dict[str, float], steps: range) -> list[tuple[int, Diagnosis]]:
     found = []
     for step in steps:
-        diagnosis = doctor.see(doctor.adjusted(SCHEDULE.at(step)), scalars)
+        diagnosis = doctor.diagnose(doctor.adjusted(SCHEDULE.at(step)), scalars)
         if diagnosis is not None:
             found.append((step, diagnosis))
     return found
@@ -168,7 +168,7 @@ def test_a_side_that_is_paused_is_not_called_healthy() -> None:
     for step in range(5, 100):
         plan = doctor.adjusted(SCHEDULE.at(step))
         scalars = ill if plan.updates_discriminator else {"loss/reconstruction": 0.01}
-        diagnosis = doctor.see(plan, scalars)
+        diagnosis = doctor.diagnose(plan, scalars)
         found += [diagnosis.finding.state] if diagnosis is not None else []
     assert set(found) == {State.DOMINATES}
 

@@ -51,7 +51,7 @@ def follow(doctor: Doctor, schedule: Schedule, window: list[dict[str, float]], s
     """What is said while ``window`` is seen again and again, each diagnosis that renews carried out as a run does."""
     found = []
     for step in steps:
-        diagnosis = doctor.see(doctor.adjusted(schedule.at(step)), window[step % len(window)])
+        diagnosis = doctor.diagnose(doctor.adjusted(schedule.at(step)), window[step % len(window)])
         if diagnosis is not None:
             found.append(diagnosis)
             if doctor.is_reset_due:
@@ -138,7 +138,7 @@ def measured(updates: str) -> list[dict[str, float]]:
     names = ("accuracy/real", "accuracy/completed", "contest/margin")
     return [
         {name: int(number) / 100 for name, number in zip(names, update.split("/"), strict=True)}
-        for update in updates.split()
+        for update in gan_step.split()
     ]
 
 
@@ -165,7 +165,7 @@ def test_a_rollback_for_discriminators_that_overshoot_renews_those_that_it_bring
     saved: Any = json.loads(json.dumps(doctor.state_dict()))
     diagnosis = None
     for step in range(10, 20):
-        diagnosis = doctor.see(EVERY_SECOND.at(step), swinging(0.41, margin=0.05)[step % 20])
+        diagnosis = doctor.diagnose(EVERY_SECOND.at(step), swinging(0.41, margin=0.05)[step % 20])
     assert diagnosis is not None
     assert (diagnosis.finding.overshoots, diagnosis.answer) == (True, "rollback")
     doctor.rewind_state_dict(saved | {"paused": {"discriminator": 30}})

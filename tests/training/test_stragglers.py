@@ -30,7 +30,7 @@ def fed(watch: Stragglers, clock: Clock, own: Iterable[float], *, seconds: int) 
     named = []
     for _ in range(2 * seconds):
         clock.now += 0.5
-        found = watch.see(tuple(own))
+        found = watch.slowest(tuple(own))
         if found is not None:
             named.append(found)
     return named

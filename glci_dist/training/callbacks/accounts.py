@@ -52,7 +52,7 @@ class StragglerWatch(Callback):
         self._stragglers, self._log = stragglers, log
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        slow = self._stragglers.see(done.report.own_seconds)
+        slow = self._stragglers.slowest(done.report.own_seconds)
         if slow is None:
             return
         step, seconds = done.report.plan.step, round(slow.seconds, 1)

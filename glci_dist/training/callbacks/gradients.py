@@ -27,7 +27,7 @@ class GradientBalance(Callback):
     def after_step(self, done: TrainedStep, control: Control) -> None:
         norms = done.report.gradients_at_output
         if norms is not None and not done.report.skipped:
-            self._balance.see(done.report.plan, *norms)
+            self._balance.measure(done.report.plan, *norms)
 
 
 class GradientWatch(Callback):

@@ -81,7 +81,7 @@ class SampleWatch(Callback):
     def _tell_replaced(self, step: int, batch: Batch) -> None:
         for rank in self._world.to_main(batch.replaced):
             for each in rank:
-                self._replaced.see(step, each)
+                self._replaced.add(step, each)
                 details = {"shard": each.shard, "key": each.key, "slot": each.slot, "reason": each.reason}
                 self._log.event("replaced", step, **details)
 

@@ -43,7 +43,7 @@ class Treatment(Callback):
         if report.skipped:
             return
         # A run that a signal ends is judged too: what goes on later must know all that this one saw.
-        found = self._doctor.see(report.plan, dict(scalars(report, self._metrics)))
+        found = self._doctor.diagnose(report.plan, dict(scalars(report, self._metrics)))
         if found is None:
             return
         self._tell(found, report.plan)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import pkgutil
 import sys
 import sysconfig
 import typing
@@ -18,7 +19,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -131,15 +131,14 @@ def _weight(key: str, weight: Any) -> float:
 
 
 def _imported(key: str, target: str) -> Callable[..., Any]:
+    module = target.partition(".")[0]
     try:
-        found = get_object(target)
+        found = pkgutil.resolve_name(target)
     except Exception as error:  # whatever the user's module raises when it is imported
-        reason = str(error.__cause__ or error).splitlines()[0]
-        module = target.partition(".")[0]
-        raise UserError(
-            f"{key}.{TARGET}={target} cannot be imported ({reason}): give module.Class, with the folder that holds "
-            f"{module} on PYTHONPATH"
-        ) from error
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module
+        way_out = f"put the folder that holds {module} on PYTHONPATH" if is_missing else "mend that, and try again"
+        raise UserError(f"{key}.{TARGET}={target} cannot be imported ({reason}): {way_out}") from error
     if not callable(found):
         raise UserError(f"{key}.{TARGET}={target} is no class: name one")
     return typing.cast("Callable[..., Any]", found)

@@ -94,7 +94,7 @@ def _check_contest(config: Config) -> None:
     """Settings of the losses and the discriminators that do not go together."""
     losses, judge = config.losses, config.model.discriminator
     penalties = {"losses.r1": losses.r1, "losses.gradient_penalty": losses.gradient_penalty}
-    penalties |= {f"losses.penalties.{name}": "on" for name, each in losses.penalties.items() if each is not None}
+    penalties |= {f"losses.penalties.{name}": 1.0 for name, each in losses.penalties.items() if each is not None}
     for key, weight in penalties.items():
         # Discriminators of the user's are looked at when they are built.
         if weight and judge.normalization == "batch" and not judge.custom:

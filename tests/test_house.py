@@ -14,7 +14,7 @@ ROOMS = (
     "command line",
 )
 """In the order of docs/architecture.md, each imports only what stands before it; "": the modules beside the rooms."""
-_COMMAND_LINE = {"cli", "__main__"}
+_COMMAND_LINE = {"cli", "__main__", "extensions"}
 _UP = {
     # What a print or an override looks like is asked of data/names.py, which imports nothing.
     ("compose", "data.names"),

@@ -14,6 +14,7 @@ from glci_dist.checkpoints.state import Part, State, Vectors
 from glci_dist.errors import UserError
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """A part of a run with a state, with the methods of torch's modules."""
 
@@ -28,11 +29,6 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
         """Load a ``state_dict`` of any world size, with a ``SavedVector`` in place of each ``Part``."""
         ...
-
-
-def is_stateful(part: object) -> bool:
-    """Whether a part has a state to be saved."""
-    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
 
 
 @runtime_checkable

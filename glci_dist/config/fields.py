@@ -15,6 +15,7 @@ class Rule:
     """What a value has to be, whatever the other values are."""
 
     holds: Callable[[Any], bool]
+    """Whether a value keeps to it."""
     otherwise: str
     """What follows ``key=value`` in the line that refuses a value."""
     choices: tuple[str, ...] = ()

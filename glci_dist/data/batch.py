@@ -55,5 +55,6 @@ class Batch:
 def _rebuild(
     step: int, arrays: tuple[np.ndarray | None, ...], keys: tuple[str, ...], replaced: tuple[Replacement, ...]
 ) -> Batch:
-    tensors: list[Any] = [None if array is None else torch.from_numpy(array) for array in arrays]
-    return Batch(step, *tensors, keys, replaced)
+    tensors: Any = [None if array is None else torch.from_numpy(array) for array in arrays]
+    photos, boxes, strokes, fake_patches, real_patches, pixels = tensors
+    return Batch(step, photos, boxes, strokes, fake_patches, real_patches, pixels, keys, replaced)

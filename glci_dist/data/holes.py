@@ -7,6 +7,7 @@ device is in ``masks.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,8 +149,10 @@ def _is_typed(shapes: Shapes, slots: int, size: int) -> bool:
 
 
 def _same(one: Shapes, other: Shapes, slots: slice) -> bool:
-    pairs = ((one.boxes, other.boxes), (one.strokes, other.strokes), (one.pixels, other.pixels))
-    return all((a is None and b is None) or np.array_equal(a[slots], b) for a, b in pairs)
+    empty = np.zeros((0, 0, 0), np.uint8)
+    pixels = [empty if each.pixels is None else each.pixels for each in (one, other)]
+    pairs: list[tuple[Any, Any]] = [(one.boxes, other.boxes), (one.strokes, other.strokes), (pixels[0], pixels[1])]
+    return all(np.array_equal(a[slots], b) for a, b in pairs)
 
 
 def _bounds(shapes: Shapes) -> NDArray[np.int64]:
@@ -160,9 +163,9 @@ def _bounds(shapes: Shapes) -> NDArray[np.int64]:
     # A pixel belongs to a stroke by its middle; the margin is for the rounding of fp32, here and on the
     # device.
     reach = radius - 0.5 + 1e-3
-    low = [corners, np.ceil(np.minimum(starts, ends) - reach - 1)]
-    high = [corners + sides, np.floor(np.maximum(starts, ends) + reach) + 1]
-    used = [sides[:, :, :1], radius]
+    low: list[Any] = [corners, np.ceil(np.minimum(starts, ends) - reach - 1)]
+    high: list[Any] = [corners + sides, np.floor(np.maximum(starts, ends) + reach) + 1]
+    used: list[Any] = [sides[:, :, :1], radius]
     if shapes.pixels is not None:
         first, last, there = _bounds_of_pixels(shapes.pixels)
         low, high, used = [*low, first], [*high, last], [*used, there]
@@ -177,10 +180,10 @@ def _bounds(shapes: Shapes) -> NDArray[np.int64]:
 def _bounds_of_pixels(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Left, top and first px outside, (n, 1, 2) each, and whether there is a pixel, (n, 1, 1)."""
     size = pixels.shape[1]
-    across = [pixels.any(axis) for axis in (1, 2)]
-    first = np.stack([each.argmax(1) for each in across], 1)
-    last = np.stack([size - each[:, ::-1].argmax(1) for each in across], 1)
-    return first[:, None], last[:, None], pixels.any((1, 2)).astype(np.int64)[:, None, None]
+    columns, rows = np.asarray(pixels.any(1)), np.asarray(pixels.any(2))
+    first = np.stack([columns.argmax(1), rows.argmax(1)], 1)
+    last = np.stack([size - columns[:, ::-1].argmax(1), size - rows[:, ::-1].argmax(1)], 1)
+    return first.reshape(-1, 1, 2), last.reshape(-1, 1, 2), pixels.any((1, 2)).astype(np.int64).reshape(-1, 1, 1)
 
 
 def _patches_around(bounds: NDArray[np.int64], patch: int, size: int) -> NDArray[np.int32]:

@@ -113,7 +113,7 @@ def _check(network: nn.Module, run: Callable[[int], Outputs], *, size: int, key:
         )
     if not all(torch.equal(one, other) for one, other in zip(first, again, strict=True)):
         raise UserError(f"{key}: two passes over the same photos differ: let the network draw nothing at random")
-    torch.stack([each.float().square().mean() for each in first]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([each.float().square().mean() for each in first]).sum().backward()
     for name, parameter in network.named_parameters():
         if parameter.dtype != torch.float32 or not parameter.requires_grad or parameter.grad is None:
             raise UserError(

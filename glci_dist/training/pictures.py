@@ -13,7 +13,7 @@ from glci_dist.config import Config
 from glci_dist.data.grid import grid, scale_to
 from glci_dist.data.index import Index
 from glci_dist.data.loader import StepDataset
-from glci_dist.training.gan_step import to_device
+from glci_dist.training.device_batch import to_device
 from glci_dist.training.losses import composite
 
 _SEED = 20170720

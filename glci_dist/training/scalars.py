@@ -71,6 +71,6 @@ def scalars(report: StepReport, metrics: MetricRegistry) -> Iterable[tuple[str, 
         if metrics[name].is_shown:
             yield name, value
     for derived in _DERIVED:
-        value = derived.value(report)
-        if value is not None:
-            yield derived.metric.name, value
+        found = derived.value(report)
+        if found is not None:
+            yield derived.metric.name, found

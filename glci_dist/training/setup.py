@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from glci_dist import compose
-from glci_dist.checkpoints.registry import Registry, is_stateful
+from glci_dist.checkpoints.registry import Registry, Stateful
 from glci_dist.cluster import collectives
 from glci_dist.cluster.environment import job, on_ending
 from glci_dist.cluster.signals import StopRequest
@@ -169,6 +169,7 @@ def _assemble(
     log, schedule = RunLog(start.endings.journal), Schedule(config.phases)
     gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
     audit = SampleAudit(world, config.global_batch)
+    stateful = {f"callbacks.{name}": each for name, each in start.callbacks.items() if isinstance(each, Stateful)}
     registry = Registry(
         {
             **step.networks(),
@@ -177,7 +178,7 @@ def _assemble(
             "balance": step.gan.balance,
             "doctor": doctor,
             "samples": audit,
-            **(stateful := {f"callbacks.{name}": each for name, each in start.callbacks.items() if is_stateful(each)}),
+            **stateful,
         },
         # Checkpoints of before there were these are of runs that had nothing of the kind.
         optional=("balance", "doctor", *stateful),

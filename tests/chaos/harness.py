@@ -14,7 +14,7 @@ from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
 from glci_dist.runs.journal import read_journal
-from glci_dist.training.sample_digest import History
+from glci_dist.training.sample_digest import SampleDigest
 from tests.commands import Command
 from tests.small_run import newest_in, small
 
@@ -40,9 +40,9 @@ class Outcome:
     kills: list[Kill] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
     """Files of the last checkpoint that are not bitwise those of the undisturbed run."""
-    samples: History = field(default_factory=History)
+    samples: SampleDigest = field(default_factory=SampleDigest)
     """What the surviving history used."""
-    scheduled: History = field(default_factory=History)
+    scheduled: SampleDigest = field(default_factory=SampleDigest)
     """What the schedule has: each slot of each step once."""
 
     @property
@@ -133,13 +133,13 @@ def kill_once(overrides: list[str], folder: Path, *, aim: str, seconds: float) -
     return int(step_file.read_bytes() or b"-1")
 
 
-def scheduled(overrides: list[str]) -> History:
+def scheduled(overrides: list[str]) -> SampleDigest:
     """The samples that the order has for every step, found without running anything."""
     config = compose.load(overrides)
     index = load_index(config.data.shards)
     order = Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
     store = ShardStore(index, config.data.cache)
-    slots, history = range(config.global_batch), History()
+    slots, history = range(config.global_batch), SampleDigest()
     for step in range(sum(phase.steps for phase in config.phases.values())):
         keys = [f"{index.shards[s].name}/{store.sample(s, n)[0]}" for s, n in order.samples(step, slots)]
         history = history.used(step, slots, keys)
@@ -164,7 +164,7 @@ def _aims(draw: random.Random) -> Iterator[tuple[str, str, float]]:
             yield f"steps +{seconds:.2f} s", "", seconds
 
 
-def _compare(folder: Path) -> tuple[list[str], History]:
+def _compare(folder: Path) -> tuple[list[str], SampleDigest]:
     """Files of the two last checkpoints that differ, and the samples of the disturbed one."""
     one, other = (newest_in(folder / name / "run" / "checkpoints") for name in ("undisturbed", "disturbed"))
     assert one is not None
@@ -178,4 +178,4 @@ def _compare(folder: Path) -> tuple[list[str], History]:
     if steps[0] != steps[1]:
         differing.append("the optimisers' step counts")
     shutil.rmtree(folder / "undisturbed")
-    return differing, History.from_json(other.manifest.facts["samples"])
+    return differing, SampleDigest.from_json(other.manifest.facts["samples"])

@@ -35,7 +35,7 @@ def record_plain(overrides: list[str], colour: list[float], parts: Sequence[Sequ
     completion, discriminators = build_completion(config), build_discriminators(config)
     fill_colour(completion).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     assert isinstance(discriminators, ContextDiscriminators)
-    judge = discriminators.judge
+    judge = discriminators.logits
     make_smooth(completion)
     make_smooth(discriminators)
     optimizers = {

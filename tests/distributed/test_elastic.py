@@ -13,7 +13,7 @@ from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
-from glci_dist.training.sample_digest import History
+from glci_dist.training.sample_digest import SampleDigest
 from glci_dist.training.setup import prepare
 from tests.distributed.recordings import tiny
 from tests.small_run import newest_in
@@ -28,12 +28,12 @@ class Recorder(Callback):
     """Keeps every step's losses, and has this process stopped by a signal at one of them."""
 
     def __init__(self, stop_in: int | None) -> None:
-        self.losses: Losses = {}
+        self.values: Losses = {}
         self._stop_in = stop_in
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         step = done.report.plan.step
-        self.losses[step] = done.report.losses
+        self.values[step] = done.report.values
         if self._stop_in is not None and step == self._stop_in - 1:
             # Answered at the end of the next step.
             os.kill(os.getpid(), signal.SIGUSR2)
@@ -53,7 +53,7 @@ def train_some(overrides: list[str], stop_in: int | None) -> tuple[int, Losses, 
             trainer.callbacks.all.append(recorder)
         ending = trainer.run()
         trainer.close()
-    return trainer.first_step, recorder.losses, "" if ending is None else str(ending)
+    return trainer.first_step, recorder.values, "" if ending is None else str(ending)
 
 
 def through_worlds(overrides: list[str], legs: Sequence[tuple[int, int, int | None]]) -> Losses:
@@ -108,7 +108,7 @@ def test_a_run_through_2_4_1_and_2_ranks_has_the_losses_of_an_undisturbed_one(
     assert difference <= {"fp32": 1e-4, "bf16": 2e-2}[precision]
     saved = newest_in(tmp_path / "faces64" / "checkpoints")
     assert saved is not None
-    assert History.from_json(saved.manifest.facts["samples"]).count == 8 * sum(STEPS)
+    assert SampleDigest.from_json(saved.manifest.facts["samples"]).count == 8 * sum(STEPS)
 
 
 def test_the_same_world_again_is_bitwise_the_same_in_both_stages(faces_shards: str, tmp_path: Path) -> None:

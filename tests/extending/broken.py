@@ -104,7 +104,7 @@ class MixesPhotos(Network):
 class DrawnElsewhere(Network):
     def __init__(self) -> None:
         super().__init__()
-        nn.init.constant_(self.layers[0].bias, random.random())
+        next(self.layers.parameters()).data.fill_(random.random())
 
 
 class Fails(Network):
@@ -205,7 +205,7 @@ class WithItsOwnRandomness(Squares):
 class OfFloats(Squares):
     def draw(self, words: np.ndarray, size: int) -> Shapes:
         shapes = super().draw(words, size)
-        return Shapes(shapes.boxes.astype(np.float32), shapes.strokes)  # type: ignore[arg-type]
+        return Shapes(shapes.boxes.astype(np.float32), shapes.strokes)
 
 
 class WithoutMetric(Statistic):

@@ -46,7 +46,7 @@ def broken(key: str, name: str) -> str:
         ("WithAnUnusedLayer", "parameter spare.weight is not trained"),
         ("WithAFrozenLayer", "parameter layers.0.weight is not trained"),
         ("MixesPhotos", "in evaluation a photo's result depends on the photos beside it"),
-        ("DrawnElsewhere", "layers.0.bias differs from one construction to the next"),
+        ("DrawnElsewhere", "layers.0.weight differs from one construction to the next"),
         ("Fails", "a pass over photos of data.size=32 px fails: "),
     ],
 )
@@ -145,7 +145,7 @@ def test_two_metrics_of_one_name_are_refused(faces_shards: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["callbacks.mine._target_=no_such_module.Mine"], "cannot be imported (No module named 'no_such_module')"),
+        (["callbacks.mine._target_=no_such_module.Mine"], "put the folder that holds no_such_module on PYTHONPATH"),
         (["callbacks.mine._target_=tests.extending.broken.Nothing"], "cannot be imported ("),
         (["callbacks.mine._target_=glci_dist.config.RESERVED_PORTS"], "is no class: name one"),
         (["callbacks.mine.patience=3"], "names no class: give callbacks.mine._target_, a dotted path"),

@@ -97,7 +97,7 @@ def test_two_ranks_train_what_one_trains(runs: dict[int, Path]) -> None:
     }
     for one, two in zip(lines[1], lines[2], strict=True):
         for name in ("loss/reconstruction", "loss/edges", "loss/r2", "contest/sharpness", "loss/real"):
-            assert one.get(name) == pytest.approx(two.get(name), rel=2e-3)
+            assert one.get(name, 0) == pytest.approx(two.get(name, 0), rel=2e-3)
 
 
 @pytest.mark.distributed
@@ -124,9 +124,36 @@ def test_a_callback_ends_the_run_on_every_rank(faces_shards: str, tmp_path: Path
 def test_a_run_goes_on_with_another_logger_and_another_metric(faces_shards: str, tmp_path: Path) -> None:
     words = small(faces_shards, tmp_path, steps=(2, 0, 0))
     assert run_world(1, train_mine, words) == [""]
-    more = ("phases.completion.steps=3", "checkpoints.accept=[phases.completion.steps]", *PARTS[10:14])
+    more = (
+        "phases.completion.steps=3",
+        "checkpoints.accept=[phases.completion.steps]",
+        *(word for word in PARTS if word.startswith(("metrics", "loggers"))),
+    )
     assert run_world(1, train_mine, [*words, *more]) == [""]
     assert "contest/sharpness" in (tmp_path / "run" / "scalars.jsonl").read_text()
+
+
+@pytest.mark.distributed
+def test_weights_and_biases_is_a_logger_in_its_offline_mode(
+    faces_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    words = small(
+        faces_shards,
+        tmp_path,
+        steps=(4, 0, 0),
+        extra=(
+            "loggers.wandb._target_=wandb_logger.WandbLogger",
+            "loggers.wandb.project=faces",
+            "monitor.scalars_every=2",
+            "monitor.pictures_every=2",
+        ),
+    )
+    assert run_world(1, train_mine, words) == [""]
+    (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    logged = log.read_bytes()
+    for name in (b"loss/reconstruction", b"learning_rate/completion", b"pictures", b"global_batch"):
+        assert name in logged
 
 
 def test_an_ellipse_is_in_the_batches_and_the_patch_contains_it(faces_shards: str, tmp_path: Path) -> None:
@@ -151,7 +178,7 @@ def test_an_ellipse_is_in_the_batches_and_the_patch_contains_it(faces_shards: st
 
 def test_the_installed_command_finds_parts_on_the_path(faces_shards: str, tmp_path: Path) -> None:
     words = small(faces_shards, tmp_path, steps=(1, 0, 0), extra=PARTS)
-    for path, code, said in ((str(MINE), 0, ""), ("", 2, "with the folder that holds unet on PYTHONPATH")):
+    for path, code, said in ((str(MINE), 0, ""), ("", 2, "put the folder that holds ellipses on PYTHONPATH")):
         done = subprocess.run(
             [sys.executable, "-m", "glci_dist", "config", *words],
             env={**os.environ, "PYTHONPATH": path},

@@ -9,7 +9,7 @@ import pytest
 from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.slurm.explain import checkpoint_bytes, memory
-from glci_dist.training.setup import build_contest
+from glci_dist.training.setup import build_gan_step
 from glci_dist.training.train import train
 from tests.small_run import newest_in, small
 from tests.worlds import run_world
@@ -32,7 +32,7 @@ def test_the_checkpoint_has_the_reckoned_size(faces_shards: str, tmp_path: Path)
 def count_weights(overrides: list[str]) -> int:
     config = compose.load(overrides)
     with joined(config.engine) as world:
-        contest = build_contest(config, world)
+        contest = build_gan_step(config, world)
         networks = (contest.completion.network, contest.discriminators.network)
         return sum(parameter.numel() * parameter.element_size() for each in networks for parameter in each.parameters())
 

@@ -127,7 +127,7 @@ def test_a_run_has_its_callbacks_in_the_order_that_they_hang_on(faces_shards: st
     first = ["LeaseWatch", "Startup", "PhaseStarts", "SampleAudit"]
     assert main == [
         *first,
-        *("Accounting", "StragglerWatch", "TensorBoard", "Pictures", "Progress", "Unprinted"),
+        *("Accounting", "StragglerWatch", "Logging", "Pictures", "Progress", "Unprinted"),
         *deciding,
     ]
     assert other == [*first, *deciding]

@@ -69,7 +69,7 @@ def test_the_state_goes_through_json_to_the_bit() -> None:
 
 
 def test_the_steps_passed_over_end_with_the_offending_one_and_begin_no_earlier_than_the_checkpoint() -> None:
-    gradient_monitor = GradientMonitor(EngineConfig(skip_step=3))
+    gradient_monitor = GradientMonitor(EngineConfig(pass_over=3))
     assert list(gradient_monitor.skip(10, since=0)) == [8, 9, 10]
     assert list(gradient_monitor.skip(21, since=20)) == [20, 21]
     assert gradient_monitor.skipped_steps == [8, 9, 10, 20, 21]

@@ -138,7 +138,7 @@ def measured(updates: str) -> list[dict[str, float]]:
     names = ("accuracy/real", "accuracy/completed", "contest/margin")
     return [
         {name: int(number) / 100 for name, number in zip(names, update.split("/"), strict=True)}
-        for update in gan_step.split()
+        for update in updates.split()
     ]
 
 

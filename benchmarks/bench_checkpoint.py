@@ -31,6 +31,7 @@ from glci_dist import compose
 from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import Saved, Saver
 from glci_dist.cluster.world import joined
+from glci_dist.runs.events import FirstStepDone
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.setup import prepare
 
@@ -127,8 +128,8 @@ def restart(words: list[str], run: Path) -> dict[str, Any]:
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
-    (event,) = (event for event in read_journal(run) if event["event"] == "running")
-    parts = event["startup_seconds"]
+    (event,) = (event for event in read_journal(run) if isinstance(event, FirstStepDone))
+    parts = event.startup_seconds
     return {"parts": parts, "to_the_first_step": sum(parts.values()), "whole_command": seconds}
 
 

@@ -38,6 +38,7 @@ from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
+from glci_dist.runs.events import Completed, Diagnosed, FirstStepDone, PhaseStarted
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.training import gan_step, losses, trainer
@@ -228,14 +229,14 @@ def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
 def as_long(run: Path) -> int:
     """How many steps of phase 1 take as long as the run's other phases."""
     events = read_journal(run)
-    times = {event["phase"]: event["time"] for event in events if event["event"] == "phase"}
-    (end,) = (event for event in events if event["event"] == "end")
-    started = [event for event in events if event["event"] == "running"]
-    if len(started) != 1 or len(times) != 3:
+    phases = [event for event in events if isinstance(event, PhaseStarted)]
+    (end,) = (event for event in events if isinstance(event, Completed))
+    started = [event for event in events if isinstance(event, FirstStepDone)]
+    if len(started) != 1 or len({each.phase for each in phases}) != 3:
         raise UserError(f"{run} was interrupted, and its phases' times are not known: remove it, and run again")
-    second = next(event for event in events if event["event"] == "phase" and event["step"])
+    second = next(event for event in phases if event.step)
     # The first step's time is not in it.
-    return math.ceil((end["time"] - second["time"]) / (second["time"] - started[0]["time"]) * (second["step"] - 1))
+    return math.ceil((end.time - second.time) / (second.time - started[0].time) * (second.step - 1))
 
 
 def phase_1(arguments: argparse.Namespace) -> int:
@@ -266,7 +267,7 @@ def train(arguments: argparse.Namespace, name: str) -> None:
 
 def is_complete(folder: RunFolder) -> bool:
     """Whether a run has come to its end."""
-    return folder.journal.exists() and any(event["event"] == "end" for event in read_journal(folder.path))
+    return folder.journal.exists() and any(isinstance(event, Completed) for event in read_journal(folder.path))
 
 
 def diagnoses(run: Path) -> str:
@@ -274,8 +275,8 @@ def diagnoses(run: Path) -> str:
     events = read_journal(run)
     if not FAILURES[run.name].has_contest:
         return "no contest to judge"
-    found = [event for event in events if event["event"] == "diagnosis"]
-    return "; ".join(f"step {event['step']}: {event['state']}" for event in found) or "healthy all along"
+    found = [event for event in events if isinstance(event, Diagnosed)]
+    return "; ".join(f"step {event.step}: {event.state}" for event in found) or "healthy all along"
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glci_dist.errors import UserError
+from glci_dist.runs.events import Diagnosed, NetworkReset, Resumed, RolledBack
 from glci_dist.runs.journal import read_journal
 
 NAMES = (
@@ -76,19 +77,19 @@ def said(folder: Path) -> list[str]:
     """
     told: list[tuple[int, str]] = []
     for event in read_journal(folder):
-        step = event["step"]
-        if event["event"] == "resume":
+        if isinstance(event, Resumed):
             # What a restart runs again counts as it came out last.
-            told = [each for each in told if each[0] < step]
-        elif event["event"] == "rollback":
-            told.append((step, f"back to step {event['to']}"))
-        elif event["event"] == "renewed":
-            told.append((step, f"the {event['network']} begin anew"))
-        elif event["event"] == "diagnosis":
-            changes = [f"{name} x {event[name]:.3g}" for name in ("alpha", "discriminator_lr") if name in event]
+            told = [each for each in told if each[0] < event.step]
+        elif isinstance(event, RolledBack) and event.to is not None:
+            told.append((event.step, f"back to step {event.to}"))
+        elif isinstance(event, NetworkReset):
+            told.append((event.step, f"the {event.network} begin anew"))
+        elif isinstance(event, Diagnosed):
+            factors = {"alpha": event.alpha, "discriminator_lr": event.discriminator_lr}
+            changes = [f"{name} x {factor:.3g}" for name, factor in factors.items() if factor is not None]
             done = f": {', '.join(changes)}" if changes else ""
-            answer = f" ({event['answer']}{done})" if event["answer"] not in ("", "warn") else ""
-            told.append((step, f"{event['state']}: {'; '.join(event['evidence'])}{answer}"))
+            answer = f" ({event.answer}{done})" if event.answer not in ("", "warn") else ""
+            told.append((event.step, f"{event.state}: {'; '.join(event.evidence)}{answer}"))
     return [f"step {step:>6}  {line}" for step, line in told]
 
 

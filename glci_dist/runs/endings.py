@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from glci_dist.cluster.collectives import place
 from glci_dist.cluster.environment import Part
 from glci_dist.errors import Superseded
 from glci_dist.runs.attempts import Attempt, parse_record
+from glci_dist.runs.events import AttemptEnded, Completed, Failed, Stopped
 from glci_dist.runs.journal import Journal
 from glci_dist.urls import without_secrets
 
-STATES = {"end": "done", "stopped": "stopped", "failed": "failed"}
-"""What became of an attempt, by the event that it ended with."""
+STATES = {Completed.name: "done", Stopped.name: "stopped", Failed.name: "failed"}
+"""What became of an attempt, by the name of the event that it ended with."""
 
 _ROOM = 4096
 """Bytes of an ending, taken when the attempt begins."""
@@ -52,28 +54,28 @@ class Endings:
 
         Returns after two seconds at the latest, whatever the disk does: the process may be about to end.
         """
-        writing = threading.Thread(target=self.end, args=("failed", why, part), daemon=True)
+        failed = Failed(max(0, place().step), why)
+        writing = threading.Thread(target=self.end, args=(failed, part), daemon=True)
         writing.start()
         writing.join(_SECONDS)
 
-    def end(self, event: str, why: str = "", part: Part = Part.BROKE, **details: Any) -> None:
-        """The attempt ends with ``event`` (``STATES``); later calls change nothing."""
+    def end(self, event: AttemptEnded, part: Part = Part.BROKE) -> None:
+        """The attempt ends with ``event``; later calls change nothing."""
         with self._lock:
             if self._is_told:
                 return
             self._is_told = True
             if self._spare is not None:
                 os.close(self._spare)
-        why, step = without_secrets(" ".join(why.split())), place().step
+        why = without_secrets(" ".join((event.reason or "").split()))
         if self.journal is not None and part is not Part.BROKE:
             why = self._with_cause(why)
-        step = int(details.pop("step", max(0, step)))
-        if self._rank == 0 or (event == "failed" and part is not Part.LOST):
-            self._leave({"event": event, "step": step, "reason": why, "part": part})
+        if self._rank == 0 or (isinstance(event, Failed) and part is not Part.LOST):
+            self._leave({"event": event.name, "step": event.step, "reason": why, "part": part})
         if self.journal is not None:
             # A newer attempt owns the run: then this one writes nothing into it.
             with suppress(Superseded, OSError):
-                self.journal.write(event, step=step, **({"reason": why} if why else {}), **details)
+                self.journal.write(replace(event, reason=why or None))
 
     def _with_cause(self, why: str) -> str:
         """``why`` with what the rank said that is to blame."""

@@ -9,11 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from glci_dist.errors import UserError
+from glci_dist.runs import events
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.events import CheckpointSaved, Event, Resumed, RolledBack, Started
 from glci_dist.urls import without_secrets_in
 
 
@@ -30,19 +33,12 @@ class Journal:
         self._waiting = b""
         self._is_torn = False
 
-    def write(self, event: str, *, step: int, **details: Any) -> None:
-        """Append an event of ``step`` with the time (seconds since 1970), attempt, host and process."""
-        entry = {
-            "time": round(time.time(), 3),
-            "event": event,
-            "step": step,
-            "attempt": self._attempt.number,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            **without_secrets_in(details),
-        }
+    def write(self, event: Event) -> None:
+        """Append an event with the time, attempt, host and process set."""
+        now, host = round(time.time(), 3), socket.gethostname()
+        event = replace(event, time=now, attempt=self._attempt.number, host=host, pid=os.getpid())
         with self._lock, self._attempt.fenced():
-            self._waiting += json.dumps(entry).encode() + b"\n"
+            self._waiting += json.dumps(without_secrets_in(event.record())).encode() + b"\n"
             self._write_waiting()
 
     def _write_waiting(self) -> None:
@@ -64,7 +60,7 @@ class Journal:
         self._waiting = lines[whole:]
 
 
-def read_journal(run: Path) -> list[dict[str, Any]]:
+def read_journal(run: Path) -> list[Event]:
     """Every event of a run, oldest first; a line that a kill or a full disk tore is passed over.
 
     Raises ``UserError`` where the file cannot be read.
@@ -75,36 +71,34 @@ def read_journal(run: Path) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise UserError(f"{run / 'journal.jsonl'} cannot be read: {error.strerror}: mend that") from error
-    events = []
+    found = []
     for line in lines:
         try:
-            event = json.loads(line)
+            record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict) and _is_event(event):
-            events.append(event)
-    return events
+        if isinstance(record, dict) and _is_event(record):
+            found.append(events.read(record))
+    return found
 
 
-def last_saved(events: Sequence[Mapping[str, Any]]) -> int | None:
+def last_saved(journal: Sequence[Event]) -> int | None:
     """Step of the newest checkpoint that the journal tells of and nothing in it took back; None: it tells of none."""
     step: int | None = None
-    for event in events:
-        if event["event"] == "checkpoint":
-            step = int(event["step"])
-        elif event["event"] == "start":
+    for event in journal:
+        # On resuming, damaged ones were set aside, and told of.
+        if isinstance(event, CheckpointSaved | Resumed):
+            step = event.step
+        elif isinstance(event, Started):
             step = None
-        elif event["event"] == "resume":
-            # Damaged ones were set aside then, and told of.
-            step = int(event["step"])
-        elif event["event"] == "rollback" and isinstance(event.get("to"), int):
-            step = event["to"]
+        elif isinstance(event, RolledBack) and event.to is not None:
+            step = event.to
     return step
 
 
-def _is_event(event: Mapping[str, Any]) -> bool:
+def _is_event(record: Mapping[str, Any]) -> bool:
     """Whether it has what every reader needs; what else stands in it may be of another version."""
-    numbers = (event.get("step"), event.get("time"))
-    return isinstance(event.get("event"), str) and all(
+    numbers = (record.get("step"), record.get("time"))
+    return isinstance(record.get("event"), str) and all(
         isinstance(each, (int, float)) and math.isfinite(each) for each in numbers
     )

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import STATES, cause_of, read_endings
+from glci_dist.runs.events import AttemptEnded, CheckpointSaved, Event, Resumed, RolledBack, Started
 from glci_dist.runs.journal import read_journal
 
 KINDS = ("compute", "communication", "data", "checkpoint", "startup")
@@ -163,9 +164,9 @@ class Account:
 
 def account(run: Path, *, before: int | None = None) -> Account:
     """What is known of every attempt at ``run``, or of those with numbers less than ``before``."""
-    events: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    events: dict[int, list[Event]] = defaultdict(list)
     for event in read_journal(run):
-        events[_whole(event.get("attempt"))].append(event)
+        events[event.attempt].append(event)
     starts = {number: _resumed_at(found) for number, found in events.items()}
     chosen = [number for number in attempts.numbers(run) if before is None or number < before]
     found = []
@@ -181,22 +182,18 @@ def process_start() -> float:
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
-def _one(
-    run: Path, number: int, events: Sequence[dict[str, Any]], following: int | None, *, is_newest: bool
-) -> AttemptAccount:
+def _one(run: Path, number: int, events: Sequence[Event], following: int | None, *, is_newest: bool) -> AttemptAccount:
     lease, said = attempts.lease(run, number), attempts.last_sign(run, number)
-    began = _number(lease.get("time"), float(events[0]["time"]) if events else 0.0)
+    began = _number(lease.get("time"), events[0].time if events else 0.0)
     sign = _sign(said) if said else Sign(began, began)
     resumed_at = _resumed_at(events) or 0
     # The journal may know more than the sign of the last second.
-    reached = max([sign.step, resumed_at, *(int(event["step"]) for event in events if event["event"] == "checkpoint")])
+    reached = max([sign.step, resumed_at, *(event.step for event in events if isinstance(event, CheckpointSaved))])
     lost = max(0, reached - following) if following is not None else 0
     lost += sum(
-        max(0, int(event["step"]) + 1 - _whole(event["to"]))
-        for event in events
-        if event["event"] == "rollback" and "to" in event
+        max(0, event.step + 1 - event.to) for event in events if isinstance(event, RolledBack) and event.to is not None
     )
-    ended = max(sign.time, float(events[-1]["time"]) if events else began)
+    ended = max(sign.time, events[-1].time if events else began)
     worked = sum(sign.seconds[kind] for kind in ("compute", "communication", "data"))
     share = min(1.0, lost / sign.steps) if sign.steps else 0.0
     seconds = {
@@ -233,14 +230,14 @@ def _one(
     )
 
 
-def _resumed_at(events: Sequence[dict[str, Any]]) -> int | None:
-    return next((int(event["step"]) for event in events if event["event"] in ("start", "resume")), None)
+def _resumed_at(events: Sequence[Event]) -> int | None:
+    return next((event.step for event in events if isinstance(event, Started | Resumed)), None)
 
 
-def _end(attempt: Attempt, events: Sequence[dict[str, Any]], ended: float, *, is_newest: bool) -> tuple[str, str]:
+def _end(attempt: Attempt, events: Sequence[Event], ended: float, *, is_newest: bool) -> tuple[str, str]:
     for event in reversed(events):
-        if event["event"] in STATES:
-            return STATES[event["event"]], str(event.get("reason", ""))
+        if isinstance(event, AttemptEnded):
+            return STATES[event.name], event.reason or ""
     # What the journal's disk did not take, or what only another rank could say.
     left = read_endings(attempt)
     if 0 in left:

@@ -17,6 +17,7 @@ from glci_dist.data.index import Index, load_index
 from glci_dist.data.location import is_remote
 from glci_dist.errors import UserError
 from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.runs.events import CheckpointSaved
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
@@ -153,9 +154,9 @@ def _checkpoints(request: Request) -> Iterator[str]:
     config, cluster = request.config, request.config.cluster
     size = checkpoint_bytes(config)
     measured = [
-        event["copy_seconds"] + event["write_seconds"]
+        event.copy_seconds + event.write_seconds
         for event in read_journal(request.run)
-        if event["event"] == "checkpoint"
+        if isinstance(event, CheckpointSaved) and event.write_seconds
     ]
     seconds = max(measured) if measured else size / _DISK_BYTES_S
     how = "the longest measured" if measured else f"estimated at {_DISK_BYTES_S / 1e6:.0f} MB/s"

@@ -16,6 +16,7 @@ from glci_dist.cluster.world import World
 from glci_dist.config import Config
 from glci_dist.errors import Fault, Interrupted
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.events import CheckpointDamaged, RolledBack
 from glci_dist.runs.folder import RunFolder
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.phases import StepPlan
@@ -132,7 +133,7 @@ class Checkpointer:
 
     def _tell_damaged(self, path: Path, problem: str, aside: Path) -> None:
         where = str(aside.relative_to(self._folder.path))
-        self._log.event("damaged", self.first_step, checkpoint=path.name, problem=problem, set_aside=where)
+        self._log.event(CheckpointDamaged(self.first_step, path.name, problem, set_aside=where))
         self._log.say(f"{path} is damaged ({problem}): set aside as {where}")
 
     def _on_saved(self, saved: Saved) -> None:
@@ -176,7 +177,7 @@ class Rollback:
         self._gradient_monitor.went_back(checkpoint.step)
         over = self._gradient_monitor.skip(step, since=checkpoint.step) if skip_step else range(0)
         self._checkpointer.forget_after(checkpoint.step)
-        self._log.event("rollback", step, to=checkpoint.step, passed_over=[over.start, over.stop])
+        self._log.event(RolledBack(step, to=checkpoint.step, skipped_steps=(over.start, over.stop)))
         without = f"; steps {over.start} to {over.stop - 1} are passed over" if over else ""
         self._log.say(f"step {step}: back to step {checkpoint.step}{without}")
         self._on_rewind(checkpoint.step)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from glci_dist.checkpoints.manifest import folder_name, newest_standing
 from glci_dist.config import Config
+from glci_dist.runs.events import CheckpointMissing, ConfigurationChanged, Event, OtherVersion, StepMoved
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import last_saved, read_journal
 from glci_dist.training.moves import moves
@@ -28,16 +28,16 @@ class Differences:
     moves: Sequence[str] = ()
     """What changed phases do to the step that the run goes on at."""
 
-    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """For the journal."""
+    def events(self, step: int) -> Iterator[Event]:
+        """For the journal of a run that goes on at ``step``."""
         if self.changes:
-            yield "changed", {"keys": list(self.changes)}
+            yield ConfigurationChanged(step, tuple(self.changes))
         if self.notes:
-            yield "version", {"notes": list(self.notes)}
+            yield OtherVersion(step, tuple(self.notes))
         if self.missing is not None:
-            yield "missing", {"checkpoint": folder_name(self.missing)}
+            yield CheckpointMissing(step, folder_name(self.missing))
         if self.moves:
-            yield "moved", {"moves": list(self.moves)}
+            yield StepMoved(step, tuple(self.moves))
 
     def lines(self, folder: RunFolder, *, resumed_at: int | None) -> Iterator[str]:
         """For the screen."""

@@ -9,6 +9,7 @@ from glci_dist.checkpoints.manifest import Checkpoint
 from glci_dist.cluster.world import World, has_bf16
 from glci_dist.config import Config
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.events import Resumed, Started
 from glci_dist.runs.folder import RunFolder
 from glci_dist.training.balance import Balance
 from glci_dist.training.checkpointer import Checkpointer
@@ -59,19 +60,19 @@ class Resumption:
 
     def say_complete(self) -> None:
         """Say and write down that no step is left to run."""
-        self.log.event("resume", self.first_step, ranks=self.world.size)
+        self.log.event(Resumed(self.first_step, self.world.size))
         self._tell_differences()
         self.log.say(f"{self.folder.path} is complete: {self.schedule.steps} steps are done")
 
     def announce(self) -> None:
         """Say and write down that the run starts, or goes on, and on what; every rank calls it."""
         engine, world, resumed = self.config.engine, self.world, self.checkpoint
-        event = "resume" if resumed else "start"
-        self.log.event(event, self.first_step, ranks=world.size, device=str(world.device), precision=engine.precision)
+        kind: type[Resumed | Started] = Resumed if resumed else Started
+        self.log.event(kind(self.first_step, world.size, str(world.device), engine.precision))
         self._tell_differences()
         from_world = f" (saved by {resumed.manifest.world_size} rank(s))" if resumed else ""
         self.log.say(
-            f"{event} {self.folder.path} at step {self.first_step} of {self.schedule.steps}{from_world}: "
+            f"{kind.name} {self.folder.path} at step {self.first_step} of {self.schedule.steps}{from_world}: "
             f"attempt {self.attempt.number}, {world.size} rank(s), "
             f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
             f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
@@ -86,7 +87,7 @@ class Resumption:
 
     def _tell_differences(self) -> None:
         resumed = self.checkpoint
-        for event, details in self.differences.events():
-            self.log.event(event, self.first_step, **details)
+        for event in self.differences.events(self.first_step):
+            self.log.event(event)
         for line in self.differences.lines(self.folder, resumed_at=resumed.step if resumed else None):
             self.log.say(line)

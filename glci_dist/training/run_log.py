@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from glci_dist.errors import Superseded
+from glci_dist.runs.events import Event
 from glci_dist.runs.journal import Journal
 from glci_dist.urls import without_secrets
 
@@ -18,12 +17,12 @@ class RunLog:
         self.is_superseded = False
         """Whether the journal was found to be a newer attempt's. All ranks have to end alike: the heartbeat tells."""
 
-    def event(self, name: str, step: int, **details: Any) -> None:
-        """Write an event of ``step`` into the journal."""
+    def event(self, event: Event) -> None:
+        """Write an event into the journal."""
         if self._journal is None:
             return
         try:
-            self._journal.write(name, step=step, **details)
+            self._journal.write(event)
         except Superseded:
             self.is_superseded = True
 

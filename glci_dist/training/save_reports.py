@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glci_dist.checkpoints.manifest import folder_name
 from glci_dist.checkpoints.saver import Saved
+from glci_dist.runs.events import CheckpointFailed, CheckpointSaved, RetentionFailed
 from glci_dist.training.run_log import RunLog
 
 
@@ -17,26 +18,27 @@ class SaveReports:
     def report(self, saved: Saved, *, newest: int) -> None:
         """Tell of a save that ended; ``newest``: step of the newest checkpoint."""
         if saved.error is not None:
-            self._log.event("checkpoint-failed", saved.step, reason=saved.error)
+            self._log.event(CheckpointFailed(saved.step, saved.error))
             self._log.say(
                 f"checkpoint of step {saved.step} could not be written ({saved.error}): training goes on, "
                 f"and the checkpoint of step {newest} is kept"
             )
             return
         self._log.event(
-            "checkpoint",
-            saved.step,
-            phase=saved.phase,
-            path=folder_name(saved.step),
-            bytes=saved.bytes,
-            copy_seconds=round(saved.copy_seconds, 4),
-            write_seconds=round(saved.write_seconds, 4),
-            deleted=list(saved.deleted),
+            CheckpointSaved(
+                saved.step,
+                phase=saved.phase,
+                path=folder_name(saved.step),
+                bytes=saved.bytes,
+                copy_seconds=round(saved.copy_seconds, 4),
+                write_seconds=round(saved.write_seconds, 4),
+                deleted=saved.deleted,
+            )
         )
         # Once: it will be so at the next save too, and nothing is lost by keeping more.
         is_news, self._kept = saved.kept != self._kept, saved.kept
         if saved.kept is not None and is_news:
-            self._log.event("retention-failed", saved.step, reason=saved.kept)
+            self._log.event(RetentionFailed(saved.step, saved.kept))
             self._log.say(f"older checkpoints cannot be removed ({saved.kept}): all are kept, and the disk fills up")
         within, seconds = self._stop_within_s, saved.copy_seconds + saved.write_seconds
         if 0 < within < seconds:

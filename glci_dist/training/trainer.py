@@ -17,6 +17,7 @@ from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, UserError
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
+from glci_dist.runs.events import Completed, Stopped
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import Ledger
 from glci_dist.training.callbacks.base import Callback, Callbacks, Control, TrainedStep
@@ -139,7 +140,7 @@ class Trainer:
         if self.first_step < self.schedule.steps:
             return False
         self.resumption.say_complete()
-        self.endings.end("end", step=self.first_step)
+        self.endings.end(Completed(self.first_step))
         return True
 
     def run(self) -> Exception | None:
@@ -205,9 +206,8 @@ class Trainer:
         is_done = step == self.schedule.steps and isinstance(ending, Interrupted)
         ending = self.checkpoints.finish(step, None if is_done else ending)
         if ending is None:
-            self.endings.end("end", step=step)
+            self.endings.end(Completed(step))
             return None
         waited = [seconds for seconds in self.world.to_main(self.stop.seconds) if seconds is not None]
-        since = {"seconds": round(max(waited), 3)} if waited else {}
-        self.endings.end("stopped", str(ending), step=step, **since)
+        self.endings.end(Stopped(step, str(ending), seconds=round(max(waited), 3) if waited else None))
         return ending

@@ -13,9 +13,9 @@ from glci_dist import compose
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
-from glci_dist.runs.journal import read_journal
 from glci_dist.training.sample_digest import SampleDigest
 from tests.commands import Command
+from tests.journal import read_journal
 from tests.small_run import newest_in, small
 
 RANKS = 2

@@ -14,8 +14,8 @@ import pytest
 
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import folders
-from glci_dist.runs.journal import read_journal
 from glci_dist.training.train import train
+from tests.journal import read_journal
 from tests.small_run import newest_in, small, train_to_its_end
 from tests.worlds import run_world
 

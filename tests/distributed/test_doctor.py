@@ -9,9 +9,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist import compose
-from glci_dist.runs.journal import read_journal
 from glci_dist.training.train import train
 from tests.distributed.recordings import tiny
+from tests.journal import read_journal
 from tests.worlds import run_world
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]

@@ -14,10 +14,10 @@ from glci_dist import compose
 from glci_dist.checkpoints.manifest import NAME, Manifest, folders, read
 from glci_dist.errors import Ending
 from glci_dist.runs import attempts
-from glci_dist.runs.journal import read_journal
 from glci_dist.slurm.outlook import look
 from glci_dist.slurm.status import lines
 from glci_dist.training.train import train
+from tests.journal import read_journal
 from tests.small_run import small
 from tests.worlds import run_world
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from glci_dist.runs.journal import read_journal
+from tests.journal import read_journal
 from tests.small_run import small
 from tests.worlds import free_port, launcher_environment
 

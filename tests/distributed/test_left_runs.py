@@ -14,8 +14,8 @@ from glci_dist import compose
 from glci_dist.checkpoints.manifest import NAME, Manifest, folders, read
 from glci_dist.cli import main
 from glci_dist.errors import Ending
-from glci_dist.runs.journal import read_journal
 from glci_dist.training.train import train
+from tests.journal import read_journal
 from tests.small_run import final_files, small
 from tests.worlds import run_world
 

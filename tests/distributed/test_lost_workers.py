@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from glci_dist.runs.journal import read_journal
 from tests.commands import started
+from tests.journal import read_journal
 from tests.small_run import final_files, small, train_to_its_end
 from tests.worlds import launcher_environment, run_world
 

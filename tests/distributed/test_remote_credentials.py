@@ -11,6 +11,7 @@ import pytest
 from glci_dist.cluster.environment import tell_cause
 from glci_dist.runs import attempts
 from glci_dist.runs.endings import Endings
+from glci_dist.runs.events import ConfigurationChanged, DisplayFailed, Failed
 from tests.data.fault_server import FaultServer
 from tests.data.shards_help import broken_avif, glci, jpeg, write_tar
 from tests.small_run import small
@@ -72,8 +73,9 @@ def test_what_a_run_writes_down_of_its_end_has_no_credentials(tmp_path: Path, mo
     tell_cause("http://me:hunter2@host/x is gone")
     endings = Endings(attempts.begin(tmp_path / "run", ranks=1), rank=0, host="here")
     assert endings.journal is not None
-    endings.journal.write("not-shown", step=1, error="http://me:hunter2@host/x", places=("https://h?sig=hunter2",))
-    endings.end("failed", "http://me:hunter2@host/x is gone")
+    endings.journal.write(DisplayFailed(1, observer="TensorBoard", error="http://me:hunter2@host/x"))
+    endings.journal.write(ConfigurationChanged(1, keys=("https://h?sig=hunter2",)))
+    endings.end(Failed(1, "http://me:hunter2@host/x is gone"))
     assert "http://***@host/x is gone" in (tmp_path / "run" / "journal.jsonl").read_text()
     assert left_in(tmp_path) == []
 

@@ -13,12 +13,12 @@ from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.diagnosis.log import read_log
 from glci_dist.models.build import build_discriminators
-from glci_dist.runs.journal import read_journal
 from glci_dist.training.engines import Engine
 from glci_dist.training.setup import prepare
 from glci_dist.training.train import train
 from tests.distributed.recordings import weights
 from tests.distributed.test_elastic import train_some
+from tests.journal import read_journal
 from tests.small_run import build_faces, final_files, newest_in, small
 from tests.worlds import run_world
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
-from glci_dist.runs.journal import read_journal
 from glci_dist.training.gan_step import DeviceBatch, Limits, Measures
 from glci_dist.training.phases import StepPlan
 from glci_dist.training.setup import prepare
 from tests.distributed.recordings import weights
+from tests.journal import read_journal
 from tests.small_run import newest_in, small
 from tests.worlds import run_world
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from glci_dist.checkpoints.manifest import folders, read
-from glci_dist.runs.journal import read_journal
 from tests.commands import started
 from tests.disks import fill_disk, small_disk
+from tests.journal import read_journal
 from tests.small_run import final_files, newest_in, small, train_to_its_end
 from tests.worlds import run_world
 

@@ -16,6 +16,7 @@ import pytest
 from glci_dist.errors import Superseded
 from glci_dist.runs import attempts
 from glci_dist.runs.journal import Journal, read_journal
+from tests.journal import event
 
 
 def test_attempts_are_numbered_and_say_who_they_are(tmp_path: Path) -> None:
@@ -76,26 +77,26 @@ def test_a_missing_file_that_is_not_the_fences_doing_stays_what_it_is(tmp_path: 
 
 def test_an_older_attempt_cannot_write_the_journal_and_nothing_that_it_wrote_before_is_lost(tmp_path: Path) -> None:
     older = Journal(attempts.begin(tmp_path, ranks=1))
-    older.write("start", step=0)
+    older.write(event("start", 0))
     newer = Journal(attempts.begin(tmp_path, ranks=1))
     with pytest.raises(Superseded):
-        older.write("checkpoint", step=5)
-    newer.write("resume", step=0)
-    assert [(event["attempt"], event["event"]) for event in read_journal(tmp_path)] == [(1, "start"), (2, "resume")]
+        older.write(event("checkpoint", 5))
+    newer.write(event("resume", 0))
+    assert [(each.attempt, each.name) for each in read_journal(tmp_path)] == [(1, "start"), (2, "resume")]
 
 
 def test_a_line_written_to_a_journal_that_was_open_when_the_newer_attempt_began_is_in_no_journal(
     tmp_path: Path,
 ) -> None:
     older = attempts.begin(tmp_path, ranks=1)
-    Journal(older).write("start", step=0)
+    Journal(older).write(event("start", 0))
     # As a process that was stopped between opening and writing.
     file = os.open(older.journal, os.O_WRONLY | os.O_APPEND)
     newer = Journal(attempts.begin(tmp_path, ranks=1))
     os.write(file, b'{"time": 1, "event": "checkpoint", "step": 9, "attempt": 1}\n')
     os.close(file)
-    newer.write("resume", step=0)
-    assert [event["event"] for event in read_journal(tmp_path)] == ["start", "resume"]
+    newer.write(event("resume", 0))
+    assert [each.name for each in read_journal(tmp_path)] == ["start", "resume"]
 
 
 def begin_many(run: Path) -> list[int]:
@@ -116,19 +117,20 @@ def test_attempts_that_begin_at_the_same_time_never_share_a_number_and_the_newes
     newest = attempts.numbers(tmp_path)[-1]
     owners = [path for path in (tmp_path / "attempts").iterdir() if path.is_dir() and path.suffix != ".over"]
     assert [path.name for path in owners] == [f"{newest:04d}"]
-    Journal(attempts.Attempt(tmp_path, newest)).write("start", step=0)
-    assert read_journal(tmp_path)[-1]["attempt"] == newest
+    Journal(attempts.Attempt(tmp_path, newest)).write(event("start", 0))
+    assert read_journal(tmp_path)[-1].attempt == newest
 
 
 def test_every_event_stands_in_order_with_time_attempt_host_and_process(tmp_path: Path) -> None:
     before = time.time() - 1
     assert read_journal(tmp_path) == []
     journal = Journal(attempts.begin(tmp_path, ranks=2))
-    journal.write("start", step=0, ranks=2)
-    journal.write("checkpoint", step=10, path="step-00000010")
+    journal.write(event("start", 0, ranks=2))
+    journal.write(event("checkpoint", 10, path="step-00000010"))
 
-    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
-    assert read_journal(tmp_path) == lines
+    text = (tmp_path / "journal.jsonl").read_text().splitlines()
+    assert [json.dumps(each.record()) for each in read_journal(tmp_path)] == text
+    lines = [json.loads(line) for line in text]
     assert [(line["event"], line["step"]) for line in lines] == [("start", 0), ("checkpoint", 10)]
     assert lines[0]["ranks"] == 2
     for line in lines:
@@ -137,11 +139,11 @@ def test_every_event_stands_in_order_with_time_attempt_host_and_process(tmp_path
 
 
 def test_a_torn_line_is_passed_over_and_the_next_attempt_begins_a_new_one(tmp_path: Path) -> None:
-    Journal(attempts.begin(tmp_path, ranks=1)).write("start", step=0)
+    Journal(attempts.begin(tmp_path, ranks=1)).write(event("start", 0))
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"time": 1, "event": "check')
-    Journal(attempts.begin(tmp_path, ranks=1)).write("resume", step=0)
-    assert [event["event"] for event in read_journal(tmp_path)] == ["start", "resume"]
+    Journal(attempts.begin(tmp_path, ranks=1)).write(event("resume", 0))
+    assert [each.name for each in read_journal(tmp_path)] == ["start", "resume"]
 
 
 def test_events_that_a_full_disk_refused_follow_in_order_when_there_is_room(
@@ -159,5 +161,5 @@ def test_events_that_a_full_disk_refused_follow_in_order_when_there_is_room(
 
     monkeypatch.setattr(os, "write", write)
     for step in range(4):
-        journal.write("checkpoint", step=step)
-    assert [event["step"] for event in read_journal(tmp_path)] == [0, 1, 2, 3]
+        journal.write(event("checkpoint", step))
+    assert [each.step for each in read_journal(tmp_path)] == [0, 1, 2, 3]

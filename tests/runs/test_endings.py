@@ -11,9 +11,10 @@ from glci_dist.cluster.environment import Part
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
-from glci_dist.runs.journal import read_journal
+from glci_dist.runs.events import AttemptEnded, Completed, Failed, Stopped
 from glci_dist.runs.ledger import account
 from tests.disks import fill_disk, small_disk
+from tests.journal import read_journal
 
 
 def endings(attempt: Attempt, rank: int = 0) -> Endings:
@@ -24,7 +25,7 @@ def test_the_first_reason_counts(tmp_path: Path) -> None:
     mine = endings(attempts.begin(tmp_path, ranks=1))
     mine.fail("the first\n  reason")
     mine.fail("another")
-    mine.end("end")
+    mine.end(Completed(1))
     (event,) = read_journal(tmp_path)
     assert (event["event"], event["reason"]) == ("failed", "the first reason")
     (found,) = account(tmp_path).attempts
@@ -33,7 +34,7 @@ def test_the_first_reason_counts(tmp_path: Path) -> None:
 
 def test_a_run_that_ended_well_is_not_made_a_failure_by_what_comes_after(tmp_path: Path) -> None:
     mine = endings(attempts.begin(tmp_path, ranks=1))
-    mine.end("end", step=12)
+    mine.end(Completed(12))
     mine.fail("lost another rank in the last barrier")
     assert [(event["event"], event["step"]) for event in read_journal(tmp_path)] == [("end", 12)]
     assert account(tmp_path).attempts[0].state == "done"
@@ -76,11 +77,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize(("event", "state"), [("failed", "failed"), ("stopped", "stopped"), ("end", "done")])
-def test_a_full_disk_hides_no_ending(disk: Path, event: str, state: str) -> None:
+@pytest.mark.parametrize(("kind", "state"), [(Failed, "failed"), (Stopped, "stopped"), (Completed, "done")])
+def test_a_full_disk_hides_no_ending(disk: Path, kind: type[AttemptEnded], state: str) -> None:
     mine = endings(attempts.begin(disk, ranks=1))
     fill_disk(disk / "filler")
-    mine.end(event, "the disk is full")
+    mine.end(kind(1, "the disk is full"))
     assert read_journal(disk) == []
     (found,) = account(disk).attempts
     assert (found.state, found.reason) == (state, "the disk is full")

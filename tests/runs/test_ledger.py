@@ -15,6 +15,7 @@ from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import Ledger, Sign, account, process_start
 from glci_dist.slurm.outlook import look
 from glci_dist.slurm.status import lines
+from tests.journal import event
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,22 @@ def run(tmp_path: Path) -> Path:
     """Three attempts of 100 s, 20 s apart: killed at step 12 after a checkpoint of 10, stopped, finished."""
     first = attempts.begin(tmp_path, ranks=2)
     journal = Journal(first)
-    journal.write("start", step=0)
-    journal.write("checkpoint", step=10)
+    journal.write(event("start", 0))
+    journal.write(event("checkpoint", 10))
     sign(first, began=1e6, time=1e6 + 100, step=12, steps=12, startup=10, compute=60, communication=18, data=12)
     second = attempts.begin(tmp_path, ranks=4)
     journal = Journal(second)
-    journal.write("resume", step=10)
-    journal.write("stopped", step=20, reason="stopped by SIGUSR2 at step 19")
+    journal.write(event("resume", 10))
+    journal.write(event("stopped", 20, reason="stopped by SIGUSR2 at step 19"))
     sign(second, began=1e6 + 120, time=1e6 + 220, step=20, steps=10, startup=20, compute=70, checkpoint=10)
     third = attempts.begin(tmp_path, ranks=2)
     journal = Journal(third)
-    journal.write("resume", step=20)
-    journal.write("end", step=30)
+    journal.write(event("resume", 20))
+    journal.write(event("end", 30))
     sign(third, began=1e6 + 240, time=1e6 + 340, step=30, steps=10, startup=20, compute=80)
     events = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     ends = {1: 1e6 + 100, 2: 1e6 + 220, 3: 1e6 + 340}
-    text = "".join(json.dumps({**event, "time": ends[event["attempt"]]}) + "\n" for event in events)
+    text = "".join(json.dumps({**each, "time": ends[each["attempt"]]}) + "\n" for each in events)
     (tmp_path / "journal.jsonl").write_text(text)
     return tmp_path
 
@@ -97,8 +98,8 @@ def test_what_an_attempt_did_after_its_last_step_is_accounted_for(
     tmp_path: Path, events: list[tuple[str, int]], steps: int, kind: str
 ) -> None:
     attempt = attempts.begin(tmp_path, ranks=1)
-    for event, step in events:
-        Journal(attempt).write(event, step=step)
+    for name, step in events:
+        Journal(attempt).write(event(name, step))
     now = time.time()
     sign(attempt, began=now - 100, time=now, step=steps, steps=steps, compute=60.0 if steps else 0.0)
     attempts.begin(tmp_path, ranks=1)
@@ -120,16 +121,16 @@ def test_the_status_says_it_in_words(run: Path) -> None:
 
 def test_what_was_stopped_before_its_first_checkpoint_says_that_nothing_is_saved(tmp_path: Path) -> None:
     attempt = attempts.begin(tmp_path, ranks=1)
-    Journal(attempt).write("start", step=0)
-    Journal(attempt).write("stopped", step=7, reason="stopped by SIGTERM")
+    Journal(attempt).write(event("start", 0))
+    Journal(attempt).write(event("stopped", 7, reason="stopped by SIGTERM"))
     assert "stopped: step 0 of 30, no step is saved" in lines(look(tmp_path), steps=30, global_batch=8)[3]
 
 
 def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
     attempt = attempts.begin(tmp_path, ranks=1)
     journal = Journal(attempt)
-    journal.write("start", step=0)
-    journal.write("rollback", step=14, to=10)
+    journal.write(event("start", 0))
+    journal.write(event("rollback", 14, to=10))
     sign(attempt, began=time.time() - 100, time=time.time(), step=20, steps=25, compute=100)
     (found,) = account(tmp_path).attempts
     assert found.lost_steps == 5

@@ -15,9 +15,9 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import Account, account
 from glci_dist.slurm import scheduler
+from tests.journal import read_journal
 from tests.small_run import small
 
 CLUSTER = Path(__file__).parents[2] / "slurm" / "cluster" / "cluster.py"

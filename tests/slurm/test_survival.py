@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from glci_dist.runs.journal import read_journal
+from tests.journal import read_journal
 from tests.slurm.box import EVERY, NODES, STEPS, Box, completes, furthest_loss, glci, wait_until
 from tests.slurm.trouble import crash_on, slow_steps
 from tests.small_run import final_files

@@ -19,7 +19,7 @@ from glci_dist.data.batch import Batch, Replacement
 from glci_dist.errors import Fault, Interrupted, Superseded
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
-from glci_dist.runs.journal import Journal, read_journal
+from glci_dist.runs.journal import Journal
 from glci_dist.training.callbacks.accounts import PhaseStarts, Startup, StragglerWatch
 from glci_dist.training.callbacks.base import Callback, Callbacks, Control, TrainedStep
 from glci_dist.training.callbacks.gradients import GradientWatch
@@ -35,6 +35,7 @@ from glci_dist.training.setup import prepare
 from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.step_report import StepReport
 from glci_dist.training.stragglers import Stragglers
+from tests.journal import read_journal
 from tests.small_run import small
 from tests.worlds import run_world
 

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from glci_dist import compose
 from glci_dist.cli import main
-from glci_dist.runs.journal import read_journal
 from glci_dist.training.train import train
+from tests.journal import read_journal
 from tests.small_run import final_files, small
 from tests.worlds import run_world
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glci_dist.runs.events import FirstStepDone, PhaseStarted, StragglerFound
 from glci_dist.runs.ledger import Ledger
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.phases import StepPlan
@@ -21,7 +22,7 @@ class Startup(Callback):
         if not self._is_done:
             self._is_done = True
             self._startup.lap("the first step")
-            self._log.event("running", done.report.plan.step, startup_seconds=self._startup.seconds)
+            self._log.event(FirstStepDone(done.report.plan.step, dict(self._startup.seconds)))
 
 
 class PhaseStarts(Callback):
@@ -32,7 +33,7 @@ class PhaseStarts(Callback):
 
     def before_step(self, plan: StepPlan) -> None:
         if plan.phase_step == 0:
-            self._log.event("phase", plan.step, phase=plan.phase)
+            self._log.event(PhaseStarted(plan.step, plan.phase))
 
 
 class Accounting(Callback):
@@ -56,7 +57,7 @@ class StragglerWatch(Callback):
         if slow is None:
             return
         step, seconds = done.report.plan.step, round(slow.seconds, 1)
-        self._log.event("straggler", step, slowest=slow.host, ratio=round(slow.ratio, 3), seconds=seconds)
+        self._log.event(StragglerFound(step, slow.host, round(slow.ratio, 3), seconds))
         self._log.say(
             f"{slow.host} has needed {slow.ratio:.2f} times the other hosts' time a step for "
             f"{slow.seconds:.0f} s: all wait for it"

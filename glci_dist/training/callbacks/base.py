@@ -11,6 +11,7 @@ import numpy as np
 
 from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded
+from glci_dist.runs.events import DisplayFailed
 from glci_dist.training.gan_step import Limits, Measures
 from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
@@ -175,6 +176,5 @@ class Callbacks:
             name = callback.name
             if name not in self._failing:
                 self._failing.add(name)
-                # By the name that older journals have.
-                self._log.event("not-shown", step, observer=name, error=str(error))
+                self._log.event(DisplayFailed(step, observer=name, error=str(error)))
                 self._log.say(f"{name} could not write: {error}; training goes on")

@@ -8,6 +8,7 @@ from torch import nn
 
 from glci_dist.errors import UserError
 from glci_dist.evaluation.result import brief
+from glci_dist.runs.events import Evaluated, EvaluationFailed
 from glci_dist.training.callbacks.base import Callback
 from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.phases import StepPlan
@@ -35,11 +36,11 @@ class EvaluationOnTheWay(Callback):
             figures = self._evaluations.take(self._network)
         except UserError as error:
             # Every rank has it: a held-out photo that is broken, say, is no reason to end the run.
-            self._log.event("not-evaluated", plan.step, error=str(error))
+            self._log.event(EvaluationFailed(plan.step, str(error)))
             self._log.say(f"no evaluation after step {plan.step}: {error}; training goes on")
             return
         if not figures:
             return
-        self._log.event("evaluation", plan.step, **{name: round(value, 6) for name, value in figures.items()})
+        self._log.event(Evaluated(plan.step, {name: round(value, 6) for name, value in figures.items()}))
         self._log.say(f"evaluation after step {plan.step}: {brief(figures)}")
         self._show(figures, plan.step)

@@ -6,11 +6,11 @@ On every rank: averaged gradients are the same on all of them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig
 from glci_dist.errors import Fault
+from glci_dist.runs.events import GradientNotFinite, GradientSpike
 from glci_dist.training.balance import Balance
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.checkpointer import Rollback
@@ -52,7 +52,7 @@ class GradientWatch(Callback):
         if rejected is None or done.batch is None:
             return
         step = done.report.plan.step
-        keys = [key for rank in self._world.to_main(done.batch.keys) for key in rank]
+        keys = tuple(key for rank in self._world.to_main(done.batch.keys) for key in rank)
         # In fp16 an overflow now and then is how the loss scale finds its height.
         is_usual = self._config.precision == "fp16" and rejected.kind == "not-finite"
         answer = "skip" if is_usual else rejected.answer
@@ -68,17 +68,14 @@ class GradientWatch(Callback):
                 often = self._config.rollbacks
                 _fail(control, step, f"{often} rollbacks to the last checkpoint (engine.rollbacks) did not help")
 
-    def _tell(self, rejected: RejectedUpdate, answer: str, step: int, keys: list[str]) -> None:
-        details: dict[str, Any] = {
-            "networks": rejected.sides,
-            "answer": answer,
-            "norms": [str(norm) for norm in rejected.norms],
-        }
+    def _tell(self, rejected: RejectedUpdate, answer: str, step: int, keys: tuple[str, ...]) -> None:
+        sides, norms = rejected.sides, tuple(map(str, rejected.norms))
         if rejected.kind == "spike":
-            details["limits"] = rejected.limits
-        self._log.event(rejected.kind, step, **details, keys=keys)
+            self._log.event(GradientSpike(step, sides, answer, norms, rejected.limits, keys))
+        else:
+            self._log.event(GradientNotFinite(step, sides, answer, norms, keys))
         self._log.say(
-            f"step {step}: the gradient of the {' and the '.join(rejected.sides)} network {_what(rejected)}; "
+            f"step {step}: the gradient of the {' and the '.join(sides)} network {_what(rejected)}; "
             f"answer: {answer} (keys of its samples: {self._journal})"
         )
 

@@ -8,6 +8,7 @@ import time
 from tqdm import tqdm
 
 from glci_dist import output
+from glci_dist.runs.events import OutputLost
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.metrics import MetricRegistry
 from glci_dist.training.run_log import RunLog
@@ -66,6 +67,6 @@ class Unprinted(Callback):
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         for loss in output.take_losses():
-            self._log.event("not-printed", done.report.plan.step, stream=loss.stream, reason=loss.reason)
+            self._log.event(OutputLost(done.report.plan.step, loss.stream, loss.reason))
             # The shell waits for the run, whose reader has left, and somebody may wonder why.
             output.say(f"glci: {loss.stream} cannot be written ({loss.reason}); training goes on, see `glci status`")

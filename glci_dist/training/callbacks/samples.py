@@ -10,6 +10,7 @@ from glci_dist.cluster.world import World
 from glci_dist.config import Config
 from glci_dist.data.batch import Batch
 from glci_dist.errors import UserError
+from glci_dist.runs.events import SampleReplaced, WorkerLost
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.replaced import Replaced
@@ -82,14 +83,13 @@ class SampleWatch(Callback):
         for rank in self._world.to_main(batch.replaced):
             for each in rank:
                 self._replaced.add(step, each)
-                details = {"shard": each.shard, "key": each.key, "slot": each.slot, "reason": each.reason}
-                self._log.event("replaced", step, **details)
+                self._log.event(SampleReplaced(step, each.shard, each.key, each.slot, each.reason))
 
     def _tell_remade(self, step: int, batch: Batch) -> None:
         """Say and write down which loader workers were lost, of which rank, and to what."""
         for rank, (host, reasons) in enumerate(self._world.to_main((self._world.host, batch.remade))):
             for reason in reasons:
-                self._log.event("worker-lost", step, rank=rank, on=host, reason=reason)
+                self._log.event(WorkerLost(step, rank, on=host, reason=reason))
                 self._log.say(
                     f"step {step}: a loader worker of rank {rank} on {host} was lost ({reason}); its batch was made "
                     "again by new workers; if it happens often: fewer data.workers, a smaller data.prefetch"

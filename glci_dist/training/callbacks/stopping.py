@@ -6,6 +6,7 @@ from glci_dist.cluster.signals import StopRequest
 from glci_dist.cluster.world import World
 from glci_dist.errors import Interrupted
 from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.events import SignalReceived
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.run_log import RunLog
 
@@ -31,6 +32,6 @@ class StopSignals(Callback):
         if not done.report.stop:
             return
         step, names = done.report.plan.step, self._world.to_all(self._stop.name)
-        self._log.event("signal", step, signals=names)
+        self._log.event(SignalReceived(step, tuple(names)))
         said = ", ".join(sorted({name for name in names if name is not None}))
         control.end(Interrupted(f"stopped by {said} after step {step}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from glci_dist.config import Config
 from glci_dist.errors import Fault
 from glci_dist.models.build import build_discriminators
+from glci_dist.runs.events import Diagnosed, NetworkReset
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.doctor import Diagnosis, Doctor
@@ -69,14 +70,17 @@ class Treatment(Callback):
 
     def _tell(self, found: Diagnosis, plan: StepPlan) -> None:
         finding, factors = found.finding, self._doctor.factors(plan)
+        changed = factors if found.answer in ("balance", "rollback") else {}
         self._log.event(
-            "diagnosis",
-            plan.step,
-            state=str(finding.state),
-            evidence=list(finding.evidence),
-            advice=finding.advice,
-            answer=found.answer,
-            **(factors if found.answer in ("balance", "rollback") else {}),
+            Diagnosed(
+                plan.step,
+                state=str(finding.state),
+                evidence=finding.evidence,
+                advice=finding.advice,
+                answer=found.answer,
+                alpha=changed.get("alpha"),
+                discriminator_lr=changed.get("discriminator_lr"),
+            )
         )
         done = ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
         told = f"; balanced: {done}" if found.answer == "balance" else ""
@@ -92,7 +96,7 @@ class Treatment(Callback):
             doctor.is_reset_due = False
             self._log.say(f"step {step}: too few steps are left for discriminators that begin anew: these stay")
             return
-        self._log.event("renewed", step, network="discriminators")
+        self._log.event(NetworkReset(step, "discriminators"))
         self._log.say(f"step {step}: the discriminators begin anew, and have {window} steps to themselves")
         self._gan.discriminators.reset(build_discriminators(self._config).state_dict())
         self._gan.balance.forget()

@@ -177,7 +177,7 @@ class Rollback:
         self._gradient_monitor.went_back(checkpoint.step)
         over = self._gradient_monitor.skip(step, since=checkpoint.step) if skip_step else range(0)
         self._checkpointer.forget_after(checkpoint.step)
-        self._log.event(RolledBack(step, to=checkpoint.step, skipped_steps=(over.start, over.stop)))
+        self._log.event(RolledBack(step, to=checkpoint.step, passed_over=(over.start, over.stop)))
         without = f"; steps {over.start} to {over.stop - 1} are passed over" if over else ""
         self._log.say(f"step {step}: back to step {checkpoint.step}{without}")
         self._on_rewind(checkpoint.step)

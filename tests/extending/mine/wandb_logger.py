@@ -1,6 +1,7 @@
 """Weights & Biases: ``pip install wandb``, and ``wandb login`` or ``mode=offline``."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 
 import numpy as np
 import wandb
@@ -8,10 +9,17 @@ import wandb
 from glci_dist.extensions import Logger, RunInfo
 
 
+class Mode(StrEnum):
+    """Written in the configuration by its name: ``OFFLINE``, ``ONLINE``."""
+
+    OFFLINE = "offline"
+    ONLINE = "online"
+
+
 class WandbLogger(Logger):
     """A run of the same name goes on in the same W&B run."""
 
-    def __init__(self, *, run: RunInfo, project: str, mode: str = "offline") -> None:
+    def __init__(self, *, run: RunInfo, project: str, mode: Mode = Mode.OFFLINE) -> None:
         self._run, self._project, self._mode = run, project, mode
 
     def begin(self, step: int, panels: Mapping[str, Sequence[str]]) -> None:
@@ -21,7 +29,7 @@ class WandbLogger(Logger):
             name=self._run.name,
             dir=str(self._run.folder),
             config=dict(self._run.config),
-            mode=self._mode,
+            mode=self._mode.value,
             resume="allow",
         )
         # Steps that are run again after a rollback are older than W&B's own count.

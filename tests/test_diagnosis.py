@@ -110,13 +110,13 @@ def test_the_command_writes_text_and_a_page(tmp_path: Path, capsys: pytest.Captu
     assert main(["doctor", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
     assert "contest of steps 0 to 210\n  discriminator dominates\n" in told
-    assert "the discriminators tell 96% of real and 96% of completed photos (limit 95% of both)" in told
+    assert "discriminator accuracy: real 96%, completed 96% (limit 95% of both)" in told
     assert "what to change: lower phases.joint.discriminator_lr" in told
     folder = tmp_path / "run" / "diagnosis"
     assert (folder / "diagnosis.txt").read_text().strip() in told
     page = (folder / "diagnosis.html").read_text()
     assert page.count("<svg") == 1
-    for part in ("discriminator dominates", "share of photos that the discriminators tell", "steps</th>"):
+    for part in ("discriminator dominates", "discriminator accuracy", "steps</th>"):
         assert part in page
     # Nothing is fetched from anywhere.
     assert "<script" not in page
@@ -143,7 +143,7 @@ def test_what_a_run_said_while_it_trained_is_told_too(tmp_path: Path, capsys: py
     assert "What the run said while it trained\n  step     29  discriminator asleep: they swing; by < 1\n" in told
     lines = [
         "step     39  discriminator asleep: they swing; by < 1 (balance: alpha x 1, discriminator_lr x 0.1)",
-        "step     40  the discriminators begin anew",
+        "step     40  the discriminators were reset",
         "step     59  collapse: they swing; by < 1 (rollback: alpha x 0.5)",
         "step     59  back to step 50",
         "step     59  collapse: they swing; by < 1 (stop)",
@@ -180,7 +180,7 @@ def test_another_programs_log_is_read_by_mapped_names(tmp_path: Path, capsys: py
     words = [word for ours, theirs in names.items() for word in ("--map", f"{ours}={theirs}")]
     assert main(["doctor", str(tmp_path / "theirs"), *words, "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert "  no contest\n    both sides' losses fall together" in told
+    assert "  no contest\n    the losses of both networks fall together" in told
     assert (tmp_path / "out" / "diagnosis.html").exists()
 
 

@@ -1,4 +1,4 @@
-"""What a server's answer is when it is not what was asked for: a login page, an error report, nothing."""
+"""Describes content that came in place of an expected file: a login page, an error report, nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 
 HEAD = 4096
-"""Bytes that tell."""
+"""Bytes of a file's start that are enough to describe it."""
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.I | re.S)
 _ERROR = re.compile(r"<Code>(.*?)</Code>|<Message>(.*?)</Message>", re.S)
@@ -19,11 +19,11 @@ _MAGIC = {
 }
 _PHOTOS = {b"\xff\xd8\xff": "a JPEG photo", b"\x89PNG": "a PNG picture"}
 _VIDEOS = (b"iso", b"mp4", b"qt", b"M4V", b"avc1", b"3g", b"dash", b"MSNV")
-"""How the brands of videos begin; HEIC and AVIF are of their family."""
+"""First letters of the brands of videos; HEIC and AVIF have the same container with other brands."""
 
 
 def describe(content: bytes) -> str | None:
-    """What ``content`` is, in a few words, for what is no index and no shard; None where nothing tells."""
+    """What ``content`` is, in a few words, if it is neither an index nor a shard; None: unknown."""
     if not content.strip():
         return "an empty answer" if not content else "blank"
     if known := known_file(content) or _by_magic(content, _PHOTOS):
@@ -39,7 +39,7 @@ def describe(content: bytes) -> str | None:
 
 
 def known_file(content: bytes) -> str | None:
-    """What file, of the kinds that come in another one's place, ``content`` is, or begins; None for all others."""
+    """The file type of ``content`` (or of a file that begins so), among those that often replace another; else None."""
     if content[4:8] == b"ftyp" and content[8:12].startswith(_VIDEOS):
         return "a video (MP4 or QuickTime)"
     if content[257:262] == b"ustar":
@@ -62,7 +62,7 @@ def _markup(text: str) -> str:
 
 
 def _json(text: str) -> str | None:
-    """JSON of another kind; None for one that is malformed, or an index of another version."""
+    """Describes JSON of another kind; None if it is malformed, or an index of another version."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):

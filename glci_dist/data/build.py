@@ -1,6 +1,6 @@
-"""`glci shards build`: photos to shards, the same bytes for the same photos and options.
+"""`glci shards build`: photos to shards, with the same bytes for the same photos and options.
 
-Each shard is a task of its own, made aside and renamed. A build that was stopped keeps its finished
+Each shard is a task of its own, written to a temporary file and renamed. A build that was stopped keeps its finished
 shards: the same command completes it.
 """
 
@@ -49,15 +49,15 @@ from glci_dist.errors import Fault, Interrupted, UserError, out_of_memory
 
 @dataclass(frozen=True)
 class Built:
-    """What stands in the folder when a build is complete."""
+    """The result of a complete build."""
 
     index: Index
     photos: int
-    """Photos of the source that were asked for: the index's and the rejected."""
+    """Photos of the source that match ``include``: built and rejected."""
     rejected: int
     """Photos that could not be read or decoded; each has a line in rejects.jsonl."""
     told: tuple[str, ...]
-    """A line for each kind of what was left out."""
+    """Messages, a line for each kind of files left out."""
     already: bool
     """The build was complete before, and nothing was done."""
 
@@ -69,24 +69,24 @@ class _Task:
     kind: str
     name: str
     photos: tuple[tuple[str, Member], ...]
-    """Key and place of each photo of the shard, in its order."""
+    """Key and member of each photo of the shard, in its order."""
     options: BuildOptions
     standing: Finished | None
-    """What a build that was stopped says of this shard."""
+    """This shard's entry in the journal of a stopped build."""
 
 
 def build_shards(source: Path, folder: Path, options: BuildOptions, *, processes: int) -> Built:
     """Write the photos of ``source`` into shards in ``folder``, or complete a build that was stopped there.
 
-    UserError when an option is out of range, ``source`` cannot be read or has no photo that can be
-    decoded, or ``folder`` holds something else; Interrupted on Ctrl-C.
+    UserError if an option is out of range, ``source`` cannot be read or has no photo that can be decoded, or ``folder``
+    holds other files; Interrupted on Ctrl-C.
     """
     options.check()
     try:
         kind = None if source.is_dir() else kind_of(source)
         check_folder(folder)
         packed = kind if kind not in (None, "zip", "tar") else None
-        # A plain source is listed before anything is written, so that a mistake leaves no trace.
+        # A plain source is listed before anything is written, so that a failure leaves nothing behind.
         photos = None if packed else open_source(source, include=options.include)
         with _locked(folder) as journal:
             if photos is None:
@@ -101,7 +101,7 @@ def build_shards(source: Path, folder: Path, options: BuildOptions, *, processes
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[BuildJournal]:
-    """The build's journal, held; nothing in ``folder`` is touched before. What came to nothing leaves no trace."""
+    """The build's journal, locked before ``folder`` is changed; if no plan was written, new folders are removed."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with BuildJournal(folder) as journal:
@@ -119,13 +119,13 @@ def _locked(folder: Path) -> Iterator[BuildJournal]:
 def _build_packed(
     source: Path, kind: Kind, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int
 ) -> Built:
-    # Reading in shuffled order needs offsets, which a compressed tar does not have.
+    # Shuffled reading needs offsets, which a compressed tar does not have.
     unpacked = folder / UNPACKED_NAME
     try:
         unpack_tar(source, kind, unpacked)
         try:
             photos = open_source(unpacked, include=options.include)
-        except UserError as fault:  # of the file that the user knows
+        except UserError as fault:  # name the file that the user gave
             raise UserError(str(fault).replace(str(unpacked), str(source))) from fault
         return _build(source, photos, folder, options, journal, processes)
     finally:
@@ -159,7 +159,7 @@ def _told_of_several(names: list[str]) -> list[str]:
 
 
 def _complete(photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int) -> list[str]:
-    """Build what is missing; the names of photos of several pictures."""
+    """Build the missing shards; returns the names of photos with several pictures."""
     sweep(folder, but=photos.path)
     finished: list[Finished] = []
     tasks = _tasks(photos, folder, options, journal.finished)
@@ -211,7 +211,7 @@ def _tasks(photos: Source, folder: Path, options: BuildOptions, standing: dict[s
 def _make_shard(task: _Task) -> Finished:
     if task.standing and (task.standing.shard is None or _stands(task.folder, task.standing.shard)):
         return task.standing
-    # The process id keeps a process that its killed parent left behind for a moment out of the way.
+    # With the process id, as a process of a killed build may live on for a moment.
     aside = task.folder / f"{task.name}.{os.getpid()}.tmp"
     try:
         rejects, several = _write_tar(aside, task)
@@ -231,7 +231,7 @@ def _make_shard(task: _Task) -> Finished:
 
 
 def _write_tar(path: Path, task: _Task) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Write the task's photos; ``Finished.rejects`` and ``several`` of them."""
+    """Write the task's photos; returns their ``Finished.rejects`` and ``several``."""
     reader = _reader(task.source, task.kind)
     rejects: list[tuple[str, str]] = []
     several: list[str] = []
@@ -264,7 +264,7 @@ def _read(reader: Reader, member: Member) -> bytes:
 
 @functools.lru_cache(maxsize=1)
 def _reader(source: Path, kind: str) -> Reader:
-    # Opening a zip reads its whole directory: once for each process, not for each shard.
+    # Once per process, not per shard: opening a zip reads its whole directory.
     try:
         return Reader(source, kind)
     except OSError as fault:
@@ -275,7 +275,7 @@ def _reader(source: Path, kind: str) -> Reader:
 
 
 def _stands(folder: Path, shard: Shard) -> bool:
-    """Whether a finished shard and its sample table are still what they were."""
+    """Whether a finished shard and its sample table are unchanged."""
     files = ((shard.name, shard.sha256), (table_name(shard.name), shard.table_sha256))
     return all((folder / name).exists() and file_sha256(folder / name) == sha for name, sha in files)
 

@@ -1,14 +1,14 @@
 """The node's cache of remote shards: a folder that all loader processes of a node share.
 
-A shard is one file there, its **entry**. It is received in ``<entry>.part`` and renamed when its
-checksum is right, so an entry is always whole. Both are guarded by ``flock``, which the kernel
-releases however a process ends:
+A shard is one file there, its **entry**. It is downloaded to ``<entry>.part`` and renamed once its checksum is
+verified, so an entry is always complete. Both are guarded by ``flock``, which the kernel releases however a process
+ends:
 
-- who holds ``.part`` exclusively downloads; others wait for that lock and then find the entry;
-- who reads an entry holds it shared; who removes one needs it exclusively, and does not wait.
+- the process that downloads holds an exclusive lock on ``.part``; others wait for that lock and then find the entry;
+- a reader holds a shared lock on the entry; removing it needs an exclusive one, which is not waited for.
 
-An entry whose checksum was right gets a **stamp**: a modification time that is made of its name. Whoever writes to
-the file afterwards changes that, and the entry is looked at again before it is used. Its last use is its access time.
+A verified entry gets a **stamp**: a modification time derived from its name. A later write changes that time, and the
+entry is verified again before it is used. Its access time is that of its last use.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _GIB = 2**30
 _DOWNLOADS = 3
 _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
-# Only files with such a name are ever removed, whatever folder the user gives.
+# Only files with such names are ever removed, whatever folder the user gives.
 _OURS = re.compile(r".+-[0-9a-f]{32}(\.part)?")
 
 
@@ -53,13 +53,13 @@ class ShardCache:
         self._verified: dict[str, tuple[int, int, int]] = {}
 
     def fetch(self, url: str, *, bytes: int | None, sha256: str) -> FileIO:
-        """The file of ``url`` with this checksum, opened for reading; downloaded unless it is here.
+        """The file of ``url`` with this checksum, opened for reading; downloaded unless it is cached.
 
-        Until the file is closed no process removes it from the cache. ``bytes`` is its size, None
-        where unknown (small files only: these are received anew rather than resumed).
+        No process removes it from the cache until it is closed. ``bytes`` is its size; None: unknown (for small files:
+        their downloads are restarted rather than resumed).
 
-        UserError when the url is refused, missing or unreadable after the last retry, when it has
-        another size or checksum, and when the folder cannot take it.
+        UserError if the url is refused, missing or unreadable after the last retry, if it has another size or
+        checksum, and if the folder cannot hold it.
         """
         check_location(url)
         entry = self.folder / _entry_name(url, sha256)
@@ -78,15 +78,14 @@ class ShardCache:
                 f"{without_secrets(url)} was fetched {_DOWNLOADS} times, but the shard cache {self.folder} does not "
                 "keep it: its disk may be damaged, or others write there; set data.cache.dir to another folder"
             )
-        # Downloads of other processes may have ended meanwhile, each with room made for itself only.
+        # Each download makes room only for itself, and others may have ended meanwhile.
         self._make_room(0)
         return file
 
     def check(self, files: Sequence[tuple[str, str]]) -> None:
-        """Raise UserError where not all of ``files``, each a url and its checksum, could be fetched.
+        """Raise UserError unless all of ``files`` (url and checksum) can be fetched.
 
-        A folder that cannot be written serves what it holds, and must hold all of them: a run that begins would end
-        at the first one that is missing.
+        A read-only folder must hold all of them, as the run would end at the first one that is missing.
         """
         with self._local():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +100,13 @@ class ShardCache:
             )
 
     def is_sound(self, file: FileIO, url: str, *, bytes: int, sha256: str) -> bool:
-        """Whether an open entry has its checksum; one that has not is removed from the cache, and that is logged."""
+        """Whether an open entry has its checksum; a damaged one is removed from the cache, with a warning."""
         entry = self.folder / _entry_name(url, sha256)
         with self._local():
             mismatch = _mismatch(file, bytes, sha256)
             if mismatch is None:
                 return True
-            # Another process may have put a sound one in its place.
+            # Another process may have replaced it.
             if _is_at(file, entry):
                 self._drop(entry, mismatch)
         return False
@@ -117,7 +116,7 @@ class ShardCache:
         entry.unlink(missing_ok=True)
 
     def _use(self, entry: Path, size: int | None, sha256: str) -> FileIO | None:
-        """The entry under a shared lock, or None where there is none that is whole."""
+        """The entry, opened under a shared lock and verified; None if there is none or it is damaged."""
         with self._local():
             try:
                 file = FileIO(entry)
@@ -129,7 +128,7 @@ class ShardCache:
             known = size is not None and self._is_known(file, entry)
             mismatch = None if removed else _mismatch(file, size, None if known else sha256)
             if removed or mismatch:
-                # Only what this reader saw: another process may have put a sound one in its place.
+                # Only the file that was read: another process may have replaced it.
                 if mismatch and _is_at(file, entry):
                     self._drop(entry, mismatch)
                 file.close()
@@ -140,43 +139,43 @@ class ShardCache:
             return file
 
     def _is_known(self, file: FileIO, entry: Path) -> bool:
-        """Whether the entry was looked at since it was last written to: by any process, or by this one."""
-        # Another user's entry, or one on a disk that is mounted to be read only, takes no stamp.
+        """Whether the entry was verified since it was last written, by any process (stamp) or by this one."""
+        # Another user's entry, or one on a read-only mount, cannot be stamped.
         return os.fstat(file.fileno()).st_mtime_ns == _stamp_of(entry) or self._verified.get(entry.name) == _identity(
             file
         )
 
     def _download(self, entry: Path, url: str, size: int | None, sha256: str) -> None:
-        """Return when the entry is there, received by this process or by another."""
+        """Return when the entry exists, downloaded by this process or by another."""
         part_path = entry.with_name(entry.name + ".part")
         with self._locked_part(part_path) as part:
             if entry.exists():
                 part_path.unlink()
                 return
             self._make_room(size or 0, url=url)
-            # A part that another process left, or that a cut connection leaves, is resumed.
+            # Resumes a part that a killed process or a lost connection left.
             self._receive(part, part_path, url, size, sha256)
             with self._local():
                 os.fsync(part.fileno())
-                # After the content is on the disk, so that a stamp survives a power loss only if the content does.
+                # After the fsync: the stamp must not survive a power loss without the content.
                 _stamp(part, entry)
                 part_path.rename(entry)
 
     @contextmanager
     def _locked_part(self, path: Path) -> Iterator[FileIO]:
-        """``path``, made where missing, under an exclusive lock that is waited for."""
+        """``path``, created if missing, under an exclusive lock (blocking)."""
         while True:
             with self._local():
                 part = FileIO(path, "a+")
                 fcntl.flock(part, fcntl.LOCK_EX)
             with part:
-                # Who held the lock before may have renamed or removed the file.
+                # The previous holder of the lock may have renamed or removed the file.
                 if _is_at(part, path):
                     yield part
                     return
 
     def _receive(self, part: FileIO, part_path: Path, url: str, size: int | None, sha256: str) -> None:
-        # A wrong checksum may come from a part that was left by a machine's crash: tried twice.
+        # Twice, as a part that was left by a crash of the machine may be damaged.
         for _ in range(2):
             retrying(url, self.config, lambda: self._append(part, part_path, url, size))
             with self._local():
@@ -199,7 +198,7 @@ class ShardCache:
         )
 
     def _append(self, part: FileIO, part_path: Path, url: str, size: int | None) -> None:
-        """Receive what ``part`` still lacks."""
+        """Download the rest of ``part``."""
         start = os.fstat(part.fileno()).st_size
         if start == size:
             return
@@ -244,10 +243,10 @@ class ShardCache:
             )
 
     def _entries(self) -> list[tuple[bool, int, Path, int]]:
-        """Each file of the cache as (is an entry, last use in ns, path, bytes); unfinished parts first."""
+        """Each file of the cache as (is an entry, last use in ns, path, bytes), sorted: unfinished parts first."""
         entries = []
         for item in os.scandir(self.folder):
-            # A file may be gone since it was listed.
+            # A file may have been removed since it was listed.
             with suppress(FileNotFoundError):
                 if _OURS.fullmatch(item.name):
                     status = item.stat()
@@ -264,7 +263,7 @@ class ShardCache:
             raise self._unusable(fault) from fault
 
     def _unusable(self, fault: OSError) -> UserError:
-        # Without the right to write there is no room to make.
+        # Without write permission, making room is no way out.
         room = "" if fault.errno in _NO_RIGHT else "make room there, lower data.cache.max_gib, or "
         return UserError(
             f"the shard cache {self.folder} cannot be used: {fault.strerror}; {room}set data.cache.dir to a writable "
@@ -273,20 +272,20 @@ class ShardCache:
 
 
 def _entry_name(url: str, sha256: str) -> str:
-    # A new password or signature makes no other file of it, and must not stand in a file's name.
+    # Credentials in the url must neither change the entry nor be visible in its name.
     url = same_url(url)
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", url.partition("://")[2])[-100:]
     return f"{readable}-{hashlib.sha256(f'{url} {sha256}'.encode()).hexdigest()[:32]}"
 
 
 def _stamp_of(entry: Path) -> int:
-    """Nanoseconds, of whole even seconds for any file system, that no clock shows any more: in 2001 to 2004."""
+    """A time in 2001 to 2004, in ns, which no clock shows now; whole even seconds, which any file system can store."""
     number = int(hashlib.sha256(entry.name.encode()).hexdigest()[:12], 16)
     return (10**9 + 2 * (number % (5 * 10**7))) * 10**9
 
 
 def _stamp(file: FileIO, entry: Path) -> None:
-    """Note that the file is sound, and used now; another user's takes no note, nor does a disk without writing."""
+    """Mark the file as verified and used now; has no effect on another user's file or a read-only disk."""
     with suppress(OSError):
         os.utime(file.fileno(), ns=(time.time_ns(), _stamp_of(entry)))
 
@@ -304,7 +303,7 @@ def _is_at(file: FileIO, path: Path) -> bool:
 
 
 def _mismatch(file: FileIO, size: int | None, sha256: str | None) -> str | None:
-    """How ``file`` differs from its size and checksum (None: not asked), or None where it does not."""
+    """How ``file`` differs from the given size and checksum (None: not compared); None if it does not."""
     found = os.fstat(file.fileno()).st_size
     if size is not None and found != size:
         return f"it has {found}{' or more' if found > size else ''} bytes, the index says {size}"
@@ -316,7 +315,7 @@ def _mismatch(file: FileIO, size: int | None, sha256: str | None) -> str | None:
 
 
 def _remove(path: Path) -> bool:
-    """Whether ``path`` is gone; it stays where a process uses it, or where it is another user's."""
+    """Remove ``path`` unless a process uses it or it is another user's; returns whether it is gone."""
     try:
         # Open for writing, as an exclusive lock asks for on NFS.
         with FileIO(path, "r+") as file:

@@ -1,4 +1,4 @@
-"""What a http client takes from its environment beyond aiohttp's own: all_proxy, and certificate authorities.
+"""Environment variables of http clients that aiohttp does not read: all_proxy, and certificate bundles.
 
 aiohttp reads http_proxy, https_proxy, no_proxy and ~/.netrc itself (trust_env), and OpenSSL reads SSL_CERT_FILE.
 """
@@ -21,9 +21,9 @@ _HTTP_PORT = 80
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """Arguments of a request for ``url``: ``proxy`` and ``ssl``, where aiohttp would not find them itself.
+    """Arguments of a request for ``url``: ``proxy`` and ``ssl``, if aiohttp would not find them itself.
 
-    UserError for a proxy of a kind that aiohttp cannot use, and for a bundle that cannot be read.
+    UserError for a proxy that aiohttp cannot use, and for a bundle that cannot be read.
     """
     options: dict[str, Any] = {}
     proxy = _proxy(url)
@@ -39,14 +39,14 @@ def proxies() -> set[tuple[str | None, int]]:
     """Host and port of each proxy of the environment."""
     places = set()
     for scheme in {"http", "https", "all"} & getproxies().keys():
-        with suppress(ValueError):  # no url: told where it is asked
+        with suppress(ValueError):  # not a url: reported when it is used
             parts = urlsplit(_with_scheme(getproxies()[scheme]))
             places.add((parts.hostname, parts.port or _HTTP_PORT))
     return places
 
 
 def _with_scheme(proxy: str) -> str:
-    """As curl, which takes host:port for a http proxy."""
+    """``proxy`` as a url: host:port is a http proxy, as for curl."""
     return proxy if "://" in proxy else f"http://{proxy}"
 
 

@@ -63,9 +63,9 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands,
         "build",
         "write photos into shards",
-        "JPEGs are copied byte for byte after a check; other photos (png, webp, bmp, tiff, avif, jp2, ppm, gif; of\n"
-        "an animation the first picture), photos that EXIF turns, and those larger than --size are encoded anew. A\n"
-        "photo that cannot be read or decoded is left out and listed in DEST/rejects.jsonl. Hidden and machine-made\n"
+        "JPEGs are copied byte for byte after a check. Other photos (png, webp, bmp, tiff, avif, jp2, ppm, gif; the\n"
+        "first picture of an animation), photos that EXIF rotates, and those larger than --size are re-encoded.\n"
+        "Photos that cannot be read or decoded are left out and listed in DEST/rejects.jsonl. Hidden and machine-made\n"
         "files and folders (@eaDir, .thumbnails, recycle bins) are left out and counted. The same command completes\n"
         "a build that was stopped.\n\n"
         "example:\n  glci shards build ~/photos shards/train --size 256 --samples 1000\n",
@@ -73,20 +73,20 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument("source", metavar="SOURCE", help="folder (with subfolders), .zip or .tar of photos")
     build.add_argument("dest", metavar="DEST", help="folder for the shards")
     build.add_argument(
-        "--include", default=defaults.include, metavar="GLOB", help="photos by name; '*' matches '/' too"
+        "--include", default=defaults.include, metavar="GLOB", help="only photos whose names match; '*' matches '/' too"
     )
-    build.add_argument("--size", type=int, metavar="PX", help="scale longer short edges down to PX")
+    build.add_argument("--size", type=int, metavar="PX", help="scale photos with longer short edges down to PX")
     build.add_argument(
         "--quality",
         type=int,
         default=defaults.quality,
         metavar="Q",
-        help="of photos encoded anew (%(default)s)",
+        help="JPEG quality of re-encoded photos (%(default)s)",
     )
     build.add_argument(
-        "--samples", type=int, default=defaults.samples, metavar="N", help="photos of a shard (%(default)s)"
+        "--samples", type=int, default=defaults.samples, metavar="N", help="photos per shard (%(default)s)"
     )
-    build.add_argument("--seed", type=int, default=defaults.seed, metavar="S", help="of the shuffle (%(default)s)")
+    build.add_argument("--seed", type=int, default=defaults.seed, metavar="S", help="seed of the shuffle (%(default)s)")
     build.add_argument("--no-shuffle", action="store_true", help="keep the photos in the order of their names")
     _add_processes(build)
     build.set_defaults(run=_build)
@@ -96,15 +96,15 @@ def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     index = _add(
         commands,
         "index",
-        "make the index of shards that others wrote",
+        "make the index of shards that another program wrote",
         f"Reads every .tar of FOLDER (WebDataset samples with a {READ_IN_WORDS} each) and\n"
-        "writes beside it a table of its samples, then index.json. A sample's key ends at the first dot of its\n"
-        "files' names. An image that is no sample's photo is listed in FOLDER/index-rejects.jsonl.\n\n"
+        "writes a table of its samples beside it, then index.json. A sample's key ends at the first dot of its\n"
+        "files' names. Images that are not a sample's photo are listed in FOLDER/index-rejects.jsonl.\n\n"
         "example:\n  glci shards index /data/faces-webdataset\n",
     )
     index.add_argument("folder", metavar="FOLDER", help="folder of .tar files")
     index.add_argument(
-        "--image", metavar="EXT", help="extension of each sample's photo, as png or face.jpg (jpg, else the next)"
+        "--image", metavar="EXT", help="extension of each sample's photo, such as png or face.jpg (jpg, else the next)"
     )
     _add_processes(index)
     index.set_defaults(run=_index)
@@ -115,8 +115,8 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         commands,
         "verify",
         "find changed, cut, missing or extra shards, and photos that cannot be decoded",
-        "Compares every shard with the index's SHA-256 and decodes every photo as training does; prints a\n"
-        "line for each bad one, and exits with 2 if there is one.\n\n"
+        "Compares every shard with the SHA-256 in the index and decodes every photo as training does; prints a line\n"
+        "for each fault, and exits with 2 if there is any.\n\n"
         "example:\n  glci shards verify shards/train --quick\n",
     )
     verify.add_argument("folder", metavar="FOLDER", help="folder of shards")
@@ -249,7 +249,7 @@ def _add(
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--processes", type=int, metavar="P", help="side by side (as many as cores)")
+    parser.add_argument("--processes", type=int, metavar="P", help="number of processes (all cores)")
 
 
 def _processes(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""From an encoded photo to its pixels, upright: the one way for the build, the stream and all that look at photos.
+"""Decodes photos to upright pixels; the only decoder, used by the build, the loader and everything else.
 
-Ordinary JPEG is decoded by libjpeg-turbo, which refuses each warning; what it refuses though no pixel is lost is
-tidied and decoded again. All else is Pillow's.
+Ordinary JPEG is decoded by libjpeg-turbo, with warnings as errors; a file that it refuses although no pixel is lost is
+repaired and decoded again. Pillow decodes everything else.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ _Read = TypeVar("_Read")
 def decode(
     encoded: bytes, *, short_edge: int | None, target: Pixels | None = None, scratch: Pixels | None = None
 ) -> Pixels:
-    """Decode a photo to uint8 (H, W, 3), RGB, upright, its shorter side ``short_edge`` px long (None: as it is).
+    """Decode a photo to uint8 (H, W, 3), RGB, upright, with a short edge of ``short_edge`` px (None: not scaled).
 
-    JPEG photos are scaled by the decoder to the least of its sizes that is large enough, then exactly: by
-    area where that makes them smaller, linearly where it makes them larger.
+    JPEG photos are scaled by the decoder to the smallest of its sizes that is large enough, then exactly: by area
+    averaging if that shrinks them, linearly if it enlarges them.
 
     Both buffers only save time. A JPEG that needs no scaling is decoded into ``target``, uint8 (h, w, 3) and
-    contiguous, where it has that size; then ``target`` itself is returned. Others are decoded into
-    ``scratch``, uint8 (n,), where it is large enough, so the result holds only until the next call.
+    contiguous, if it has that size; then ``target`` itself is returned. Others are decoded into ``scratch``, uint8
+    (n,), if it is large enough, so the result is valid only until the next call.
 
-    Raises ``DecodeError`` when the bytes are no photo, or a damaged one, whatever the decoder raised; and,
-    before decoding, for a size that would fill the memory. ``MemoryError`` where the machine has too little, however
-    the decoder says so.
+    Raises ``DecodeError`` if the bytes are not a photo or a damaged one, and, before decoding, if its size would fill
+    the memory; ``MemoryError`` if memory is short, however the decoder reports it.
     """
     if encoded[:2] != SOI:
         return _scaled_other(encoded, short_edge)
@@ -45,10 +44,10 @@ def decode(
 
 
 def decode_for_shard(encoded: bytes, *, least: int | None) -> tuple[Pixels, bytes | None]:
-    """The photo upright, uint8 (H, W, 3), its short edge at least ``least`` px where it has so many (None: whole).
+    """The photo upright, uint8 (H, W, 3), perhaps reduced to a short edge of at least ``least`` px (None: never).
 
-    Beside it the JPEG in RGB or grey that decodes to just these pixels, where there is one: the photo itself, or
-    tidied. Raises as ``decode``.
+    Also the JPEG in RGB or grey that decodes to exactly these pixels, if there is one: the photo itself, or repaired.
+    Raises as ``decode``.
     """
     if encoded[:2] != SOI:
         return _other(encoded), None
@@ -57,12 +56,12 @@ def decode_for_shard(encoded: bytes, *, least: int | None) -> tuple[Pixels, byte
 
 
 def _read_jpeg(encoded: bytes, read: Callable[[bytes], _Read]) -> _Read | None:
-    """What ``read`` makes of a JPEG, or of what is taken in its place; None where Pillow may know its format better."""
+    """``read`` of a JPEG, or of its repaired version; None if Pillow may support its format instead."""
     try:
         return read(encoded)
     except DecodeError:
         raise
-    # simplejpeg raises ValueError; whatever else it may raise is this photo's too, but for a want of memory.
+    # simplejpeg raises ValueError; any other error also comes from this photo, unless memory is short.
     except Exception as error:
         raise_if_out_of_memory(error)
         accepted = mended(encoded, error)
@@ -113,11 +112,11 @@ def _other(encoded: bytes, *, jpeg: bool = False) -> Pixels:
 
 
 def _scale(photo: Pixels, height: int, width: int, short_edge: int | None) -> Pixels:
-    """``photo``, of encoded ``height`` and ``width``, at its short edge."""
+    """``photo``, of encoded ``height`` and ``width``, scaled to ``short_edge``."""
     now = min(height, width)
     if short_edge is None or now == short_edge:
         return photo
-    # From the encoded size, because the decoder rounds its own up.
+    # From the encoded size, because the decoder rounds its sizes up.
     size = (round(width * short_edge / now), round(height * short_edge / now))
     if photo.shape[1::-1] == size:
         return photo

@@ -1,4 +1,4 @@
-"""The embedded corpus: rendered faces, built into training and held-out shards."""
+"""`glci demo-corpus`: rendered faces, built into training and held-out shards."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from glci_dist.errors import UserError
 
 _SEED = 2017
 _SAMPLES = 250
-"""Of a shard: so few that a small corpus still has shards to permute."""
+"""Per shard: few, so that a small corpus has several shards to permute."""
 _FACE = re.compile(r"face-\d{6,}\.jpg")
 
 
 def build_demo_corpus(folder: Path, *, train: int, val: int, size: int, processes: int) -> None:
     """Render ``train`` and ``val`` different faces of ``size`` px into ``folder``/train and ``folder``/val.
 
-    Every face is another one: the two parts are drawn with different seeds. A part that is
-    finished stays; one that was interrupted is made anew. Raises ``UserError`` for numbers that
-    cannot be and for a folder that holds something else, of which nothing is touched.
+    All faces differ: the two parts have different seeds. A finished part is kept; an interrupted one is made again.
+    Raises ``UserError`` for invalid numbers and for a folder that holds other files, which it then leaves unchanged.
     """
     parts = (("train", train, _SEED), ("val", val, _SEED + 1))
     wanted = [part for part, photos, _ in parts if not _is_finished(folder, part, photos)]
@@ -34,7 +33,7 @@ def build_demo_corpus(folder: Path, *, train: int, val: int, size: int, processe
         if part not in wanted:
             continue
         if rendered.exists():
-            # An interrupted build: its photos and shards are the command's own, and quickly made.
+            # An interrupted build: this command made the photos and shards, and they are made quickly.
             shutil.rmtree(rendered)
             shutil.rmtree(folder / part, ignore_errors=True)
         write_corpus(rendered, photos=photos, seed=seed, size=size, processes=processes)
@@ -43,7 +42,7 @@ def build_demo_corpus(folder: Path, *, train: int, val: int, size: int, processe
 
 
 def _is_finished(folder: Path, part: str, photos: int) -> bool:
-    """Whether ``part`` is there. UserError when its folder holds something else than this command's."""
+    """Whether ``part`` is complete. UserError if its folder holds other files than this command's."""
     shards = folder / part
     check_folder(shards)
     if not has_plan(shards):
@@ -64,7 +63,7 @@ def _is_finished(folder: Path, part: str, photos: int) -> bool:
 
 
 def _check_rendered(rendered: Path) -> None:
-    """UserError when the folder of rendered faces holds anything else: it is removed in the end."""
+    """UserError if the folder of rendered faces holds other files, as it is removed in the end."""
     if not rendered.exists():
         return
     if rendered.is_symlink() or not rendered.is_dir():

@@ -1,7 +1,7 @@
-"""Procedural face portraits: a corpus for the demo that ships no photo.
+"""Procedural face portraits, for a demo corpus without photos.
 
-Each face is a pure function of (seed, number): a head's relief is shaped, carved and lit, its features are
-painted into the skin's colour, hair and glasses are laid over it, and a camera takes the picture.
+Each face is a pure function of (seed, number): a head's relief is shaped, carved and lit, its features are painted into
+the skin's colour, hair and glasses are laid over it, and a camera's blur, vignette and noise are applied.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def render_face(seed: int, number: int, size: int = 96) -> np.ndarray:
 def write_corpus(folder: Path, *, photos: int, seed: int, size: int = 96, processes: int) -> None:
     """Write faces 0 to ``photos`` - 1 as ``face-000000.jpg``, ... of ``size`` x ``size`` px into ``folder``.
 
-    The bytes do not depend on ``processes``. Faces that stand there already are written anew; UserError for
-    a folder that holds anything else, and for sizes and counts that cannot be.
+    The bytes do not depend on ``processes``. Existing faces are overwritten; UserError for a folder that holds other
+    files, and for invalid sizes and counts.
     """
     for name, value, least in (("photos", photos, 1), ("size", size, 16), ("processes", processes, 1)):
         if value < least:
@@ -84,7 +84,7 @@ def write_corpus(folder: Path, *, photos: int, seed: int, size: int = 96, proces
 
 
 def _one_thread() -> None:
-    """The processes share the cores already; threads for images this small only get in their way."""
+    """One thread per process: the processes share the cores, and the images are small."""
     cv2.setNumThreads(1)
 
 

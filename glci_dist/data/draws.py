@@ -1,8 +1,8 @@
-"""Every random number of a run: a pure function of (seed, purpose, step, slot).
+"""Random numbers as a pure function of (seed, purpose, step, slot); a run has no others.
 
 Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is counter-based: its n-th
 output is computed from a key and n alone. The seed and the purpose make the key, the step and the slot the
-counter, so nothing is remembered between draws, and how slots are split over ranks changes none of them.
+counter, so there is no state between draws, and they do not depend on how slots are split over ranks.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 WORDS_PER_COUNT = 4
-"""64-bit words that Philox makes from one value of its counter."""
+"""64-bit words from one value of Philox's counter."""
 
 
 def draws(*, seed: int, purpose: str, step: int, slots: range, words: int) -> NDArray[np.uint64]:
-    """Random words (len(slots), words) for consecutive slots; one purpose always asks for as many words."""
+    """Random 64-bit words (len(slots), words) for consecutive slots; a purpose must always use the same ``words``."""
     if slots.step != 1:
         raise ValueError(f"slots must be consecutive, not {slots}")
     counts = -(-words // WORDS_PER_COUNT)
@@ -28,7 +28,7 @@ def draws(*, seed: int, purpose: str, step: int, slots: range, words: int) -> ND
 
 
 def generator(*, seed: int, purpose: str, number: int) -> np.random.Generator:
-    """A generator of its own for the ``number``-th thing of a purpose, such as an epoch's permutation."""
+    """An independent generator for item ``number`` of a purpose, such as an epoch's permutation."""
     # The number stands in the counter's third word: 2**128 outputs away from the next number's.
     return np.random.Generator(np.random.Philox(key=_key(seed, purpose), counter=_words(0, 0, number, 0)))
 

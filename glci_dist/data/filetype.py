@@ -1,4 +1,4 @@
-"""What a file is, told from how it begins: archives end in anything, and names lie."""
+"""Archive types by a file's first bytes, not by its name; opening zips and unpacking compressed tars."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 
 
 def kind_of(path: Path) -> Kind:
-    """What archive ``path`` is, or how it is compressed. UserError when it is none that is read here."""
+    """The type of the archive ``path``, or its compression. UserError if it is not one that is supported."""
     if not path.exists():
         raise UserError(f"{path} does not exist; SOURCE is a folder, .zip or .tar of photos")
     if not path.is_file():  # a pipe would be waited for, and cannot be read out of order
@@ -57,7 +57,7 @@ def kind_of(path: Path) -> Kind:
             return kind
     other = next((what for magic, what in _OTHERS.items() if start.startswith(magic)), None)
     if other is None and _zip_end(path):
-        return "zip"  # with something before it, as of one that unpacks itself
+        return "zip"  # with a prefix, such as a self-extracting one
     if other and "photo" not in other:
         raise UserError(f"{path} is {other}, which is not read here; unpack it and give the folder or the .tar")
     told = "it is empty" if not start else (f"it is {other}" if other else "or it is damaged")
@@ -68,7 +68,7 @@ def begins_tar(start: bytes) -> bool:
     """Whether a file that begins with ``start`` (1024 bytes, or the whole file) is a plain tar."""
     if len(start) < _BLOCK:
         return False
-    if not any(start):  # an archive of nothing
+    if not any(start):  # an empty archive
         return True
     try:
         tarfile.TarInfo.frombuf(start[:_BLOCK], tarfile.ENCODING, "surrogateescape")
@@ -92,13 +92,13 @@ def unpack_tar(path: Path, kind: Kind, target: Path) -> None:
             plain.write(start)
             shutil.copyfileobj(packed, plain, 1 << 20)
     except (*_DAMAGED, OSError) as fault:
-        if isinstance(fault, OSError) and fault.errno is not None:  # bz2 says what is damaged by an OSError, too
+        if isinstance(fault, OSError) and fault.errno is not None:  # without errno it is bz2's error for damage
             raise
         raise UserError(f"{path} is damaged or cut: {fault}; get it again") from fault
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip. UserError when it is damaged, cut, or one part of several."""
+    """Open a zip. UserError if it is damaged, truncated, or one part of several."""
     with open(path, "rb") as file:
         first_part = file.read(4) == b"PK\x07\x08"
     end = _zip_end(path)
@@ -121,7 +121,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _zip_end(path: Path, size: int | None = None) -> bytes | None:
-    """The record that ends a zip, where it is the last thing in the file, or in its first ``size`` bytes."""
+    """The zip's end record, if it ends the file, or ends the file's first ``size`` bytes."""
     with open(path, "rb") as file:
         size = file.seek(0, 2) if size is None else size
         start = file.seek(max(0, size - _ZIP_END_BYTES - 0xFFFF))

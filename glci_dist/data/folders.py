@@ -1,4 +1,4 @@
-"""Lists the files below a folder: linked folders once, hidden ones and bad entries told, none the end of the list."""
+"""Lists the files below a folder; follows each linked folder once, and reports entries that cannot be read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _WHAT = {
 
 
 def list_folder(path: Path) -> Iterator[Member | Note]:
-    """Every file below ``path``, those behind linked folders too, each folder listed once.
+    """Every file below ``path``, also in linked folders; each folder is listed once, before links to it.
 
-    Folders themselves come before links to them, whatever their names. UserError when ``path`` itself
-    cannot be listed; what cannot be listed below it is a ``Member`` with a fault.
+    UserError if ``path`` itself cannot be listed; a folder below it that cannot be listed is a ``Member`` with a fault.
     """
     root = os.stat(path)
     above = {_identity("", os.stat(parent)) for parent in path.resolve().parents}
@@ -46,10 +45,7 @@ def list_folder(path: Path) -> Iterator[Member | Note]:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """The first ``most`` bytes of a regular file.
-
-    OSError for what is none, or cannot be read; a pipe is not waited for.
-    """
+    """The first ``most`` bytes of a regular file; OSError if it is not one (a pipe is not waited for)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         fault = irregular(os.fstat(descriptor).st_mode)
@@ -59,7 +55,7 @@ def read_file(path: Path, most: int) -> bytes:
 
 
 def irregular(mode: int) -> str:
-    """Why what has this mode (``st_mode``) is no photo; empty for a file and where the mode tells no kind."""
+    """Why an entry with this ``st_mode`` is not a file; empty for a file, and if the mode has no file type."""
     kind = stat.S_IFMT(mode)
     return "" if kind in (0, stat.S_IFREG) else f"{_WHAT.get(kind, 'something else')}, not a file"
 
@@ -67,7 +63,7 @@ def irregular(mode: int) -> str:
 def _walk(
     full: str | Path, prefix: str, status: os.stat_result, seen: set[_Identity]
 ) -> Generator[Member | Note, None, _Linked]:
-    """The files below one folder, without what links lead to; returns the linked folders."""
+    """Yields the files below one folder without following linked folders; returns those."""
     linked: _Linked = []
     waiting = [(os.fspath(full), prefix, status)]
     while waiting:
@@ -100,16 +96,16 @@ def _walk(
 
 
 def _unreadable(name: str, entry: os.DirEntry[str], fault: OSError) -> Member:
-    if entry.is_dir(follow_symlinks=False):  # the listing said so
+    if entry.is_dir(follow_symlinks=False):  # known from the listing
         return Member(f"{name}/", 0, 0, fault=f"a folder that cannot be listed: {fault.strerror}")
     what = "a link to nowhere: " if entry.is_symlink() else ""
     try:
         status = entry.stat(follow_symlinks=False)
-    except OSError:  # gone since it was listed
+    except OSError:  # removed since it was listed
         return Member(name, 0, 0, fault=f"{what}{fault.strerror}")
     return Member(name, status.st_size, status.st_mtime_ns, fault=f"{what}{fault.strerror}")
 
 
 def _identity(name: str, status: os.stat_result) -> _Identity:
-    # A hidden folder counts for itself: its photos are left out, so a link to it from elsewhere is no second time.
+    # A hidden folder differs from a visible link to it: its photos are left out, the link's are not.
     return is_hidden(name), status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Tells the files that glci writes from those of others by the same names, which it must not overwrite."""
+"""Refuses to overwrite files of other programs that have the names of ours."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from glci_dist.data.index import INDEX_NAME, table_dtype
 from glci_dist.errors import UserError
 
-# A damaged index of ours still begins so.
+# Matches a damaged index of ours too.
 _OUR_INDEX = re.compile(rb'\s*\{\s*"format"\s*:\s*"glci-shards-')
 
 
 def refuse_foreign_index(folder: Path) -> None:
-    """UserError when ``folder``/index.json is there and is not an index of shards."""
+    """UserError if ``folder``/index.json exists and is not an index of shards."""
     path = folder / INDEX_NAME
     content = _content(path)
     if content is not None and not _OUR_INDEX.match(content) and not _is_index(content):
@@ -29,7 +29,7 @@ def refuse_foreign_index(folder: Path) -> None:
 
 
 def refuse_foreign_rejects(path: Path) -> None:
-    """UserError when ``path`` is there and is no list of names and reasons."""
+    """UserError if ``path`` exists and is not a list of names and reasons."""
     content = _content(path)
     for line in (content or b"").splitlines()[:1]:
         try:
@@ -41,13 +41,13 @@ def refuse_foreign_rejects(path: Path) -> None:
 
 
 def refuse_foreign_table(path: Path) -> None:
-    """UserError when ``path`` is there and is no sample table."""
+    """UserError if ``path`` exists and is not a sample table."""
     if path.exists() and not is_table(path):
         raise _foreign(path)
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file at ``path`` is a sample table by its header, which no other program writes."""
+    """Whether the file at ``path`` has the header of a sample table, which no other program writes."""
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
@@ -60,9 +60,9 @@ def is_table(path: Path) -> bool:
 
 
 def refuse_foreign_report(what: str, mark: bytes, first: Path, *others: Path) -> None:
-    """UserError when one of the files of a report that is written to --out is there and is not of an earlier one.
+    """UserError if one of a report's files exists and is not of an earlier report; for commands with --out.
 
-    ``mark`` stands in the first 1024 bytes of ``first``, which is written before the ``others``.
+    Our reports have ``mark`` in the first 1024 bytes of ``first``, which is written before the ``others``.
     """
     there = next((path for path in (first, *others) if os.path.lexists(path)), None)
     try:
@@ -83,7 +83,7 @@ def _foreign(path: Path) -> UserError:
 
 
 def _content(path: Path) -> bytes | None:
-    """The content of a file; None when there is none. UserError when something else has its name."""
+    """The content of a file; None if it does not exist. UserError if it is not a regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{path} is in the way, as it is no file; move it away, or use another folder")

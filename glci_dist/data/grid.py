@@ -13,15 +13,15 @@ LARGEST_FONT, SMALLEST_FONT = 16, 8
 
 
 def scale_to(size: int, target: int = 160) -> int:
-    """The whole factor that draws a picture of ``size`` px at about ``target`` px; at least 1."""
+    """The integer factor that scales a picture of ``size`` px to about ``target`` px; at least 1."""
     return max(1, round(target / size))
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], scale: int) -> np.ndarray:
     """One picture of titled columns: uint8 (H, W, 3).
 
-    ``rows`` hold one uint8 picture (size, size, 3) a column, all of one size, drawn ``scale`` times
-    larger. Raises ValueError where a row has not one picture a title.
+    Each row has one uint8 picture (size, size, 3) per title, all of one size, drawn ``scale`` times larger. Raises
+    ValueError for another number of pictures.
     """
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(f"a grid needs rows of {len(titles)} pictures, one a title")
@@ -46,7 +46,7 @@ def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], scale: int
 
 
 def _font_for(titles: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, as large as the longest title leaves room for; needs no font on the machine."""
+    """Pillow's built-in font, as large as the longest title allows."""
     for size in range(LARGEST_FONT, SMALLEST_FONT, -1):
         font = ImageFont.load_default(size)
         if max(font.getlength(title) for title in titles) <= width:

@@ -1,9 +1,8 @@
-"""The index of a shards folder: which shards there are, and where each sample lies in its shard.
+"""The index of a folder of shards, and the table of samples of each shard (format: shards/README.md).
 
-A shards folder holds plain WebDataset tars, beside each its **sample table**
-(``shard-000000.tar.samples.npy``), and ``index.json``. The index names the shards with their
-counts, sizes and checksums and is read at start; a sample table is read only when its shard is,
-so a billion samples cost an index of counts (shards/README.md is the format's page).
+The folder holds plain WebDataset tars, a **sample table** for each (``shard-000000.tar.samples.npy``), and
+``index.json``. The index has the shards' names, counts, sizes and checksums and is read at start; a sample table is
+read only with its shard, so a billion samples need only an index of counts.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """All shards below ``root`` in their order, which is the corpus's order of samples."""
+    """All shards below ``root``; their order is the corpus's order of samples."""
 
     root: str
     """Folder or url, without a trailing slash."""
@@ -70,7 +69,7 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the shards hold and their order, wherever they lie."""
+        """SHA-256 of the shards' contents and order, independent of where they lie."""
         content = hashlib.sha256()
         for shard in self.shards:
             content.update(f"{shard.samples} {shard.sha256}\n".encode())
@@ -78,10 +77,10 @@ class Index:
 
 
 def load_index(root: str, cache: CacheConfig | None = None) -> Index:
-    """The index of a folder or url (file, http, https, s3); the shards themselves are not looked at.
+    """The index of a folder or url (file, http, https, s3); the shards themselves are not read.
 
-    ``cache`` gives the retries, backoff and timeout of a url. UserError when the url is refused, and when the
-    index is missing, malformed, empty, or another kind of file, such as a login page.
+    ``cache`` has retries, backoff and timeout for a url. UserError if the url is refused, or the index is missing,
+    malformed, empty, or another kind of file, such as a login page.
     """
     check_location(root)
     place = without_slash(os.path.expanduser(root))
@@ -111,7 +110,7 @@ def load_index(root: str, cache: CacheConfig | None = None) -> Index:
 
 
 def save_index(folder: Path, shards: Iterable[Shard]) -> None:
-    """Write ``folder``/index.json as a whole or not at all; equal shards give equal bytes."""
+    """Write ``folder``/index.json atomically; equal shards give equal bytes."""
     shards = list(shards)
     lines = ",\n".join(json.dumps(asdict(shard)) for shard in shards)
     total = sum(shard.samples for shard in shards)
@@ -125,9 +124,9 @@ def table_name(shard_name: str) -> str:
 
 
 def table_dtype(key_bytes: int) -> np.dtype[np.void]:
-    """One sample's row: byte offset and length of the encoded photo in the tar, and its key.
+    """One sample's row: byte offset and length of the encoded photo in the tar, and its WebDataset key.
 
-    The key is the WebDataset key in UTF-8, ``key_bytes`` long at most.
+    The key is in UTF-8, at most ``key_bytes`` long.
     """
     return np.dtype([("offset", "<u8"), ("length", "<u8"), ("key", f"S{max(key_bytes, 1)}")])
 
@@ -144,14 +143,14 @@ def encode_table(rows: Sequence[tuple[int, int, str]]) -> bytes:
 def parse_table(content: bytes, shard: Shard) -> NDArray[np.void]:
     """A sample table's rows (samples,), checked against its shard's entry in the index.
 
-    UserError when it is no such table, has another number of samples, or points outside of the tar.
+    UserError if it is not a sample table, has another number of samples, or points outside of the tar.
     """
     name = table_name(shard.name)
     try:
         table = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError) as fault:
         raise _bad_table(name, f"is no sample table ({fault})") from fault
-    # Widths of the key differ between tables, so the dtype is compared with one of the same width.
+    # The key's width differs between tables.
     key = table.dtype.fields.get("key") if table.dtype.fields else None
     if key is None or table.ndim != 1 or table.dtype != table_dtype(key[0].itemsize):
         raise _bad_table(name, "is no sample table")
@@ -164,7 +163,7 @@ def parse_table(content: bytes, shard: Shard) -> NDArray[np.void]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file aside and rename it, so that a reader or a crash finds the old one or the new one."""
+    """Write a file atomically: to a temporary file, which is fsynced and renamed."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with open(aside, "wb") as file:
         file.write(content)
@@ -174,7 +173,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _refuse_other_kind(root: str, content: bytes) -> None:
-    """Raise UserError where a server's answer is no index at all: making the index anew would not help."""
+    """Raise UserError if the content is not an index at all, where making the index again would not help."""
     kind = describe(content)
     if kind and is_remote(root):
         raise UserError(
@@ -190,7 +189,7 @@ def _shown(root: str) -> str:
 
 
 def _folder_of_index(place: str) -> str | None:
-    """The folder that should have been given in the place of its index; None: it is no index."""
+    """The folder of an index that was given in its place; None: ``place`` is not an index."""
     path, mark, query = place.partition("?") if is_remote(place) else (place, "", "")
     folder, _, name = path.rpartition("/")
     if name != INDEX_NAME or not (is_remote(place) or os.path.isfile(local_path(place))):

@@ -1,8 +1,8 @@
-"""The structure of a JPEG: how it stands, and the same picture without what a strict decoder stumbles over.
+"""Parses JPEGs: their orientation, and a cleaned version that a strict decoder accepts.
 
-libjpeg warns of much that loses no pixel (bytes that belong to nothing, a missing end) and of what loses some (data
-that break off). Viewers show both. Here the first kind is taken away from the file, so that a decoder that refuses
-every warning can tell the second.
+libjpeg warns both of flaws that lose no pixel (stray bytes, a missing end) and of those that lose some (data that end
+early). Viewers show both. Here flaws of the first kind are removed from the file, so that a decoder that refuses every
+warning detects the second.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = (0x01, *range(0xD0, 0xD8))
 _ORIENTATION = 0x0112
 _NUMBERS = {3: "H", 4: "I", 8: "h", 9: "i"}
-"""Types of EXIF that an orientation has, as ``struct`` names them."""
+"""EXIF's types of an orientation, as format characters of ``struct``."""
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-# Within entropy-coded data FF 00 is a byte FF, and FF D0 to FF D7 are restart markers.
-# It begins with one byte alone, which the regex engine finds six times as fast as a run.
+# Within entropy-coded data FF 00 is a byte FF, and FF D0 to FF D7 are restart markers. The pattern begins with a single
+# byte, which the regex engine finds six times as fast as a run of them.
 _END_OF_SCAN = re.compile(rb"\xff(?=\xff*[^\x00\xff\xd0-\xd7])")
 _PREFETCHED = 8
-"""Bytes of data that the decoder may have taken beyond the last block, so that it does not count them as left over."""
+"""Bytes of data that the decoder may have read beyond the last block, and does not report as left over."""
 
 
 def orientation_of(encoded: bytes) -> int:
-    """EXIF's orientation of a JPEG, 1 to 8, or else that of its XMP; 1 where there is none or it is malformed.
+    """EXIF's orientation of a JPEG, 1 to 8, or else that of its XMP; 1 if there is none or it is malformed.
 
-    It is what Pillow's ``getexif`` says. Walks over the header by itself, in a microsecond: each photo of the
-    training passes here.
+    Equal to Pillow's ``getexif``, but takes a microsecond: it is called for each photo of training.
     """
     place, last, seen = 2, len(encoded) - 4, False
     exif: int | None = None
@@ -62,7 +61,7 @@ def orientation_of(encoded: bytes) -> int:
 
 
 def rows_of(encoded: bytes, start: int) -> int:
-    """The height that the JPEG which begins at ``start`` claims; 0 where it names none."""
+    """The height in the header of the JPEG that begins at ``start``; 0 if it has none."""
     place = start + len(SOI)
     while place + 7 <= len(encoded) and encoded[place] == 0xFF:
         kind = encoded[place + 1]
@@ -73,7 +72,7 @@ def rows_of(encoded: bytes, start: int) -> int:
 
 
 def _exif_orientation(tiff: bytes) -> int | None:
-    """None where it says nothing; 1 where it is no EXIF, or says no whole number."""
+    """None if it has no orientation; 1 if it is not EXIF, or the orientation is not an integer."""
     if not tiff:
         return None
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
@@ -88,7 +87,7 @@ def _exif_orientation(tiff: bytes) -> int | None:
                 code = order + _NUMBERS.get(kind, "x")
                 inline = struct.calcsize(code) * count <= 4
                 return next(iter(struct.unpack_from(code, tiff, entry + 8 if inline else place)), 1)
-    except struct.error:  # it points beyond its end
+    except struct.error:  # an offset beyond its end
         pass
     return None
 
@@ -98,13 +97,13 @@ class Jpeg:
     """A JPEG in three parts, which ``encoded`` joins."""
 
     head: bytes
-    """All up to the entropy-coded data of the last scan."""
+    """Everything before the entropy-coded data of the last scan."""
     scan: bytes
     """These data."""
     huffman: bool
     """Whether they are Huffman-coded, baseline or progressive."""
     ended: bool
-    """Whether the file had an end."""
+    """Whether the file had an end marker."""
 
     @property
     def encoded(self) -> bytes:
@@ -113,11 +112,11 @@ class Jpeg:
 
 
 def tidied(encoded: bytes) -> Jpeg | None:
-    """The JPEG without what is nobody's, its pixels untouched; None where its segments or scans are not whole.
+    """The JPEG without stray bytes, with the same pixels; None if its segments or scans are incomplete.
 
-    Bytes between segments and after the end go, a missing end is added where every scan is there, and what
-    decoders pass over with a warning (the revision of JFIF, Adobe's unknown transform, the spectral range of a
-    sequential scan) gets the value that they take in its place.
+    Bytes between segments and after the end are removed, a missing end marker is added if every scan is there, and
+    values that decoders ignore with a warning (JFIF's revision, an unknown Adobe transform, the spectral range of a
+    sequential scan) are replaced by those that they assume.
     """
     parts: list[tuple[int, bytes]] = []
     place, frame, ended = len(SOI), b"", False
@@ -156,7 +155,7 @@ def tidied(encoded: bytes) -> Jpeg | None:
 
 
 def _usual(kind: int, segment: bytes, frame: bytes) -> bytes:
-    """A segment with its marker, or the data of a scan, as decoders take it."""
+    """A segment with its marker, or the data of a scan, with the values that decoders assume."""
     if kind == 0:
         return segment
     if kind == _APP0 and segment[2:7] == b"JFIF\0" and segment[7:8] != b"\1":
@@ -171,7 +170,7 @@ def _usual(kind: int, segment: bytes, frame: bytes) -> bytes:
 
 
 def _is_complete(frame: bytes, scans: list[bytes]) -> bool:
-    """Whether the scans hold every coefficient of every component to its last bit."""
+    """Whether the scans have every coefficient of every component to its last bit."""
     missing = {(component, number) for component in frame[9 : 9 + 3 * frame[8] : 3] for number in range(64)}
     for scan in scans:
         first, last, approximation = (0, 63, 0) if frame[0] in _SEQUENTIAL else scan[-3:]
@@ -184,15 +183,15 @@ def _is_complete(frame: bytes, scans: list[bytes]) -> bool:
 def ends_whole(
     jpeg: Jpeg, *, left_over: int, warning: Callable[[bytes], str | None], decode: Callable[[bytes], Pixels | str]
 ) -> Jpeg | None:
-    """The JPEG without about ``left_over`` bytes that stand between its last block and its end; None for a damaged one.
+    """The JPEG without about ``left_over`` bytes between its last block and its end; None if it is damaged.
 
-    Such a rest is a careless writer's, or a sign of damaged data in which the decoder lost the blocks' beginnings.
-    It is the first where the last byte that the blocks need is filled up by ones, as the standard asks; three of
-    four damaged scans end otherwise. One without an end (``Jpeg.ended``) is whole where its blocks need every byte:
-    data that break off are followed by zeros as often as by nothing.
+    Left-over bytes come from a careless writer, or from damaged data in which the decoder lost the blocks' starts. In
+    the first case the last byte that the blocks need is padded with ones, as the standard asks; three of four damaged
+    scans end otherwise. A JPEG without an end marker (``Jpeg.ended``) is intact if its blocks need every byte: data
+    that end early are as often followed by zeros as by nothing.
 
-    ``warning`` is what a strict decoder says of a file, None where nothing, ``decode`` that or the pixels. The first
-    is asked two to five times; the second, which costs several times as much, only where its answer does not tell.
+    ``warning``: a strict decoder's warning, or None; ``decode``: its warning, or the pixels. ``warning`` is called two
+    to five times; ``decode``, which costs several times as much, only if that does not decide.
     """
     if not jpeg.huffman or (left_over and not jpeg.ended):
         return None
@@ -204,7 +203,7 @@ def ends_whole(
 
     if jpeg.ended:
         high = max(0, len(scan) - left_over)
-        # Two bytes of the file are one of data where it is FF.
+        # A data byte FF takes two bytes of the file.
         stuffed = scan.count(b"\xff\0", max(0, high - 2 * _PREFETCHED), high)
         low = max(0, high - _PREFETCHED - stuffed)
         while low < high:  # the shortest scan whose data do not end too early
@@ -218,7 +217,7 @@ def ends_whole(
     whole = replace(jpeg, scan=needed)
     if not needed or (warning(whole.encoded) if high not in said else said[high]):
         return None
-    # Without a bit to fill up, a byte like its neighbour is one of a row that stands in place of data.
+    # A byte without padding bits that equals its neighbour belongs to a run of bytes in place of data.
     in_a_row = needed[-1:] in (scan[high - 2 : high - 1], scan[high : high + 1])
     if needed.endswith(b"\xff\0") or (not in_a_row and _last_zero_counts(whole, warning)):
         return whole
@@ -226,17 +225,17 @@ def ends_whole(
 
 
 def _last_zero_counts(jpeg: Jpeg, warning: Callable[[bytes], str | None]) -> bool:
-    """Whether the last bit that is 0 is a block's for certain: without it the data end too early."""
+    """Whether the last bit that is 0 certainly belongs to a block: without it the data end too early."""
     last = jpeg.scan[-1]
     return last < 0xFF and warning(_changed(jpeg, ~last & (last + 1))) is not None
 
 
 def _is_filled_by_ones(jpeg: Jpeg, in_a_row: bool, decode: Callable[[bytes], Pixels | str]) -> bool:
-    """Whether all bits of the last byte that are no block's are 1: a block's changes the picture, or ends it early."""
+    """Whether all padding bits of the last byte are 1; changing a block's bit changes the picture, or ends it early."""
     photo = decode(jpeg.encoded)
     for bit in range(8):
         changed = decode(_changed(jpeg, 1 << bit))
-        if isinstance(changed, str) or isinstance(photo, str) or (changed != photo).any():  # this bit is a block's
+        if isinstance(changed, str) or isinstance(photo, str) or (changed != photo).any():  # this bit is of a block
             return bit > 0 or not in_a_row
         if not jpeg.scan[-1] >> bit & 1:
             return False
@@ -244,6 +243,6 @@ def _is_filled_by_ones(jpeg: Jpeg, in_a_row: bool, decode: Callable[[bytes], Pix
 
 
 def _changed(jpeg: Jpeg, bits: int) -> bytes:
-    """The file with these bits of its data's last byte turned."""
+    """The file with ``bits`` of its data's last byte flipped."""
     other = jpeg.scan[-1] ^ bits
     return replace(jpeg, scan=jpeg.scan[:-1] + bytes([other]) + (b"\0" if other == 0xFF else b"")).encoded

@@ -1,7 +1,7 @@
-"""Where shards may be read from: a local folder, or a http, https or s3 url.
+"""Locations of shards: a local folder, or a http, https or s3 url.
 
-Whatever reads a location asks ``check_location`` first: WebDataset and fsspec both know urls that
-run a shell command or chain to other file systems, and a configuration may come from a stranger.
+Everything that reads a location calls ``check_location`` first: WebDataset and fsspec both have urls that run a shell
+command or chain to other file systems, and a configuration may come from a stranger.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
 def check_location(location: str) -> None:
     """Raise UserError unless ``location`` is a local path or a file, http, https or s3 url."""
     address, mark, query = location.partition("?")
-    # A space would end the url that is looked for in a text, and what follows it would be shown.
+    # ``without_secrets`` takes a space for the url's end, and would show what follows.
     scheme, shown = _scheme(location), without_secrets(address + mark + "%20".join(query.split()))
     if scheme == "pipe":
         raise UserError(
@@ -53,7 +53,7 @@ def _check_remote(location: str, scheme: str, shown: str) -> None:
                 f"{shown!r}: a s3 url holds no credentials; give s3://bucket/folder, and them by AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, by AWS_PROFILE or in ~/.aws/credentials"
             )
-        # A ? or # alone may be part of a name there.
+        # A ? or # alone may be part of an s3 name.
         if re.search(r"[?#][A-Za-z][\w-]*=", location):
             raise UserError(f"{shown!r}: a s3 url has no query; give s3://bucket/folder, or the signed https url")
         return
@@ -66,12 +66,12 @@ def _check_remote(location: str, scheme: str, shown: str) -> None:
         host, _ = parts.hostname, parts.port
         is_clear = urlsplit(same_url(location)).netloc == parts.netloc.rpartition("@")[2]
     except ValueError as fault:
-        # Its message spells the url.
+        # The error's own message contains the url.
         raise UserError(
             f"{shown!r} is no url: its host or port cannot be read (in a password, / is %2F and ? is %3F)"
         ) from fault
     if not is_clear:
-        # The part of a password before its / would be looked up as a host and a port.
+        # Otherwise the part of a password before its / would be looked up as host and port.
         raise UserError(
             f"{shown!r}: an @ behind the host may end a password; write @ as %40 behind the host, and / as %2F and "
             "? as %3F in a password"
@@ -97,9 +97,9 @@ def without_slash(location: str) -> str:
 
 
 def join(root: str, name: str) -> str:
-    """The location of file ``name`` (relative, with ``/``) below ``root``; UserError where it leaves it.
+    """The location of file ``name`` (relative, with ``/``) below ``root``; UserError if it is not below it.
 
-    A query of ``root`` (http, https), such as a token, goes to each file behind its path.
+    A query of ``root`` (http, https), such as a token, is appended to the file's path.
     """
     parts = PurePosixPath(name).parts
     if not parts or parts[0] == "/" or ".." in parts:
@@ -112,7 +112,7 @@ def join(root: str, name: str) -> str:
 
 
 def _split_query(location: str) -> tuple[str, str]:
-    """What stands before the query, and the query with its ``?``; only http urls have one."""
+    """The part before the query, and the query with its ``?``; only http urls have one."""
     if _scheme(location) not in ("http", "https"):
         return location, ""
     path, mark, query = location.partition("?")

@@ -1,4 +1,4 @@
-"""What a listing of a source gives: its files, the links of an archive, and what is told of it besides."""
+"""Entries of a source of photos: files, links in archives, and notes on other entries."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ class Member:
     name: str
     """Path below the source, with ``/``; ends in ``/`` for a folder that cannot be listed."""
     bytes: int
-    """Size in the source, not compressed."""
+    """Uncompressed size."""
     stamp: int
-    """What else changes when the photo does: a zip's checksum, else the modification time."""
+    """Changes when the photo does: a zip's checksum, else the modification time."""
     offset: int = 0
     """First byte of the file's data in a tar, of its header in a zip; 0 in a folder."""
     pieces: tuple[tuple[int, int], ...] | None = None
-    """Of a sparse file in a tar: (place in the file, length) of what is stored, one after another at ``offset``."""
+    """Of a sparse file in a tar: (offset in the file, length) of each stored piece; they follow each other at
+    ``offset``."""
     fault: str = ""
-    """Why it cannot be read, where the listing knows that already."""
+    """Why it cannot be read, if the listing already knows that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +35,23 @@ class Link:
 
     name: str
     target: str
-    """As it is written: below the archive for a hard link, else seen from the link's own folder."""
+    """As stored: relative to the archive's root for a hard link, else to the link's folder."""
     hard: bool
     stamp: int
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """An entry of a source that is no file, and that the user is told of."""
+    """An entry of a source that is not a file, with a message for the user."""
 
     name: str
     what: str
 
 
 def follow_links(entries: Iterable[Member | Link]) -> Iterator[Member | Note]:
-    """The entries of an archive in their order, each link a file of its own with the content it leads to.
+    """The entries of an archive in their order; each link becomes a file with its target's content.
 
-    A link that leads to no file of the archive becomes a ``Note`` when it leads to a folder, else a
-    ``Member`` with a fault.
+    A link to a folder becomes a ``Note``; a link to no file of the archive becomes a ``Member`` with a fault.
     """
     listed: list[Member | Link] = []
     files: dict[str, Member] = {}
@@ -59,7 +59,7 @@ def follow_links(entries: Iterable[Member | Link]) -> Iterator[Member | Note]:
     for entry in entries:
         place = posixpath.normpath(entry.name)
         if isinstance(entry, Link) and entry.hard and (target := files.get(posixpath.normpath(entry.target))):
-            # A hard link means the file of that name that stands before it, whatever replaces that later.
+            # A hard link refers to the file before it, even if a later one of that name replaces it.
             entry = replace(target, name=entry.name)
         listed.append(entry)
         if isinstance(entry, Member):
@@ -77,7 +77,7 @@ def follow_links(entries: Iterable[Member | Link]) -> Iterator[Member | Note]:
 
 
 def replaced_marked(members: Iterable[Member]) -> list[Member]:
-    """The members of an archive, in which a later file of a name replaces the earlier ones: these get a fault."""
+    """The members of an archive; files that a later one of the same name replaces get a fault."""
     listed = list(members)
     last = {member.name: number for number, member in enumerate(listed)}
     return [

@@ -1,4 +1,4 @@
-"""JPEGs that the strict decoder refuses: which of them lost no pixel, and what it takes in their place."""
+"""Repairs JPEGs that the strict decoder refuses although they lost no pixel."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from glci_dist.data.pixels import DecodeError, Pixels, check_size, raise_if_out_
 
 _REST = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _DAMAGE = re.compile("corrupt JPEG data|premature end", re.IGNORECASE)
-"""What libjpeg says where data of the picture are lost; Pillow would show grey in their place."""
+"""libjpeg's warnings of lost data; Pillow would show grey in their place."""
 
 _Verdict = int | str | None
-"""Of a refused JPEG: how many bytes of its last scan are data, or why it is damaged, or neither."""
+"""Of a refused JPEG: how many bytes of its last scan are data; or why it is damaged; or None, if neither is known."""
 
 _MOST_KNOWN = 1 << 16
-# What a process has found already, by the photo's digest: looking takes up to ten times as long as decoding a sound
-# photo. A verdict is a function of the bytes alone, so it is the same whether it is remembered or found again.
+# A cache by the photo's digest: finding a verdict takes up to ten times as long as decoding an intact photo. It depends
+# on the bytes alone, so the cache changes no result.
 _known: dict[bytes, tuple[_Verdict]] = {}
 
 
 def mended(encoded: bytes, error: Exception) -> bytes | None:
-    """The JPEG that the strict decoder takes in place of ``encoded``, which it refused with ``error``.
+    """A version of ``encoded`` that the strict decoder accepts; it refused ``encoded`` itself with ``error``.
 
-    None where another decoder may know the format better; DecodeError where data of the picture are lost.
+    None if another decoder may support the format; DecodeError if data of the picture are lost.
     """
     digest = hashlib.sha256(encoded).digest()
     jpeg = tidied(encoded)
     known = _known.get(digest)
     if known is None:
         known = (_verdict(encoded, jpeg, reason_of(error)),)
-        if len(_known) >= _MOST_KNOWN:  # whole, as verify's threads share it
+        if len(_known) >= _MOST_KNOWN:  # cleared as a whole, as verify's threads share it
             _known.clear()
         _known[digest] = known
     (verdict,) = known
@@ -46,7 +46,7 @@ def mended(encoded: bytes, error: Exception) -> bytes | None:
 
 
 def _verdict(encoded: bytes, jpeg: Jpeg | None, reason: str) -> _Verdict:
-    # What is tidy as it is was refused already.
+    # A JPEG that is unchanged by cleaning was already refused.
     found = reason if jpeg is None or jpeg.encoded == encoded else _warning(jpeg.encoded)
     rest = _REST.search(found) if found else None
     if jpeg is None or (found and not rest):
@@ -58,8 +58,8 @@ def _verdict(encoded: bytes, jpeg: Jpeg | None, reason: str) -> _Verdict:
 
 
 def _warning(encoded: bytes) -> str | None:
-    """Why the strict decoder refuses a JPEG, None where it does not. It is asked for the smallest picture: libjpeg
-    says the same of the data, in a third of the time."""
+    """Why the strict decoder refuses a JPEG; None if it does not. It decodes the smallest size: libjpeg's warnings are
+    the same, in a third of the time."""
     found = _strict(encoded, least=1)
     return found if isinstance(found, str) else None
 

@@ -1,4 +1,4 @@
-"""What names of files tell: which are photos, which are hidden or made by machines, and how they are shown."""
+"""Classifies files by name: photos, archives, hidden and machine-made ones; and prints names safely."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _READ = (
     *(".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pnm", ".apng", ".gif"),
 )
 UNREAD_EXTENSIONS = (".heic", ".heif", ".hif", ".jxl")
-"""Of photos that no decoder here reads: they are counted as photos, and named with the reason."""
+"""Photos that no decoder here reads: they count as photos, and are rejected with the reason."""
 
-# In the order in which a WebDataset sample's photo is chosen among its images.
+# A WebDataset sample's photo is the first of its images in this order.
 PHOTO_EXTENSIONS = _READ + UNREAD_EXTENSIONS
 READ_IN_WORDS = "jpg, png, webp, bmp, tiff, avif, jp2, ppm or gif"
 
@@ -23,7 +23,7 @@ COMPRESSED_TARS = (
 )
 _ARCHIVE_EXTENSIONS = (".zip", ".tar", *COMPRESSED_TARS)
 _ARCHIVES_NOT_READ = (".7z", ".rar", ".z01")
-# Folders that network drives, desktops and recycle bins make; those that begin with a dot need no name here.
+# Folders of network drives, desktops and recycle bins, apart from those that begin with a dot.
 _MACHINE_MADE = frozenset(
     (
         "#recycle",
@@ -48,9 +48,9 @@ _MACHINE_MADE = frozenset(
 )
 
 
-# A disk check's finds, Lightroom's previews.
+# A disk check's recovered files, Lightroom's previews.
 _MACHINE_MADE_FORM = re.compile(r"found\.[0-9]{3}|.+\.lrdata")
-# Smaller copies in a library of Apple's Photos, whose originals lie beside them.
+# Smaller copies in a library of Apple's Photos; the originals are in other folders of it.
 _COPIES = re.compile(r"\.photoslibrary/resources/derivatives/", re.IGNORECASE)
 
 
@@ -77,28 +77,28 @@ def is_hidden_folder(base: str) -> bool:
 
 
 def extension(name: str) -> str:
-    """The extension of ``name`` as it is written, with its dot; "none" where it has none."""
+    """The extension of ``name``, with its dot; "none" if it has none."""
     return posixpath.splitext(name)[1] or "none"
 
 
 def shown(names: Sequence[str], *, most: int = 3) -> str:
-    """Some of ``names`` in one line that any terminal can print, and how many more there are."""
+    """Some of ``names`` in one line, escaped, and how many more there are."""
     some = ", ".join(repr(name) for name in names[:most])
     return some + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def printable(name: str) -> str:
-    """``name``, or as Python writes it where it would break the line or steer the terminal."""
+    """``name``, or its repr if it has control characters."""
     return name if name.isprintable() else repr(name)
 
 
 def in_one_line(text: str) -> str:
-    """``text``, with what would break the line or steer the terminal as Python writes it in a string."""
+    """``text`` with control characters escaped, so that it stays on one line."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def counted(number: int, noun: str) -> str:
-    """``number`` of what ``noun`` names, in words."""
+    """``number`` and ``noun``, in the plural if need be: "2 photos"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,9 +1,8 @@
-"""Which sample stands in which slot of which step: a pure function, for corpora of any size.
+"""Which sample is in which slot of which step: a pure function, for corpora of any size.
 
 An epoch is one sequence of all N samples: the shards are permuted, and the samples inside blocks of a few
-consecutive shards of that permutation. The sequence is cut into ``lanes`` of equal length that are read side
-by side. What is kept in memory is the shards' counts and the few blocks that are being read, never a list of
-N.
+consecutive shards of that permutation. The sequence is cut into ``lanes`` of equal length that are read in parallel.
+Memory holds the shards' counts and the few blocks that are being read, never a list of N samples.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class _Epoch:
 class Order:
     """The order of a corpus whose shards hold ``counts`` samples, for every step of a run.
 
-    Samples that no full step is left for are dropped at the epoch's end; every epoch drops others.
-    Raises ``UserError`` when ``config.lanes`` does not divide ``global_batch``, or the corpus is too small.
+    Samples that do not fill a step at the epoch's end are dropped; they differ from epoch to epoch.
+    Raises ``UserError`` if ``config.lanes`` does not divide ``global_batch``, or the corpus is too small.
     """
 
     def __init__(self, counts: NDArray[np.int64], *, seed: int, global_batch: int, config: OrderConfig) -> None:
@@ -59,7 +58,7 @@ class Order:
         self._lane_length = total // config.lanes
         self.steps_per_epoch = self._lane_length // self._slots_per_lane
         self._epochs: _Recent[_Epoch] = _Recent(2)
-        # A step may stand at the end of one block and the start of the next in each lane.
+        # A step may span the end of one block and the start of the next in each lane.
         self._blocks: _Recent[NDArray[np.int64]] = _Recent(2 * config.lanes + 2)
 
     def samples(self, step: int, slots: range) -> list[tuple[int, int]]:
@@ -92,7 +91,7 @@ class Order:
 
 
 class _Recent(Generic[Value]):
-    """The few values used last; the others are computed again when asked for."""
+    """A least-recently-used cache."""
 
     def __init__(self, most: int) -> None:
         self._most = most

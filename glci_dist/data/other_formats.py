@@ -1,7 +1,7 @@
-"""Photos that Pillow decodes: every format but ordinary JPEG, made RGB and upright in one way.
+"""Decodes with Pillow: every format except ordinary JPEG, to upright RGB.
 
-A module apart, imported when the first such photo comes: most corpora are JPEG alone, and each loader worker pays
-for what it imports.
+A separate module, imported with the first such photo: most corpora have only JPEGs, and every import costs each loader
+worker memory.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from glci_dist.data.tiffs import BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT, me
 _ORIENTATION = 274
 _STRIP_PIXELS = 4_000_000
 _PIXEL_BYTES, _SPARE_BYTES = 32, 64 * 2**20
-"""What decoders take for a photo at most, as measured: JPEG 2000 the most for each pixel."""
+"""Upper bounds of what decoders need per pixel and photo, as measured; JPEG 2000 needs the most."""
 _UNKNOWN_PIXELS = 8_000_000
-"""Taken for a photo whose size was not read: WebP asks for its memory before it tells."""
-# What Pillow can say of pixels only by starting another program (Ghostscript), or not at all.
+"""Assumed if the size was not read: WebP allocates memory before it reports the size."""
+# Formats that Pillow decodes by starting another program (Ghostscript), or not at all.
 _NO_PHOTOS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 
-# It warns of, and logs, what it then raises or reads anyway; a line for each such photo of each worker would bury
-# what a run says. The filter stays, because putting it back (catch_warnings) is not safe beside other threads.
+# Pillow's warnings and logs repeat what it then raises or reads anyway; one line per photo and worker would bury a
+# run's own lines. The filter is permanent, because catch_warnings is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -39,33 +39,33 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
     """The first picture of a photo, upright, uint8 (H, W, 3), RGB.
 
-    16 bits become 8 by their high byte, transparency becomes white. ``orientation``: EXIF's, where it is known;
-    None: as the file says. DecodeError when the bytes are no photo, a damaged one, or one of numbers without
-    a known range. MemoryError when the machine has too little for it.
+    16 bits become 8 by their high byte, transparency becomes white. ``orientation``: EXIF's, if known; None: from the
+    file. DecodeError if the bytes are not a photo, a damaged one, or one whose range of values is unknown. MemoryError
+    if memory is short.
     """
     if not encoded:
         raise DecodeError("an empty file")
-    # Outside of what follows: a fault of this machine is no photo's.
+    # Outside of the try: an error of this machine must not count against a photo.
     formats = _formats()
     pixels = 0
     try:
         with Image.open(io.BytesIO(encoded), formats=formats) as image:
-            # Opening reads the header only, but for the formats that Pillow refuses too large by itself.
+            # Opening reads only the header, except for formats whose size Pillow itself limits.
             check_size(image.height, image.width)
             pixels = image.height * image.width
             mend_tiff(image, encoded)
             image.load()
             if image.format == "PNG" and _ends_black(image) and lacks_rows(encoded):
                 raise DecodeError("its data end before its last rows")
-            # Asked after loading: Pillow turns a TIFF while it loads it and then calls it upright, and a PNG
-            # may say after its pixels how it stands.
+            # After loading: Pillow rotates a TIFF while loading it and then reports it as upright, and a PNG may
+            # have its orientation after its pixels.
             turn = _orientation(image) if orientation is None else orientation
             return upright(_to_rgb(image), turn)
     except DecodeError:
         raise
-    # Pillow's decoders are many hands' work, and raise all sorts on damaged bytes: RuntimeError, KeyError,
-    # struct.error, MemoryError for a size that a damaged field names. Whatever it is, it is this photo's; but where
-    # memory is short they raise all sorts too ("broken data stream"), so the memory is asked.
+    # Pillow's decoders raise many kinds of errors on damaged bytes: RuntimeError, KeyError, struct.error, MemoryError
+    # for a damaged size. All of them count against this photo; but if memory is short they raise such errors too
+    # ("broken data stream"), so this is checked.
     except Exception as error:
         if not _has_room((pixels or _UNKNOWN_PIXELS) * _PIXEL_BYTES + _SPARE_BYTES):
             raise MemoryError(f"a photo of {pixels or 'unread'} pixels, {reason_of(error)}") from error
@@ -74,7 +74,7 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
 
 
 def check_head(head: bytes) -> None:
-    """DecodeError where no format knows a file by its first bytes, ``head``; as ``Image.open`` asks each."""
+    """DecodeError if no format accepts a file with these first bytes; checked as ``Image.open`` does."""
     untold = []
     for name in _formats():
         accept = Image.OPEN[name][1]
@@ -86,23 +86,23 @@ def check_head(head: bytes) -> None:
         Image.open(io.BytesIO(head), formats=untold).close()
     except UnidentifiedImageError as error:
         raise DecodeError(_unknown(head)) from error
-    except Exception:  # as above: decoding says what is wrong
+    except Exception:  # decoding will report what is wrong
         return
 
 
 def has_several_pictures(encoded: bytes) -> bool:
-    """Whether a photo that ``decode_other`` took has more pictures than the one: an animation, a TIFF of pages."""
+    """Whether a photo that ``decode_other`` decoded has more pictures: an animation, a TIFF with pages."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
             return getattr(image, "n_frames", 1) > 1
     except MemoryError:
         raise
-    except Exception:  # as above, but only what is beside the picture is damaged
+    except Exception:  # the first picture was decoded, so damage is in others
         return True
 
 
 def _has_room(wanted: int) -> bool:
-    """Whether this process may still take so many bytes; none of them is touched."""
+    """Whether this process can still allocate so many bytes; none of them is touched."""
     try:
         np.empty(wanted, np.uint8)
     except MemoryError:
@@ -112,7 +112,7 @@ def _has_room(wanted: int) -> bool:
 
 @functools.cache
 def _formats() -> list[str]:
-    # In Pillow's own order: the common ones first, those that know theirs by next to nothing (TGA) later.
+    # In Pillow's order: common formats first, those with weak signatures (TGA) later.
     Image.preinit()
     Image.init()
     _silence_libtiff()
@@ -120,15 +120,15 @@ def _formats() -> list[str]:
 
 
 def _silence_libtiff() -> None:
-    """Stop libtiff from printing a line for each damaged strip: Pillow raises, and the photo is named once."""
-    # Where the library cannot be found its lines are printed, and nothing else is lost by it.
+    """Stop libtiff from printing a line for each damaged strip: Pillow raises anyway."""
+    # If the library is not found, its lines are printed, which does no other harm.
     with suppress(OSError, AttributeError):
         if not features.check("libtiff"):
             return
         with open("/proc/self/maps", errors="replace") as maps:
-            # A path may have spaces in it.
+            # Paths may have spaces.
             libraries = {line.rstrip("\n").split(maxsplit=5)[5] for line in maps if "/libtiff" in line}
-        for library in libraries:  # the one that Pillow has loaded, its own or the system's
+        for library in libraries:  # Pillow's own or the system's
             loaded = ctypes.CDLL(library)
             loaded.TIFFSetErrorHandler(None)
             loaded.TIFFSetWarningHandler(None)
@@ -142,13 +142,13 @@ def _ends_black(image: Image.Image) -> bool:
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # as above, but malformed EXIF takes no pixel away: the photo stands as it is stored
+    except Exception:  # malformed EXIF loses no pixel: the photo is not rotated
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
-    """uint8 (H, W, 3), as the picture is stored; in strips, so that no second picture of four channels is held."""
+    """uint8 (H, W, 3), not rotated; converted in strips, to avoid a second whole picture of four channels."""
     bits = _deep_bits(image)
     if image.mode in ("I", "F") and not bits:
         raise DecodeError(f"pixels of 32 bits (mode {image.mode}), whose range is not known")
@@ -168,12 +168,12 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def _deep_bits(image: Image.Image) -> int:
-    """Bits of a grey pixel of more than 8; 0 where it has no more."""
+    """Bits of a grey pixel, if more than 8; else 0."""
     if image.mode == "I" and image.format in ("PNG", "PPM"):
         return 16  # a grey PNG in older Pillows; PGM, which Pillow scales to 65535
     if not image.mode.startswith("I;16"):
         return 0
-    # A scanner's 12 bits in a TIFF, which Pillow leaves as they are.
+    # TIFFs of scanners may have 12 bits, which Pillow does not scale.
     return min(16, max(8, tag(image, BITS_PER_SAMPLE, 16)))
 
 
@@ -190,13 +190,13 @@ def _deep_strip(image: Image.Image, *, bits: int, is_negative: bool) -> Pixels:
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         grey[values == clear] = 255
-    if is_negative:  # zero is white: Pillow minds it in grey of 8 bits only
+    if is_negative:  # zero is white; Pillow inverts only 8-bit grey
         grey = 255 - grey
     return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
 
 def _unknown(encoded: bytes) -> str:
-    """What bytes that Pillow does not know may be: what phones write and failed downloads leave under a .jpg's name."""
+    """Describes bytes that Pillow does not know: other photo formats, failed downloads, web pages."""
     if unread := unread_format(encoded):
         return unread
     if kind := known_file(encoded):

@@ -1,4 +1,4 @@
-"""Parts of one source beside each other (``train``, ``val``): which photos none took, and which several did."""
+"""Splits of one source (``train``, ``val``): which photos are in none of them, and which are in several."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from glci_dist.errors import UserError
 
 
 def other_parts(folder: Path, source: str) -> dict[str, str]:
-    """--include of each other folder beside ``folder`` that a build of the same ``source`` wrote, by its name."""
+    """Other builds of ``source`` in folders beside ``folder``: their --include, by folder name."""
     parts: dict[str, str] = {}
     try:
         beside = sorted(folder.resolve().parent.iterdir())
-    except OSError:  # what lies beside is not this build's business
+    except OSError:  # other folders must not make this build fail
         return parts
     for other in beside:
         if other == folder.resolve():
@@ -31,7 +31,7 @@ def other_parts(folder: Path, source: str) -> dict[str, str]:
 
 
 def told_of_parts(photos: Source, folder: Path, include: str, others: dict[str, str]) -> list[str]:
-    """Lines on the photos that are in no part, and on those that are in two; none where there is one part."""
+    """Messages on the photos that are in no part, and on those that are in two; none if there is one part."""
     if not others:
         return []
     in_none = [name for name in photos.left_out.not_included if not _matches(name, others)]

@@ -1,4 +1,4 @@
-"""One photo from a source to the JPEG that a shard holds, checked by decoding it whole."""
+"""Converts a source's photo to a shard's JPEG, and checks it by decoding it completely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glci_dist.data.decode import DecodeError, decode_for_shard
 from glci_dist.data.jpeg import SOI
 from glci_dist.data.pixels import raise_if_out_of_memory
 
-# Decoded at least this much larger than wanted, libjpeg's own scaling leaves no trace in the resized photo.
+# Decoded at this many times the wanted size, libjpeg's own scaling is not visible in the resized photo.
 _DECODE_MARGIN = 3
 
 
@@ -19,7 +19,7 @@ class BadPhoto(Exception):
 
 
 def check_head(head: bytes) -> None:
-    """BadPhoto where no file that begins so is a photo in a known format; 64 KiB tell each."""
+    """BadPhoto if a file that begins with ``head`` (64 KiB) is not a photo in a known format."""
     if head[:2] == SOI:
         return
     from glci_dist.data import other_formats
@@ -31,8 +31,8 @@ def check_head(head: bytes) -> None:
 
 
 def has_several_pictures(encoded: bytes) -> bool:
-    """Whether a photo that ``to_shard_jpeg`` took has more pictures than its first, which is the one taken."""
-    if encoded[:2] == SOI:  # a thumbnail, or the same picture once more for the other eye
+    """Whether a photo that ``to_shard_jpeg`` converted has more pictures than the first, which it uses."""
+    if encoded[:2] == SOI:  # others would be thumbnails, or the second of a stereo pair
         return False
     from glci_dist.data import other_formats
 
@@ -40,11 +40,11 @@ def has_several_pictures(encoded: bytes) -> bool:
 
 
 def to_shard_jpeg(encoded: bytes, *, size: int | None, quality: int) -> bytes:
-    """The photo as a JPEG in RGB or grey, upright, with a short edge of at most ``size`` px (None: any).
+    """The photo as an upright JPEG in RGB or grey, with a short edge of at most ``size`` px (None: any).
 
-    A JPEG that is so already is returned byte for byte (without junk that a strict decoder would refuse).
-    Others are encoded in RGB, 4:4:4, at ``quality`` (1 to 100); transparency becomes white. BadPhoto when it
-    cannot be decoded whole: what the loader would refuse, by the same code. MemoryError where memory is short.
+    A JPEG of that kind is returned byte for byte (without junk that a strict decoder would refuse). Others are encoded
+    in RGB, 4:4:4, at ``quality`` (1 to 100); transparency becomes white. BadPhoto if it cannot be decoded completely,
+    by the loader's own code; MemoryError if memory is short.
     """
     try:
         pixels, jpeg = decode_for_shard(encoded, least=None if size is None else _DECODE_MARGIN * size)

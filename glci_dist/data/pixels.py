@@ -1,4 +1,4 @@
-"""What every decoder of photos shares: their pixels, what is refused before decoding, and what a refusal says."""
+"""Shared by all decoders: the pixel array's type, limits on sizes, errors, and rotation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
 MOST_PIXELS = 178_956_970
-"""A larger photo is refused: a damaged or hostile header may claim any size. It is Pillow's own limit."""
+"""Pillow's own limit; a damaged or malicious header may claim any size."""
 
 MOST_ASPECT = 100
-"""A photo whose longer side is more than so many times its shorter one is refused: scaled to a short edge it
-would fill the memory (1 x 65,500 px at a short edge of 64 are 268 million pixels)."""
+"""Limit of the longer side over the shorter one: scaled to a short edge, such a photo would fill the memory
+(1 x 65,500 px at a short edge of 64 are 268 million pixels)."""
 
 MOST_BYTES = 512 << 20
-"""A larger file is refused before it is read: ``MOST_PIXELS`` of three bytes each, not compressed, are no more."""
+"""Limit of a file's size, checked before it is read: ``MOST_PIXELS`` of three bytes each, uncompressed."""
 
 
 class DecodeError(Exception):
@@ -24,7 +24,7 @@ class DecodeError(Exception):
 
 
 def check_size(height: int, width: int) -> None:
-    """DecodeError for a size that is no photo's; called with what the header says, before any pixel is decoded."""
+    """DecodeError for a size outside of the limits; called with the header's size, before decoding."""
     if height < 1 or width < 1:
         raise DecodeError(f"{width} x {height} px: it has no pixels")
     if height * width > MOST_PIXELS:
@@ -34,14 +34,14 @@ def check_size(height: int, width: int) -> None:
 
 
 def too_many_bytes(size: int) -> str:
-    """Why a file of ``size`` bytes is no photo; empty where it may be one."""
+    """Why a file of ``size`` bytes is refused; empty if it is not."""
     if size <= MOST_BYTES:
         return ""
     return f"{size:,} bytes are more than a photo has: at most {MOST_BYTES:,} for the {MOST_PIXELS:,} pixels allowed"
 
 
 def reason_of(error: Exception) -> str:
-    """One line that says what a decoder raised; with its type where the text alone may say nothing (KeyError)."""
+    """A decoder's error in one line, with its type where the text alone says too little (KeyError)."""
     text = " ".join(str(error).split())
     if not text:
         return type(error).__name__
@@ -51,10 +51,7 @@ def reason_of(error: Exception) -> str:
 
 
 def unread_format(encoded: bytes) -> str:
-    """What the bytes are where they are a photo in a format that may not be read here; empty where they are not.
-
-    The first 16 bytes are enough.
-    """
+    """A message if the first 16 bytes are of a photo in a format that may not be supported here; else empty."""
     brand = encoded[8:12] if encoded[4:8] == b"ftyp" else b""
     if brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
         kind = "HEIC"
@@ -70,9 +67,9 @@ def unread_format(encoded: bytes) -> str:
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """MemoryError where ``error`` says that the machine has too little: that is no photo's fault.
+    """Raise MemoryError if ``error`` means that memory is short, which must not count against the photo.
 
-    For decoders that ask for as much as a checked size needs. libjpeg and OpenCV say it by errors of their own.
+    For decoders that allocate what a checked size needs. libjpeg and OpenCV report it by errors of their own.
     """
     if isinstance(error, MemoryError):
         raise error
@@ -81,7 +78,7 @@ def raise_if_out_of_memory(error: Exception) -> None:
 
 
 def upright(photo: Pixels, orientation: int) -> Pixels:
-    """The photo as EXIF's ``orientation`` (1 to 8) says that it stands; itself for 1, else a contiguous copy."""
+    """The photo rotated by EXIF's ``orientation`` (1 to 8); itself for 1, else a contiguous copy."""
     if orientation == 1:
         return photo
     if orientation >= 5:

@@ -1,7 +1,7 @@
-"""What stands in the folder of an unfinished build: the plan it follows, and the shards that are done.
+"""The state of a build in its folder: the plan, and the journal of finished shards.
 
-``build.json`` is the plan, written first and kept. ``build.jsonl`` has a line for each finished
-shard and is locked while a build runs; it goes when index.json, written last, is there.
+``build.json`` is the plan, written first and kept. ``build.jsonl`` has a line for each finished shard and is locked
+while a build runs; it is removed once index.json, written last, exists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PLAN_NAME = "build.json"
 _JOURNAL_NAME = "build.jsonl"
 REJECTS_NAME = "rejects.jsonl"
 UNPACKED_NAME = "source.tar.tmp"
-# What a killed build leaves behind: files that were being written aside, with the process's id.
+# Temporary files that a killed build leaves behind, named with the process id.
 _ASIDE = re.compile(
     r"(shard-\d{6,}\.tar|shard-\d{6,}\.tar\.samples\.npy|index\.json|build\.json|rejects\.jsonl)\.\d+\.tmp"
 )
@@ -32,18 +32,18 @@ _ASIDE = re.compile(
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What decides the bytes of the shards, besides the photos."""
+    """The options that, with the photos, determine the shards' bytes."""
 
     include: str = "*"
     """Glob that a photo's name must match; ``*`` matches ``/`` too."""
     size: int | None = None
-    """Photos with a longer short edge are scaled down to it, px; None: none is."""
+    """Photos with a longer short edge are scaled down to it, px; None: no scaling."""
     quality: int = 95
-    """Of photos that must be encoded anew, 1 to 100."""
+    """JPEG quality of re-encoded photos, 1 to 100."""
     samples: int = 1000
-    """Photos of a shard."""
+    """Photos per shard."""
     seed: int = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
     shuffle: bool = True
 
     def check(self) -> None:
@@ -58,7 +58,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """A build: of what, and how."""
+    """A build's source and options."""
 
     source: str
     fingerprint: str
@@ -69,19 +69,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of one shard's photos."""
+    """The outcome of one shard's task."""
 
     name: str
     shard: Shard | None
-    """None when every photo was rejected, and there is no such shard."""
+    """None if every photo was rejected, so that there is no shard."""
     rejects: tuple[tuple[str, str], ...]
     """Name and reason of each photo that could not be decoded."""
     several: tuple[str, ...] = ()
-    """Names of photos that have several pictures, of which the first was taken."""
+    """Names of photos with several pictures, of which the first was used."""
 
 
 def check_folder(folder: Path) -> None:
-    """UserError when ``folder`` holds files that no build wrote and that this one would write over or beside."""
+    """UserError if ``folder`` holds files of other programs that a build would overwrite, or tars of others."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; DEST is a folder for the shards")
     if has_plan(folder):
@@ -104,12 +104,12 @@ def has_plan(folder: Path) -> bool:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a build in ``folder`` has ended."""
+    """Whether the build in ``folder`` is complete."""
     return (folder / INDEX_NAME).exists()
 
 
 def adopt_plan(folder: Path, plan: Plan) -> None:
-    """Write the plan into ``folder``, or find it there; UserError when another plan stands there."""
+    """Write the plan into ``folder``, unless it is there already; UserError if another plan is."""
     path = folder / _PLAN_NAME
     if not path.exists():
         write_whole(path, (json.dumps({"format": _FORMAT, **asdict(plan)}, indent=1) + "\n").encode())
@@ -132,14 +132,14 @@ def adopt_plan(folder: Path, plan: Plan) -> None:
 
 
 def sweep(folder: Path, *, but: Path) -> None:
-    """Remove what a killed build left behind in ``folder``, whose journal is held; ``but`` is still read."""
+    """Remove a killed build's temporary files from ``folder``, except ``but``; the journal must be locked."""
     for path in folder.iterdir():
         if (_ASIDE.fullmatch(path.name) or path.name == UNPACKED_NAME) and path != but:
             path.unlink(missing_ok=True)
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan that stands in ``folder``. UserError when its file is none of ours."""
+    """The plan in ``folder``. UserError if its file is not a plan."""
     path = folder / _PLAN_NAME
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -152,10 +152,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 class BuildJournal:
-    """The finished shards of a build in progress; only one process at a time can open it.
-
-    UserError when another build holds it.
-    """
+    """The finished shards of a build in progress, locked by this process; UserError if another build has the lock."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _JOURNAL_NAME
@@ -180,7 +177,7 @@ class BuildJournal:
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let other builds in."""
+        """Release the lock."""
         self._file.close()
 
     def _read(self) -> dict[str, Finished]:
@@ -188,7 +185,7 @@ class BuildJournal:
         finished: dict[str, Finished] = {}
         whole = 0
         for line in self._file:
-            if not line.endswith("\n"):  # the build was killed within this line
+            if not line.endswith("\n"):  # the build was killed while it wrote this line
                 break
             record = json.loads(line)
             shard = Shard(**record["shard"]) if record["shard"] else None
@@ -201,7 +198,7 @@ class BuildJournal:
 
 
 def _would_be_lost(path: Path) -> bool:
-    if path.name == _JOURNAL_NAME:  # of a build that has just begun, it is empty
+    if path.name == _JOURNAL_NAME:  # empty in a build that has just begun
         return path.stat().st_size > 0
     table = path.name.endswith(table_name(".tar")) and path.is_file()
     return table or path.suffix == ".tar" or path.name in (INDEX_NAME, REJECTS_NAME)
@@ -217,5 +214,5 @@ def _open_locked(path: Path) -> TextIO:
             raise UserError(f"another build is writing to {path.parent}; wait for it, or stop it") from fault
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             return file
-        # The build that held it has ended and removed it meanwhile: whoever comes next would lock another file.
+        # The previous holder removed the file meanwhile: the next build would lock another one.
         file.close()

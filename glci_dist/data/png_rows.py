@@ -1,7 +1,4 @@
-"""Whether a PNG's data hold all of its rows.
-
-Pillow takes data that end between two rows for the whole picture, and leaves the rows that are missing black.
-"""
+"""Whether a PNG's data have all of its rows. Pillow accepts data that end between rows, and leaves the rest black."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ _PIECE = 2**20
 
 
 def lacks_rows(encoded: bytes) -> bool:
-    """Whether the data of a PNG that Pillow has decoded unpack to fewer bytes than its pixels are."""
+    """Whether the data of a PNG that Pillow has decoded decompress to fewer bytes than its pixels need."""
     width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", encoded, 16)
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     expected = 0
@@ -26,7 +23,7 @@ def lacks_rows(encoded: bytes) -> bool:
 
 
 def _unpacked(encoded: bytes, enough: int) -> int:
-    """Bytes that the picture's data unpack to, counted up to ``enough``."""
+    """Bytes that the picture's data decompress to, counted up to ``enough``."""
     unpacker, found, place = zlib.decompressobj(), 0, 8
     while place + 8 <= len(encoded) and found < enough and not unpacker.eof:
         length, kind = struct.unpack_from(">I4s", encoded, place)

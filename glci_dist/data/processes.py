@@ -23,9 +23,9 @@ def available_processes() -> int:
 
 
 def in_processes(function: Callable[[Task], Result], tasks: Iterable[Task], *, processes: int) -> Iterator[Result]:
-    """``function`` of each task, as they are ready and in no fixed order; tasks are drawn as they are needed.
+    """``function`` of each task, in the order of completion; tasks are drawn as they are needed.
 
-    An error in a process is raised here; the tasks in progress end before. UserError when a process dies.
+    An error in a process is raised here once the tasks in progress have ended. UserError if a process dies.
     """
     if processes == 1:
         yield from map(function, tasks)
@@ -52,13 +52,13 @@ def in_processes(function: Callable[[Task], Result], tasks: Iterable[Task], *, p
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C does
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # Otherwise a process whose parent was killed would wait for tasks, or write its shard, for ever.
+        # Otherwise a process whose parent was killed would go on waiting for tasks, or writing its shard.
         parent.join()
         os._exit(1)

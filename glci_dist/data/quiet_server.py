@@ -1,6 +1,7 @@
-"""Imported by the loader workers' fork server alone: it ends without a traceback.
+"""Imported only by the loader workers' fork server, so that it ends without a traceback.
 
-What it lacked (open files, say) the training process says in one line, as its own start of workers fails by it.
+Its errors (too many open files, say) also make the training process fail to start workers, which reports them in one
+line.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Reads http, https and s3 urls through fsspec, and tries again what a network may do better next time."""
+"""Reads http, https and s3 urls through fsspec, with retries after network errors."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from glci_dist.urls import without_secrets
 
 log = logging.getLogger(__name__)
 
-# s3 asks once for each chunk, so a chunk must outweigh a round trip. http streams, and aiohttp keeps
-# two chunks in memory, which a cut connection loses.
+# s3 makes one request per chunk, so a chunk must be large compared with a round trip. http streams; aiohttp holds two
+# chunks in memory, which are lost with the connection.
 _S3_CHUNK = 16 * 2**20
 _HTTP_CHUNK = 2**18
-# Client errors that a later request may not meet: timeout, too early, too many requests.
+# Client errors that may pass: timeout, too early, too many requests.
 _PASSING_STATUS = (408, 425, 429)
 _RANGE_NOT_SATISFIABLE = 416
 _WITH_CONTENT = (200, 203, 206)
-# aiohttp's and botocore's that have no status and would come again.
+# Permanent errors of aiohttp and botocore that have no status.
 _FINAL = (
     *("TooManyRedirects", "NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError"),
     *("NoCredentialsError", "InvalidUrlClientError", "NonHttpUrlClientError"),
 )
-# OpenSSL's reasons to refuse a certificate (X509_V_ERR_...): not yet valid, expired; another host, another address.
+# OpenSSL's reasons for refusing a certificate (X509_V_ERR_...): not yet valid, expired; another host, another address.
 _OUT_OF_DATE = (9, 10)
 _ANOTHER_HOST = (62, 64)
 _LONGEST_ASKED_S = 600.0
@@ -44,10 +44,10 @@ Result = TypeVar("Result")
 
 
 def read_remote(url: str, cache: CacheConfig | None = None) -> bytes:
-    """The whole content of ``url`` (an index, not a shard: it is held in memory).
+    """The whole content of ``url`` in memory (for an index, not for a shard).
 
-    ``cache`` gives retries, backoff and timeout. UserError when the url is refused, missing or
-    cannot be read after the last retry.
+    ``cache`` has retries, backoff and timeout. UserError if the url is refused or missing, or cannot be read after the
+    last retry.
     """
     check_location(url)
     config = cache or CacheConfig()
@@ -55,10 +55,10 @@ def read_remote(url: str, cache: CacheConfig | None = None) -> bytes:
 
 
 def retrying(url: str, config: CacheConfig, attempt: Callable[[], Result]) -> Result:
-    """What ``attempt`` returns, tried again after network errors with exponential backoff.
+    """What ``attempt`` returns, retried after network errors with exponential backoff.
 
-    UserError with the url and the reason after ``config.retries`` retries, or at once where the
-    server's answer is final (no such file, no permission).
+    UserError with the url and the reason after ``config.retries`` retries, or at once if the error is permanent (no
+    such file, no permission).
     """
     network_errors = _network_errors(url)
     shown = without_secrets(url)
@@ -85,14 +85,13 @@ def retrying(url: str, config: CacheConfig, attempt: Callable[[], Result]) -> Re
 class Stream:
     """The bytes of ``url`` from byte ``start`` on, iterated over in chunks of at most 16 MiB.
 
-    ``start`` is 0 afterwards where the server cannot begin in the middle of a file. Network errors
-    come out of the constructor and the iteration as they are; ``retrying`` knows them.
+    The attribute ``start`` is 0 if the server cannot start in the middle of a file. The constructor and the iteration
+    raise network errors unchanged, for ``retrying``.
     """
 
     def __init__(self, url: str, *, start: int, timeout_s: float) -> None:
         self.start = start
-        # The file system is made here, in the process that reads: fsspec keeps an event loop in a
-        # thread, which does not survive a fork.
+        # Created in the process that reads: fsspec's event loop runs in a thread, which does not survive a fork.
         is_s3 = url.lower().startswith("s3:")
         self._chunk = _S3_CHUNK if is_s3 else _HTTP_CHUNK
         self._file = self._open_s3(url, timeout_s) if is_s3 else self._open_http(url, timeout_s)
@@ -109,7 +108,7 @@ class Stream:
             "retries": {"max_attempts": 0},
         }
         files = fsspec.filesystem("s3", config_kwargs=botocore_config)
-        files.retries = 1  # ours are the only retries, or the three layers' numbers multiply
+        files.retries = 1  # only ours: retries of several layers would multiply
         file = files.open(url, "rb", cache_type="none")
         file.seek(min(self.start, file.size))
         return file
@@ -118,7 +117,7 @@ class Stream:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
-        # trust_env: proxies and ~/.netrc. A query may be signed, and then no other spelling of it will do.
+        # trust_env: proxies and ~/.netrc. A query may be signed, and must not be re-encoded.
         encoded = "?" in url
         options = http_options(url)
         files = fsspec.filesystem(
@@ -126,12 +125,12 @@ class Stream:
         )
         if encoded:
             url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
-        # Compressed on the way, a shard would have no byte offsets to resume at.
+        # A compressed transfer would have no byte offsets to resume at.
         headers = {"Accept-Encoding": "identity"}
         if self.start:
             headers["Range"] = f"bytes={self.start}-"
         try:
-            # block_size 0 streams in one request; a given size spares fsspec's HEAD request.
+            # block_size=0 streams in one request; size avoids fsspec's HEAD request.
             file = files.open(url, "rb", block_size=0, size=1, headers=headers)
         except aiohttp.ClientResponseError as fault:
             if fault.status != _RANGE_NOT_SATISFIABLE or not self.start:
@@ -141,7 +140,7 @@ class Stream:
         except ValueError as fault:
             if isinstance(fault, ssl.SSLError | aiohttp.RedirectClientError):
                 raise
-            # aiohttp's for a url or a proxy that it cannot read.
+            # aiohttp's error for a url or proxy that it cannot parse.
             raise UserError(
                 f"{without_secrets(url)} or its proxy (http_proxy) is no url: {without_secrets(str(fault))}"
             ) from fault
@@ -156,7 +155,7 @@ class Stream:
 
 
 def _network_errors(url: str) -> tuple[type[Exception], ...]:
-    """What a transfer from ``url`` may raise; UserError where its library is not installed."""
+    """The errors that a transfer from ``url`` may raise; UserError if its library is not installed."""
     scheme = url.partition(":")[0].lower()
     try:
         import aiohttp
@@ -164,7 +163,7 @@ def _network_errors(url: str) -> tuple[type[Exception], ...]:
         errors: tuple[type[Exception], ...] = (OSError, aiohttp.ClientError)
         if scheme != "s3":
             return errors
-        import s3fs  # noqa: F401  (its absence must be told before botocore's)
+        import s3fs  # noqa: F401  (reported before a missing botocore)
         from botocore.exceptions import BotoCoreError, ClientError
 
         return (*errors, BotoCoreError, ClientError)
@@ -179,7 +178,7 @@ def _missing(scheme: str) -> UserError:
 
 
 def _innermost(error: Exception) -> Exception:
-    """aiohttp's error that botocore wraps, or the error itself."""
+    """aiohttp's error inside of botocore's, or the error itself."""
     inner = getattr(error, "kwargs", {}).get("error")
     return inner if isinstance(inner, Exception) else error
 
@@ -194,7 +193,7 @@ def _is_final(fault: Exception) -> bool:
 
 
 def _distrust(fault: Exception) -> ssl.SSLCertVerificationError | None:
-    """Why a server's certificate is not trusted, if that is it."""
+    """The verification error, if the server's certificate is not trusted."""
     inner = getattr(fault, "certificate_error", fault)
     return inner if isinstance(inner, ssl.SSLCertVerificationError) else None
 
@@ -204,7 +203,7 @@ def _speaks_no_tls(fault: Exception) -> bool:
 
 
 def _who(fault: Exception) -> str:
-    # Where the proxy's own name is not known, aiohttp speaks of it as of any host.
+    # If the proxy's own name cannot be resolved, aiohttp reports it like any host.
     place = (getattr(fault, "host", None), getattr(fault, "port", None))
     if type(fault).__name__ == "ClientProxyConnectionError" or place in proxies():
         return "proxy (http_proxy, https_proxy; no_proxy names servers that need none)"
@@ -212,7 +211,7 @@ def _who(fault: Exception) -> str:
 
 
 def _advice(fault: Exception, url: str) -> str:
-    """What to do about an answer that is final."""
+    """What to do about a permanent error."""
     status = getattr(fault, "status", None)
     if distrust := _distrust(fault):
         if distrust.verify_code in _OUT_OF_DATE:
@@ -241,7 +240,7 @@ def _advice(fault: Exception, url: str) -> str:
 
 
 def _asked_wait_s(fault: Exception) -> float:
-    """Seconds that the server asks to be left alone for (Retry-After), 0 where it does not; bounded."""
+    """The server's Retry-After in seconds, bounded; 0 if it has none."""
     text = (getattr(fault, "headers", None) or {}).get("Retry-After", "")
     wait_s = 0.0
     with suppress(ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""WebDataset samples of a tar: which image of each is its photo, and every other image by name."""
+"""WebDataset samples of a tar: which image of each sample is its photo, and which images are rejected."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ _RANKS = {extension[1:]: rank for rank, extension in enumerate(PHOTO_EXTENSIONS)
 
 @dataclass(frozen=True)
 class Reject:
-    """An image of a tar that is no sample's photo."""
+    """An image of a tar that is not a sample's photo."""
 
     name: str
     kind: str
-    """What the reason is, the same words for all such images."""
+    """The kind of reason, equal for all such images."""
     reason: str
     by_choice: bool = False
-    """Whether another ``image`` may make it a sample's photo."""
+    """Whether another value of ``image`` may make it a sample's photo."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one tar: ``images`` are ``rows`` and ``rejects``."""
+    """The samples of one tar."""
 
     rows: list[tuple[int, int, str]] = field(default_factory=list)
     """(offset, length, key) of each sample's photo."""
     rejects: list[Reject] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
-    """Keys of samples in which there is no image at all."""
+    """Keys of samples without an image."""
     hidden: list[str] = field(default_factory=list)
     """Images that are hidden, or in hidden or machine-made folders."""
     extensions: dict[str, int] = field(default_factory=dict)
-    """How many images there are of each whole extension (``jpg``, ``face.jpg``), keys aside."""
+    """Number of images by full extension (``jpg``, ``face.jpg``)."""
 
     @property
     def images(self) -> int:
-        """Images of the tar that are not hidden."""
+        """Number of images that are not hidden."""
         return len(self.rows) + len(self.rejects)
 
 
 def tar_samples(path: Path, *, image: str | None = None) -> Samples:
     """The samples of a plain tar. UserError as ``tar_entries``.
 
-    A sample is a run of members of one key. Its photo is the member with the extension ``image`` (without
-    its first dot); with None it is that with a photo's extension, the first in the order of
-    ``PHOTO_EXTENSIONS`` where the sample has several. Of two members of one name the later counts.
+    A sample is a run of members with one key. Its photo is the member with the extension ``image`` (without its first
+    dot); with None the member with a photo's extension, the first in the order of ``PHOTO_EXTENSIONS``. Of two members
+    with one name the later is used.
     """
     samples = Samples()
     run: list[tuple[str, Member]] = []
@@ -67,7 +67,7 @@ def tar_samples(path: Path, *, image: str | None = None) -> Samples:
                 samples.hidden.append(member.name)
             continue
         match = _KEY.match(member.name)
-        if match is None:  # WebDataset passes over files without a dot, too
+        if match is None:  # like WebDataset, ignore files without a dot
             continue
         if match.group(1) != key:
             _finish(samples, path, key, run, image)
@@ -78,7 +78,7 @@ def tar_samples(path: Path, *, image: str | None = None) -> Samples:
 
 
 def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]], image: str | None) -> None:
-    """Add the sample of ``key``, a run of (extension, member) in the tar at ``path``."""
+    """Add the sample of ``key``: a run of (extension, member) in the tar at ``path``."""
     if not run:
         return
     images = [(extension, member) for extension, member in run if is_photo(member.name) or extension == image]
@@ -115,7 +115,7 @@ def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]
 
 
 def _unread(path: Path, photo: Member) -> str:
-    """Why a photo cannot be read that is of a format which no decoder here reads, by its name and its content."""
+    """Why a photo with the extension and content of an unsupported format cannot be read; else empty."""
     if not photo.name.lower().endswith(UNREAD_EXTENSIONS):
         return ""
     with open(path, "rb") as tar:

@@ -1,4 +1,4 @@
-"""Describes finished tars: counts, sample tables and checksums, for shards of ours and of others."""
+"""`glci shards index`, and scanning a tar: its sample table, count and checksum."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INDEX_REJECTS_NAME = "index-rejects.jsonl"
 
 @dataclass(frozen=True)
 class Scan:
-    """What one tar holds."""
+    """The content of one tar."""
 
     shard: Shard
     table: bytes
@@ -34,15 +34,15 @@ class Scan:
 
 @dataclass(frozen=True)
 class Indexed:
-    """What the tars of a folder hold: ``images`` are the index's photos and the rejects."""
+    """The result of indexing a folder."""
 
     index: Index
     images: int
-    """Images in the tars that are not hidden."""
+    """Images in the tars that are not hidden: the index's photos and the rejects."""
     rejects: int
-    """Images that are no sample's photo; each has a line in index-rejects.jsonl."""
+    """Images that are not a sample's photo; each has a line in index-rejects.jsonl."""
     told: tuple[str, ...]
-    """A line for each kind of what was left out."""
+    """Messages, a line for each kind of images or files left out."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class _Outcome:
     """Without the rows, which would fill the memory."""
     fault: str = ""
     is_void: bool = False
-    """Of 0 bytes: no tar of nothing, which has an end, but one that was lost."""
+    """0 bytes: not an empty tar, which has an end record, but a lost one."""
 
 
 def index_folder(folder: Path, *, processes: int, image: str | None = None) -> Indexed:
-    """Write sample tables and index.json for the tars in ``folder``; they become the corpus in name order.
+    """Write sample tables and index.json for the tars in ``folder``; the corpus has them in the order of names.
 
-    ``image`` is the extension of each sample's photo (None: the first that is a photo's). A tar without a
-    photo is left out and told. UserError when there is no tar, none has a photo, one is cut or damaged, or
-    a file stands in the way that glci did not write.
+    ``image`` is the extension of each sample's photo (None: the first extension of a photo). A tar without a photo is
+    left out and reported. UserError if there is no tar, none has a photo, one is truncated or damaged, or another
+    program's file would be overwritten.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the folder that holds the tars")
@@ -106,7 +106,7 @@ def _check_image(image: str | None) -> str | None:
 
 
 def _find_tars(folder: Path) -> tuple[list[Path], list[str]]:
-    """The tars to be indexed, and what is told of others. UserError when there is none."""
+    """The tars to be indexed, and messages on others. UserError if there is none."""
     if (folder / "build.json").exists() and not (folder / "index.json").exists():
         raise UserError(f"{folder} holds an unfinished build; run the same `glci shards build` again")
     named = sorted(path for path in folder.iterdir() if path.name.lower().endswith(".tar"))
@@ -174,7 +174,7 @@ def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list
 
 
 def _remove_stale_tables(folder: Path, shards: list[Shard]) -> None:
-    """Remove the tables that an earlier index made of tars that the new one, which stands, does not name."""
+    """Remove sample tables of tars that the new index, already written, does not name."""
     named = {table_name(shard.name) for shard in shards}
     for path in sorted(folder.glob(table_name("*.tar"))):
         if path.name not in named and path.is_file() and is_table(path):
@@ -182,7 +182,7 @@ def _remove_stale_tables(folder: Path, shards: list[Shard]) -> None:
 
 
 def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
-    """What was left out, a line for each kind, with examples."""
+    """Messages on what was left out, a line for each kind, with examples."""
     told: list[str] = []
     empty = [outcome.name for outcome in outcomes if not outcome.shard]
     void = [outcome.name for outcome in outcomes if outcome.is_void]
@@ -254,7 +254,7 @@ def _index_shard(image: str | None, path: Path) -> _Outcome:
 def _refuse_compressed(path: Path) -> None:
     try:
         kind = kind_of(path)
-    except UserError:  # reading it as a tar says more of what is wrong
+    except UserError:  # reading it as a tar gives a better message
         return
     if kind != "tar":
         raise UserError(f"{path} is no plain tar but a {kind} file by its content; unpack it")

@@ -26,21 +26,21 @@ _MARK = "glci-dist contact sheet"
 
 @dataclass(frozen=True)
 class Sheet:
-    """What the drawn photos are like."""
+    """Statistics of the drawn photos."""
 
     photos: int
     refused: tuple[tuple[str, str], ...]
-    """Name (``<shard>/<key>``) and reason of those that the loader refuses: crossed out on the sheet."""
+    """Name (``<shard>/<key>``) and reason of photos that cannot be decoded; they are crossed out on the sheet."""
     shortest: int
-    """Least short edge of the photos, px."""
+    """Smallest short edge of the photos, px."""
     longest: int
-    """Greatest long edge of the photos, px."""
+    """Largest long edge of the photos, px."""
     mean_bytes: int
-    """Of an encoded photo."""
+    """Mean size of an encoded photo."""
 
 
 def check_sheet(path: Path, *, photos: int) -> None:
-    """Raise UserError where no sheet of so many photos can be drawn, or not to ``path``."""
+    """Raise UserError if a sheet of so many photos cannot be drawn, or not to ``path``."""
     if photos < 1:
         raise UserError(f"--photos {photos}: a contact sheet shows at least 1 photo")
     if path.suffix.lower() != ".png":
@@ -49,10 +49,10 @@ def check_sheet(path: Path, *, photos: int) -> None:
 
 
 def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
-    """Write a PNG of up to ``photos`` photos, each whole in a cell of 128 px, in the corpus's order.
+    """Write a PNG of up to ``photos`` photos, each scaled into a cell of 128 px, in the corpus's order.
 
-    The same seed draws the same photos. Raises what ``check_sheet`` does, and UserError when a shard cannot be read
-    or ``path`` not written.
+    The same seed draws the same photos. Raises as ``check_sheet``, and UserError if a shard cannot be read or ``path``
+    cannot be written.
     """
     check_sheet(path, photos=photos)
     count = min(photos, index.total)
@@ -97,7 +97,7 @@ def _our_mark() -> PngInfo:
 
 
 def _draw(index: Index, count: int, seed: int) -> list[tuple[int, int]]:
-    """Shard and number of ``count`` different samples, in order."""
+    """Shard and number of ``count`` distinct random samples, in order."""
     random = generator(seed=seed, purpose="contact sheet", number=0)
     places = np.sort(random.choice(index.total, count, replace=False))
     ends = np.cumsum(index.counts)

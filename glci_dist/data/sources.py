@@ -1,4 +1,4 @@
-"""Photos as they come: a folder, a .zip or a .tar, listed by name and read one at a time."""
+"""Sources of photos: a folder, a .zip or a .tar, listed by name and read one photo at a time."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from glci_dist.data.zips import zip_entries
 from glci_dist.errors import UserError
 
 _SMALL_BYTES = 16 << 20
-"""A larger file is looked at before it is read whole: what is no photo may have any size, and pack to nothing."""
+"""A larger file's head is checked before the rest is read: a file that is not a photo may be huge, or decompress to a
+huge one."""
 HEAD_BYTES = 64 << 10
-"""By so many first bytes each format that is read can be told."""
+"""First bytes of a file that identify every supported format."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The names in a source that are not asked for or are no photos, and what is told of other entries."""
+    """The entries of a source that are left out, by reason."""
 
     hidden: list[str] = field(default_factory=list)
-    """Photos by their names that are hidden, or in folders that are hidden or machine-made."""
+    """Photos that are hidden, or in folders that are hidden or machine-made."""
     no_photos: list[str] = field(default_factory=list)
-    """Files that match ``include`` and are no photos by their extension."""
+    """Files that match ``include`` but do not have a photo's extension."""
     archives: list[str] = field(default_factory=list)
-    """Archives, which may hold photos and are not looked into."""
+    """Archives, which may hold photos but are not opened."""
     not_included: list[str] = field(default_factory=list)
     """Photos that do not match ``include``."""
     notes: list[Note] = field(default_factory=list)
 
     def lines(self, include: str, photos: int) -> list[str]:
-        """What was left out beside ``photos`` that were not, a line for each reason, with examples."""
+        """Messages, a line for each reason, with examples; ``photos``: the number of those not left out."""
         told: list[str] = []
         if self.not_included:
             told.append(
@@ -71,7 +72,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Source:
-    """The photos of a source, sorted by name, so that a folder and its zip or tar are alike."""
+    """The photos of a source, sorted by name, so that a folder and its zip or tar give the same shards."""
 
     path: Path
     kind: str
@@ -90,7 +91,7 @@ class Source:
 def open_source(path: Path, *, include: str = "*") -> Source:
     """List the photos of ``path`` whose name matches ``include`` (a glob in which ``*`` matches ``/`` too).
 
-    UserError when ``path`` is none of folder, zip, tar; is damaged; or has no photo that matches.
+    UserError if ``path`` is not a folder, zip or tar, is damaged, or has no photo that matches.
     """
     kind = "folder" if path.is_dir() else kind_of(path)
     if kind not in _LISTINGS:
@@ -104,19 +105,19 @@ def open_source(path: Path, *, include: str = "*") -> Source:
 
 
 class Reader:
-    """Reads members of a source; each process makes its own."""
+    """Reads members of a source; each process needs its own."""
 
     def __init__(self, path: Path, kind: str) -> None:
         self._path = path
         self._zip: zipfile.ZipFile | None = open_zip(path) if kind == "zip" else None
-        # By place and not by name: a zip may have two entries of one name.
+        # By offset, as a zip may have two entries of one name.
         self._entries = {entry.header_offset: entry for entry in self._zip.infolist()} if self._zip else {}
         self._tar: IO[bytes] | None = open(path, "rb") if kind == "tar" else None  # noqa: SIM115 (closed below)
 
     def read(self, member: Member, check_head: Callable[[bytes], None]) -> bytes:
-        """The photo's bytes. One of ``ZIP_FAULTS``, OSError among them, when it cannot be read.
+        """The photo's bytes. Raises one of ``ZIP_FAULTS``, OSError among them, if it cannot be read.
 
-        ``check_head`` gets the first ``HEAD_BYTES`` of a large one before the rest is read, and raises as it likes.
+        ``check_head`` is called with the first ``HEAD_BYTES`` of a large file before the rest is read, and may raise.
         """
         fault = member.fault or too_many_bytes(member.bytes)
         if fault:
@@ -143,10 +144,10 @@ class Reader:
 
 
 def keys_of(names: Iterable[str]) -> dict[str, str]:
-    """A WebDataset key for each name: no extension, and ``_`` for each ``/`` and ``.``.
+    """A WebDataset key for each name: without extension, with ``_`` for each ``/`` and ``.``.
 
-    Names that would share a key (``a/b.jpg`` and ``a_b.png``) each get ``-`` and 8 hex digits of their
-    name's SHA-256. UserError when even these are not unique.
+    Names that would share a key (``a/b.jpg`` and ``a_b.png``) get ``-`` and 8 hex digits of their SHA-256 appended.
+    UserError if these are not unique either.
     """
     plain = {name: _key(name) for name in names}
     shared: dict[str, int] = {}
@@ -169,7 +170,7 @@ def _digest(name: str) -> str:
 
 
 def _sort(entries: Iterable[Member | Note], include: str) -> tuple[list[Member], LeftOut]:
-    """The photos asked for among the entries, and what the others are."""
+    """The photos that match ``include``, and the other entries by reason."""
     photos: list[Member] = []
     out = LeftOut()
     for entry in entries:
@@ -179,7 +180,7 @@ def _sort(entries: Iterable[Member | Note], include: str) -> tuple[list[Member],
         if isinstance(entry, Note):
             if not hidden:
                 out.notes.append(entry)
-        elif name.endswith("/"):  # a folder that cannot be listed, and may hold any photo
+        elif name.endswith("/"):  # a folder that cannot be listed: it may hold photos
             if not hidden:
                 photos.append(entry)
         elif is_photo(name):
@@ -189,7 +190,7 @@ def _sort(entries: Iterable[Member | Note], include: str) -> tuple[list[Member],
                 out.hidden.append(name)
         elif is_archive(name) and not hidden:
             out.archives.append(name)
-        elif entry.fault.startswith("a link") and not hidden:  # it may be a folder that is not there just now
+        elif entry.fault.startswith("a link") and not hidden:  # its target may be a folder that is missing now
             out.notes.append(Note(name, entry.fault))
         elif asked:
             out.no_photos.append(name)
@@ -208,7 +209,7 @@ def _list_archive(entries: Iterable[Member | Note]) -> list[Member | Note]:
     members: list[Member] = []
     notes: list[Note] = []
     for entry in entries:
-        if entry.name.startswith("./"):  # `tar -C photos .` begins each name so
+        if entry.name.startswith("./"):  # as `tar -C photos .` writes names
             entry = replace(entry, name=entry.name.removeprefix("./"))
         if isinstance(entry, Note):
             notes.append(entry)

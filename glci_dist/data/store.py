@@ -1,4 +1,4 @@
-"""Reads samples of an index by their offset: one ``pread`` each from a shard that is kept open."""
+"""Reads samples by their offset: one ``pread`` each, from shards that are kept open."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class _OpenShard:
 class ShardStore:
     """Reads samples of ``index``, from a local folder or through the node's cache of remote shards.
 
-    At most ``open_shards`` shards are open at a time, those used last; a remote one stays in the
-    cache while it is open. Picklable: a copy opens its own files. For one thread.
+    At most ``open_shards`` shards, the most recently used ones, are open at a time; a remote one stays in the cache
+    while it is open. Picklable: a copy opens its own files. Not thread-safe.
     """
 
     def __init__(self, index: Index, cache: CacheConfig, *, open_shards: int = 32) -> None:
@@ -50,7 +50,7 @@ class ShardStore:
         self._sound: set[int] = set()
 
     def check(self) -> None:
-        """Raise UserError where the cache could not serve all the shards; nothing is fetched. Local ones pass."""
+        """Raise UserError if the cache could not serve all the shards; fetches nothing. No check for local shards."""
         if self._remote:
             files = [(shard.name, shard.sha256) for shard in self._index.shards]
             files += [(table_name(shard.name), shard.table_sha256) for shard in self._index.shards]
@@ -59,7 +59,7 @@ class ShardStore:
     def sample(self, shard: int, number: int) -> tuple[str, bytes]:
         """The key and the encoded photo of sample ``number`` (from 0) of shard ``shard`` (from 0).
 
-        UserError when the shard or its table is missing, cannot be read, or does not match the index.
+        UserError if the shard or its table is missing, cannot be read, or does not match the index.
         """
         opened = self._open.get(shard)
         if opened is None:
@@ -78,9 +78,9 @@ class ShardStore:
         return opened.keys.item(number).decode(), photo
 
     def decoded(self, shard: int, number: int, decode: Callable[[bytes], _T], *, encoded: bytes) -> _T:
-        """What ``decode`` makes of a sample's bytes; of new ones where the cache's copy of its shard was damaged.
+        """``decode`` of a sample's bytes; if it fails and the cached shard is damaged, of newly fetched bytes.
 
-        Raises what ``sample`` does, and ``DecodeError`` where the photo itself is damaged.
+        Raises as ``sample``, and ``DecodeError`` if the photo itself is damaged.
         """
         try:
             return decode(encoded)
@@ -90,10 +90,10 @@ class ShardStore:
         return decode(self.sample(shard, number)[1])
 
     def _mend(self, shard: int) -> bool:
-        """Whether the cache's copy of ``shard`` was damaged, so that its samples are to be read again.
+        """Verify the cached copy of ``shard`` (once while it is open), and fetch a damaged one again.
 
-        To be asked when a photo of it cannot be decoded. A copy is looked at once while it is open. The damaged
-        one is dropped and fetched anew; UserError when the server's is damaged too. False for local shards.
+        Returns whether it was damaged, so that its samples must be read again; False for local shards. UserError if the
+        server's copy is damaged too.
         """
         opened = self._open.get(shard)
         if not self._remote or opened is None or shard in self._sound:

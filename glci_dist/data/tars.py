@@ -1,4 +1,4 @@
-"""Reads and writes plain tars: every member found, or one line on why not; equal photos give equal bytes."""
+"""Reads and writes plain tars: detects truncated and damaged ones, and writes equal bytes for equal photos."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from glci_dist.data.members import Link, Member
 from glci_dist.errors import UserError
 
 _BLOCK = tarfile.BLOCKSIZE
-# GNU tar's: the rest of a file that another volume begins, a folder in an incremental backup.
+# GNU tar's types: the rest of a file that began in another volume, a folder in an incremental backup.
 _CONTINUED, _DUMPED_FOLDER = b"M", b"D"
 _WHAT = {tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device", tarfile.FIFOTYPE: "a named pipe"}
-# What tarfile raises at a damaged header, or at a damaged sparse map or extended header after it.
+# tarfile's errors for a damaged header, sparse map or extended header.
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, EOFError)
 
 
 def tar_entries(path: Path) -> Iterator[Member | Link]:
-    """The files and links of a plain tar, in order; what is neither and no folder has a fault.
+    """The files and links of a plain tar, in order; other entries, except folders, are members with a fault.
 
-    UserError when it is no plain tar, or is cut or damaged; tarfile alone takes a cut or a damaged
-    header after the first for the end.
+    UserError if it is not a plain tar, or is truncated or damaged; tarfile alone takes a damaged header after the first
+    for the end.
     """
     try:
         with tarfile.open(path, "r:") as archive:
@@ -41,10 +41,7 @@ def tar_entries(path: Path) -> Iterator[Member | Link]:
 
 
 def read_pieces(tar: IO[bytes], member: Member, most: int) -> bytes:
-    """The first ``most`` bytes of a tar's member, the holes of a sparse one filled with zeros.
-
-    OSError where the tar ends in it.
-    """
+    """The first ``most`` bytes of a member, with zeros for a sparse file's holes; OSError if the tar ends within it."""
     size, stored = min(member.bytes, most), member.offset
     tar.seek(stored)
     if member.pieces is None:
@@ -61,7 +58,7 @@ def read_pieces(tar: IO[bytes], member: Member, most: int) -> bytes:
 
 
 def add_photo(archive: tarfile.TarFile, key: str, photo: bytes) -> None:
-    """Append ``photo`` as ``key``.jpg, with nothing in its header that differs between machines or days."""
+    """Append ``photo`` as ``key``.jpg, with a header that does not depend on machine, user or time."""
     header = tarfile.TarInfo(f"{key}.jpg")
     header.size = len(photo)
     header.mode = 0o644

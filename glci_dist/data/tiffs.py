@@ -1,4 +1,4 @@
-"""TIFFs that Pillow, or libtiff below it, decodes without a word into other pixels than they hold."""
+"""Corrects TIFFs that Pillow or libtiff would silently decode into wrong pixels."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _PLAIN, _JPEG = 1, 7
 
 
 def tag(image: Image.Image, number: int, absent: int) -> int:
-    """A TIFF's field, the first where it has several values."""
+    """A TIFF field's value, the first if it has several; ``absent`` if there is none."""
     found = getattr(image, "tag_v2", {}).get(number, absent)
     first = found[0] if isinstance(found, tuple) and found else found
     return first if isinstance(first, int) else absent
 
 
 def mend_tiff(image: Image.Image, encoded: bytes) -> None:
-    """Have a TIFF that was opened and not yet loaded read as it is meant; nothing for other formats.
+    """Correct how a TIFF that is opened but not loaded will be read; does nothing for other formats.
 
-    DecodeError where its JPEG strips have fewer rows than they stand for.
+    DecodeError if its JPEG strips have fewer rows than they should.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
@@ -34,7 +34,7 @@ def mend_tiff(image: Image.Image, encoded: bytes) -> None:
 
 
 def _mend_planes(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Have 16 bits in planes read as such: Pillow reads an uncompressed TIFF's bytes of them as pixels."""
+    """16-bit separate planes: Pillow would read each byte of an uncompressed TIFF as a pixel."""
     if tag(image, BITS_PER_SAMPLE, 1) != 16 or tag(image, _PLANES, 1) != 2:
         return
     if tag(image, _COMPRESSION, _PLAIN) != _PLAIN or image.mode not in ("RGB", "RGBA"):
@@ -48,14 +48,14 @@ def _mend_planes(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _mend_colour_map(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Have a colour map whose values are all below 256 read as of 8 bits, as libtiff's tools do, not of 16."""
+    """A colour map whose values are all below 256 is one of 8 bits, as for libtiff's tools, not of 16."""
     colours = image.tag_v2.get(_COLOUR_MAP)
     if image.mode in ("P", "PA") and colours and max(colours) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def _check_jpeg_rows(image: TiffImagePlugin.TiffImageFile, encoded: bytes) -> None:
-    """DecodeError where a strip's or a tile's JPEG is too short: libtiff fills up with black and only warns."""
+    """DecodeError if a strip's or tile's JPEG has too few rows: libtiff fills them with black and only warns."""
     length, fields = tag(image, _LENGTH, 0), image.tag_v2
     rows = tag(image, _TILE_LENGTH, 0) if _TILE_OFFSETS in fields else tag(image, _ROWS_PER_STRIP, length)
     for number, start in enumerate(fields.get(_TILE_OFFSETS) or fields.get(_OFFSETS) or ()):

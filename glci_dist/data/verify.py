@@ -1,4 +1,4 @@
-"""`glci shards verify`: finds shards and sample tables that are changed, cut, missing or too many, and bad photos."""
+"""`glci shards verify`: finds changed, truncated, missing or extra shards and sample tables, and bad photos."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from glci_dist.errors import UserError, out_of_memory
 
 @dataclass(frozen=True)
 class Fault:
-    """One file of a shards folder that is not as the index says, or a photo that the loader refuses."""
+    """A file that does not match the index, or a photo that the loader refuses."""
 
     name: str
     """Of the file; ``<shard>/<key>`` of a photo."""
     reason: str
     kind: str = "file"
-    """``file``, ``extra`` (a file that the index does not name), ``photo``; ``left out`` for what is no fault."""
+    """``file``, ``extra`` (a file that the index does not name), ``photo``; ``left out``: not a fault."""
 
 
 def check_shards(index: Index) -> None:
-    """The check before a run, cheap: each local shard is there with the size that the index says.
+    """A cheap check before a run: every local shard exists and has the index's size; UserError for the first bad one.
 
-    Remote shards are checked as they come into the cache. UserError naming the first bad one.
+    Remote shards are checked when they are fetched.
     """
     if is_remote(index.root):
         return
@@ -55,9 +55,9 @@ def check_shards(index: Index) -> None:
 
 
 def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ...]:
-    """Every fault in the folder of ``index``, a local one; ``quick`` leaves out the tars' checksums and the photos.
+    """Every fault in the local folder of ``index``; ``quick``: without the tars' checksums and the photos.
 
-    The photos of whole shards are decoded by the loader's own function, so what passes here passes there.
+    The photos of intact shards are decoded by the loader's function.
     """
     folder = Path(local_path(index.root))
     sizes = _sizes(folder)
@@ -81,12 +81,12 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file of this name is a shard's, its table's or one written aside; index passes over hidden ones."""
+    """Whether a name is that of a shard, a sample table or a temporary file; hidden ones are ignored."""
     return name[0] != "." and name.endswith((".tar", table_name(".tar"), ".tmp"))
 
 
 def _extra(path: Path) -> Fault:
-    """What a file is that the index does not name, and what to do."""
+    """The fault of a file that the index does not name, with what to do."""
     name, extra = printable(path.name), "is extra: the index does not name it"
     if path.name.endswith(".tar"):
         return _extra_tar(path)
@@ -142,7 +142,7 @@ def _faults(
 
 
 def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], object]) -> Iterator[Fault]:
-    # Imported here because the check before a run, on a submitting machine too, needs no decoder.
+    # Imported here: the check before a run, also on a submitting machine, needs no decoder.
     from glci_dist.data.decode import DecodeError, decode
 
     with open(path, "rb") as file:
@@ -169,7 +169,7 @@ def _bad_size(shard: Shard, sizes: dict[str, int]) -> str | None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Size of each file in ``folder``; one listing, so that it is cheap on a network's file system."""
+    """Size of each file in ``folder``; one listing, which is cheap on a network file system."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}

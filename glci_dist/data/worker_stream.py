@@ -1,7 +1,6 @@
-"""Batches from loader workers, in step order, made again by new workers where one was lost.
+"""Batches from loader workers, in step order; if a worker is lost, new workers make its batch again.
 
-A batch is a function of its step, so nothing is lost with a worker that was killed (out of memory, say) but the time
-to start others.
+A batch is a function of its step, so a worker that was killed (out of memory, say) costs only the time to start others.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from glci_dist.data.batch import Batch
 from glci_dist.errors import Ending, Fault, UserError, is_short_of_files, more_files
 
 TRIES = 3
-"""Times in a row that workers are lost before the batch in hand is made, after which the run ends."""
+"""The run ends when workers are lost this many times in a row while making one batch."""
 
 _SHARED = "/dev/shm"
 _MIB = 2**20
@@ -46,12 +45,11 @@ class Maker(Protocol):
 class WorkerStream:
     """The batches of some steps from ``data.workers`` processes.
 
-    Raises ``UserError`` where they cannot start, and what the maker raises; ``Fault`` where they are lost again and
-    again.
+    Raises ``UserError`` if they cannot start, what the maker raises, and ``Fault`` if they are lost ``TRIES`` times.
     """
 
     def __init__(self, maker: Maker, data: DataConfig, steps: Sequence[int], *, preload: str) -> None:
-        """``preload``: the module that the workers' server imports once for all of them."""
+        """``preload``: the module that the fork server imports once for all workers."""
         self._maker, self._data, self._steps, self._preload = maker, data, steps, preload
 
     def __iter__(self) -> Iterator[Batch]:
@@ -59,7 +57,7 @@ class WorkerStream:
         lost: list[str] = []
         while done < len(self._steps):
             crew = _Crew(self._maker, self._data, self._steps[done:], self._preload)
-            # Not a for: what is lost is lost in taking a batch, never in what is done with it.
+            # Not a for loop: only errors of taking a batch count as a lost worker, not those of its consumer.
             while (batch := crew.take()) is not None:
                 yield replace(batch, remade=tuple(lost))
                 done += 1
@@ -67,7 +65,7 @@ class WorkerStream:
             if done == len(self._steps):
                 return
             lost.append(crew.lost)
-            # Its shared memory is needed for the next one.
+            # The next crew needs its shared memory.
             del crew
             if len(lost) == TRIES:
                 raise Fault(
@@ -78,12 +76,12 @@ class WorkerStream:
 
 
 class _Crew:
-    """Workers that were started together, and end together."""
+    """Worker processes that are started and ended together."""
 
     def __init__(self, maker: Maker, data: DataConfig, steps: Sequence[int], preload: str) -> None:
         self._maker = maker
         self.lost = ""
-        """Which of them was lost, and to what."""
+        """Which worker was lost, and why; empty: none."""
         before = set(active_children())
         ring_bytes = data.workers * (data.prefetch + 1) * torch.Size(maker.photo_shape).numel()
         try:
@@ -97,7 +95,7 @@ class _Crew:
                 prefetch_factor=data.prefetch,
                 multiprocessing_context=workers.context(preload),
                 worker_init_fn=workers.start,
-                # Its own, because DataLoader would draw from the global generator of the training process.
+                # Otherwise DataLoader would draw from the training process's global generator.
                 generator=torch.Generator(),
             )
             self._messages: Iterator[Any] = iter(loader)
@@ -109,7 +107,7 @@ class _Crew:
         self._workers: set[BaseProcess] = set(active_children()) - before
 
     def take(self) -> Batch | None:
-        """The next batch; None after the last, and where a worker was lost."""
+        """The next batch; None after the last, and if a worker was lost."""
         try:
             message = next(self._messages, None)
         except (RuntimeError, OSError, EOFError) as error:
@@ -127,7 +125,7 @@ class _Crew:
         return batch
 
     def _told(self, error: Exception) -> str:
-        """The worker that was lost, and to what; empty where none was."""
+        """Which worker was lost, and why; empty if none was."""
         for worker in sorted(self._workers, key=lambda each: each.pid or 0):
             code = worker.exitcode
             if code not in (None, 0):
@@ -136,7 +134,7 @@ class _Crew:
 
 
 def _what(code: int) -> str:
-    """What an exit code of a worker says of its end."""
+    """The meaning of a worker's exit code."""
     if code == -signal.SIGKILL:
         return "was killed by SIGKILL: its machine, container or job was out of memory, as a rule"
     if code == -signal.SIGBUS:
@@ -151,7 +149,7 @@ _LESS = "set fewer data.workers (0: the training process makes its batches itsel
 
 
 def _check_room(wanted: int, count: int) -> None:
-    """Raise ``OSError`` where the shared memory cannot take so many bytes."""
+    """Raise ``OSError`` if there is not enough shared memory."""
     free = _free()
     if wanted > free:
         raise OSError(
@@ -170,7 +168,7 @@ def _free() -> float:
 
 def _way_out(error: BaseException) -> str:
     number, said = getattr(error, "errno", None), str(error)
-    # First: shared memory and sockets take open files too.
+    # Checked first, because shared memory and sockets need open files too.
     if number in (errno.EMFILE, errno.ENFILE) or is_short_of_files(said):
         return f"{more_files(said)}, or {_LESS}"
     if number == errno.ENOSPC or "shared memory" in said or "No space left" in said:
@@ -184,7 +182,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def in_one_line(error: OSError | MemoryError, step: int) -> Fault:
-    """What to end with where the batch of ``step`` could not be made, by no fault of the shards' content."""
+    """The fault for a batch of ``step`` that could not be made, for a reason other than the shards' content."""
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     mend = f"free memory or raise its limit, or {_LESS}" if isinstance(error, MemoryError) else "mend that"
     return Fault(
@@ -195,22 +193,19 @@ def in_one_line(error: OSError | MemoryError, step: int) -> Fault:
 
 
 class _Ring:
-    """Shared memory in which the workers make their photos, and which the training process copies them out
-    of.
+    """Reused shared memory: workers decode photos into it, and the training process copies them out.
 
-    Shared memory made anew for each batch costs as much as the decoding: a page fault for each 4 KiB. A place
-    that was just emptied is filled again first, because it may still lie in the processor's cache.
+    New shared memory for each batch would cost as much as decoding: a page fault for each 4 KiB.
     """
 
     def __init__(self, *, workers: int, places: int, shape: tuple[int, ...]) -> None:
         self._photos = torch.empty((workers, places, *shape), dtype=torch.uint8).share_memory_()
-        # Only its worker fills a place that is empty, only the training process empties one that is full.
+        # Only its worker fills an empty place, and only the training process empties a full one.
         self._full = torch.zeros((workers, places), dtype=torch.bool).share_memory_()
 
     def fill(self, worker: int) -> tuple[Tensor, int]:
-        """A place of ``worker``'s that is empty, and its number."""
-        # There always is one: no more than ``places`` - 1 batches are asked of a worker ahead of the one that
-        # the training process is copying.
+        """An empty place of ``worker``, the lowest as it may still be in the processor's cache; and its number."""
+        # There always is one: a worker is at most ``places`` - 1 batches ahead of the one being copied.
         place = int(self._full[worker].numpy().argmin())
         if self._full[worker, place]:
             raise RuntimeError(f"loader worker {worker} was asked for more batches than it has places")
@@ -218,14 +213,14 @@ class _Ring:
         return self._photos[worker, place], place
 
     def take(self, worker: int, place: int) -> Tensor:
-        """A copy of the photos in a place, which is empty after that."""
+        """A copy of the photos in a place, which is empty afterwards."""
         photos = self._photos[worker, place].clone()
         self._full[worker, place] = False
         return photos
 
 
 class _RingDataset(Dataset["tuple[bytes, int, int] | Ending"]):
-    """Each step's pickled batch without its photos, and the worker and place of the ring where they are."""
+    """Each step's pickled batch without its photos, with the worker and place of the ring that hold them."""
 
     def __init__(self, maker: Maker, ring: _Ring) -> None:
         self._maker, self._ring = maker, ring
@@ -234,12 +229,12 @@ class _RingDataset(Dataset["tuple[bytes, int, int] | Ending"]):
         info = torch.utils.data.get_worker_info()
         assert info is not None
         photos, place = self._ring.fill(info.id)
-        # Returned, because DataLoader would wrap what is raised in the worker's traceback.
+        # Returned, because DataLoader would wrap a raised error in the worker's traceback.
         try:
             batch = self._maker.make(step, photos)
         except UserError as error:
             return error
         except (OSError, MemoryError) as error:
             return in_one_line(error, step)
-        # Pickled here: a thread of the queue would do it in three times as long, while this one waits for it.
+        # Pickled here: the queue's thread would take three times as long, and this one would wait for it.
         return pickle.dumps(replace(batch, photos=_NO_PHOTOS)), info.id, place

@@ -1,7 +1,7 @@
-"""Loader worker processes: how they start, what they ignore, and when they end.
+"""Loader worker processes: how they start, which signals they ignore, and when they end.
 
-SLURM sends a job's signals to every process of it. Only the training process may answer them; a worker that
-died of one would take the run down before its checkpoint.
+SLURM sends a job's signals to all of its processes. Only the training process may handle them; a worker that died of
+one would end the run before its checkpoint.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def context(preload: str) -> ForkServerContext:
     """
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(["glci_dist.data.quiet_server", preload])
-    # A blocked signal stays blocked over fork and exec, from the very first instruction. One that arrives
-    # here meanwhile waits, and is delivered to this process when its mask is put back.
+    # A blocked signal stays blocked over fork and exec. One that arrives here meanwhile is pending, and is delivered to
+    # this process once the mask is restored.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     options = list(sys.warnoptions)
-    # It would call what a training process that could not start its workers left "leaked", after that one's own line.
+    # If workers cannot start, the resource tracker would warn of "leaked" objects after our own line.
     sys.warnoptions.append("ignore:resource_tracker")
     try:
-        # It unblocks SIGINT and SIGTERM after its start, so it goes first and the mask is set again.
+        # The resource tracker unblocks SIGINT and SIGTERM after its start: start it first, then set the mask again.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         forkserver.ensure_running()
@@ -52,8 +52,7 @@ def start(worker: int) -> None:
 
 
 def _end_with_parent() -> None:
-    # torch watches the parent process, which is the fork server here: it would outlive a killed training
-    # process.
+    # torch watches the parent process, which is the fork server here; that outlives a killed training process.
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
@@ -61,8 +60,7 @@ def _end_with_parent() -> None:
 
 
 def _end_when_parent_says() -> None:
-    # DataLoader ends a worker that is stuck (in a slow transfer, say) by SIGTERM; one from anybody else is
-    # ignored.
+    # DataLoader ends a stuck worker (in a slow transfer, say) by SIGTERM; SIGTERM from other processes is ignored.
     parent = multiprocessing.parent_process()
     assert parent is not None
     while True:

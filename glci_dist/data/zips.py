@@ -1,4 +1,4 @@
-"""Lists the entries of a zip: names with ``/``, links to be followed, what is no file named."""
+"""Lists the entries of a zip: files with normalised names, links, and why other entries cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glci_dist.data.filetype import open_zip
 from glci_dist.data.folders import irregular
 from glci_dist.data.members import Link, Member
 
-# What reading an entry of a bad zip raises; RuntimeError for a password or an unknown compression.
+# Errors of reading an entry of a bad zip; RuntimeError for a password or an unknown compression.
 ZIP_FAULTS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, LZMAError)
 _UNIX = 3
 _ENCRYPTED = 1
@@ -21,12 +21,12 @@ _LONGEST_TARGET = 4096
 
 
 def zip_entries(path: Path) -> Iterator[Member | Link]:
-    """The files and links of a zip in its order; UserError when it is damaged."""
+    """The files and links of a zip, in order; UserError if it is damaged."""
     with open_zip(path) as archive:
         entries = archive.infolist()
         from_windows = not any("/" in entry.filename for entry in entries)
         for entry in entries:
-            # Some programs on Windows write their own separator, against the format.
+            # Some Windows programs write backslashes, against the format.
             windows = from_windows or entry.create_system != _UNIX
             name = entry.filename.replace("\\", "/") if windows else entry.filename
             if name.endswith("/"):

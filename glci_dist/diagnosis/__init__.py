@@ -1,1 +1,1 @@
-"""Reads what a contest of the networks came to, and names the ways in which it fails."""
+"""Diagnosis of adversarial training from its scalars; `glci doctor`."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from glci_dist.errors import UserError
 
 _HELP = """\
-Read what the contest of the networks came to, from a run's TensorBoard files, name the state that it is in (healthy,
-discriminator dominates, discriminator asleep, no contest, collapse, checkerboard, diverging) with the figures that say
-so and what to change, and when it was in which. Writes diagnosis.txt and diagnosis.html (with plots) into the run's
-folder. A run says the same of itself while it trains (doctor.* in its configuration).
+Diagnose a run's adversarial training (its contest) from its TensorBoard files: its state (healthy, discriminator
+dominates, discriminator asleep, no contest, collapse, checkerboard, diverging) with the evidence and what to change,
+and which state it was in at which steps. Writes diagnosis.txt and diagnosis.html (with plots) into the run's folder. A
+run makes the same diagnosis during training (doctor.* in its configuration).
 
-Of another program's log map the names that you have to ours, at least loss/adversarial (of the generator), loss/real
-and loss/completed (of the discriminator); what is missing tells nothing. All names: docs/recipes.md.
+For another program's log, map its names to ours, at least loss/adversarial (of the generator), loss/real and
+loss/completed (of the discriminator); states whose scalars are missing are not checked. All names: docs/recipes.md.
 
 examples:
   glci doctor runs/faces64
@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add `doctor`."""
     parser = subparsers.add_parser(
         "doctor",
-        help="name what a run's contest came to, and what to change",
+        help="diagnose a run's adversarial training, and say what to change",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--map", action="append", default=[], metavar="OURS=THEIRS", help="a scalar's name in another program's log"
     )
-    parser.add_argument("--window", type=int, default=50, metavar="N", help="steps that a state is judged by (50)")
+    parser.add_argument("--window", type=int, default=50, metavar="N", help="steps that a diagnosis is based on (50)")
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/diagnosis)")
     parser.set_defaults(run=_doctor)
 

@@ -1,4 +1,4 @@
-"""What a whole log says: which state the contest was in, and from when to when."""
+"""Diagnosis of a whole log: which state a contest was in at which steps."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from glci_dist.diagnosis.log import Point
 from glci_dist.diagnosis.states import YOUNG, Finding, State, judge, summary
 
 _FEWEST = 3
-"""Points in a window at the least, and in what it is compared with."""
+"""Minimum of points in a window; also the number of first points that it is compared with."""
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps of a contest in one state."""
+    """Consecutive steps of a contest in one state."""
 
     first: int
     last: int
     finding: Finding
-    """As it was at the stretch's end."""
+    """At the last step."""
 
 
 def diagnose(contest: Sequence[Point], *, window: int, since: int | None = None) -> list[Stretch]:
-    """The stretches of a contest, in order; a point is judged by the ``window`` steps up to it.
+    """The stretches of a contest, in order; each point is diagnosed by the ``window`` steps up to it.
 
-    ``since``: the step from which the discriminators have learned; by default the contest's first. Empty where the
-    contest has fewer than twice three points: nothing can be said yet.
+    ``since``: the step from which the discriminators were trained; by default the contest's first. Empty if the
+    contest has fewer than six points.
     """
     if len(contest) < 2 * _FEWEST:
         return []
@@ -47,7 +47,7 @@ def diagnose(contest: Sequence[Point], *, window: int, since: int | None = None)
 
 
 def verdict(stretches: Sequence[Stretch]) -> Stretch:
-    """What to tell first: how the contest ended, or where that is healthy what held longest before."""
+    """The stretch to report first: the last, or the longest unhealthy one if it is longer than all healthy ones."""
     last = stretches[-1]
     if last.finding.state != State.HEALTHY:
         return last

@@ -1,4 +1,4 @@
-"""Reads a run's scalars from its TensorBoard files, ours or another program's under other names."""
+"""Reads a run's scalars from its TensorBoard files, ours or another program's with other names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = (
     "phase/alpha",
     "phase/number",
 )
-"""What a diagnosis reads; another log's names are mapped to these."""
+"""The scalars of a diagnosis; another log's names are mapped to these."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Point:
 def read_log(folder: Path, names: Mapping[str, str]) -> list[Point]:
     """The points of a folder of TensorBoard files in the order of steps; ``names``: our name -> the log's.
 
-    A step that was run again after a restart counts as it came out last. Raises UserError for a folder without
-    such files, and for names that are in none.
+    If a step was repeated after a restart, its last values are used. Raises UserError for a folder without such files,
+    and for names that are in none.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -71,19 +71,19 @@ def read_log(folder: Path, names: Mapping[str, str]) -> list[Point]:
 
 
 def said(folder: Path) -> list[str]:
-    """What a run of ours said of its contest while it trained, a line each, with what was done about it.
+    """A line for each diagnosis in the journal of a run of ours, with what was done about it.
 
-    It was judged by every update, where a log may hold means of several.
+    These used every update, whereas a log may hold means over several.
     """
     told: list[tuple[int, str]] = []
     for event in read_journal(folder):
         if isinstance(event, Resumed):
-            # What a restart runs again counts as it came out last.
+            # A resumed run repeats these steps.
             told = [each for each in told if each[0] < event.step]
         elif isinstance(event, RolledBack) and event.to is not None:
             told.append((event.step, f"back to step {event.to}"))
         elif isinstance(event, NetworkReset):
-            told.append((event.step, f"the {event.network} begin anew"))
+            told.append((event.step, f"the {event.network} were reset"))
         elif isinstance(event, Diagnosed):
             factors = {"alpha": event.alpha, "discriminator_lr": event.discriminator_lr}
             changes = [f"{name} x {factor:.3g}" for name, factor in factors.items() if factor is not None]
@@ -94,16 +94,16 @@ def said(folder: Path) -> list[str]:
 
 
 def contests(points: list[Point]) -> list[list[Point]]:
-    """The stretches of a log in which both sides were trained, phase by phase, earliest first."""
+    """The parts of a log in which both networks were trained, phase by phase, earliest first."""
     found: list[list[Point]] = []
     phase: float | None = None
     """Of the last contest."""
     alone = False
-    """Whether one side has been trained alone since."""
+    """Whether one network has been trained alone since."""
     for point in points:
         here = point.scalars.get("phase/number")
         if not _is_contest(point):
-            # Within a phase a side may be updated less often than scalars are written.
+            # Within a phase a network may be updated less often than scalars are written.
             alone = alone or here is None or here != phase
         elif found and here == phase and not alone:
             found[-1].append(point)
@@ -114,6 +114,6 @@ def contests(points: list[Point]) -> list[list[Point]]:
 
 
 def _is_contest(point: Point) -> bool:
-    """Whether both sides were trained; ``phase/alpha`` stands in a contest whose adversarial loss weighs nothing."""
+    """Whether both networks were trained; with alpha 0 a contest has ``phase/alpha`` but no adversarial loss."""
     names = point.scalars.keys()
     return {"loss/real", "loss/completed"} <= names and not names.isdisjoint({"loss/adversarial", "phase/alpha"})

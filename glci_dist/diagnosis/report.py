@@ -24,15 +24,15 @@ COLOURS = {
 }
 
 _PLOTS = (
-    ("losses of the contest", ("loss/adversarial", "loss/real", "loss/completed"), None, False),
+    ("adversarial losses", ("loss/adversarial", "loss/real", "loss/completed"), None, False),
     ("reconstruction error", ("loss/reconstruction",), None, True),
-    ("share of photos that the discriminators tell", ("accuracy/real", "accuracy/completed"), SURE, False),
-    ("adversarial gradient at the output, over the reconstruction's", ("pull",), UNFELT, True),
-    ("logits of real less completed photos", ("contest/margin",), None, False),
-    ("completions over photos: difference between two", ("diversity",), None, False),
-    ("completions over photos: pattern of the enlargements", ("lattice",), None, True),
-    ("share of the adversarial gradient that lies in the hole", ("contest/hole_share",), None, False),
-    ("batch norm: batches' means from the running ones, in deviations", ("contest/batch_norm_gap",), None, False),
+    ("discriminator accuracy", ("accuracy/real", "accuracy/completed"), SURE, False),
+    ("adversarial gradient at the output, over the reconstruction gradient", ("pull",), UNFELT, True),
+    ("logit gap, real minus completed", ("contest/margin",), None, False),
+    ("difference between two completions, over that between photos", ("diversity",), None, False),
+    ("checkerboard energy of the upsampling layers, over the photos'", ("lattice",), None, True),
+    ("share of the adversarial gradient in the hole", ("contest/hole_share",), None, False),
+    ("batch norm: batch means minus running means, in standard deviations", ("contest/batch_norm_gap",), None, False),
 )
 """Title, scalars, limit, whether the axis is logarithmic."""
 
@@ -40,7 +40,7 @@ _PLOTS = (
 def as_text(
     source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]], said: Sequence[str] = ()
 ) -> str:
-    """The diagnosis of each contest of a log in a few lines, and what the run ``said`` itself."""
+    """The diagnosis of each contest of a log in a few lines, and the run's own diagnoses (``said``)."""
     lines = []
     for points, stretches in contests:
         lines.append(f"{source}: contest of steps {points[0].step} to {points[-1].step}")
@@ -64,9 +64,9 @@ def write_report(
     contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]],
     said: Sequence[str] = (),
 ) -> tuple[Path, Path]:
-    """Write the diagnosis, whose ``text`` is that of ``as_text``, into ``folder``, as a page and as text; the files.
+    """Write the diagnosis into ``folder``: ``text`` (of ``as_text``), and a page; returns both paths.
 
-    Raises UserError where it would overwrite what it did not write, or cannot write.
+    Raises UserError if it would overwrite another program's file, or cannot write.
     """
     page, plain = folder / "diagnosis.html", folder / "diagnosis.txt"
     refuse_foreign_report("diagnosis", _HEAD.encode(), page, plain)
@@ -82,7 +82,7 @@ def write_page(
     contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]],
     said: Sequence[str] = (),
 ) -> None:
-    """The same as one HTML page that needs nothing else, with plots over coloured states."""
+    """The same as one self-contained HTML page, with plots over coloured states."""
     parts = [f"<h1>The contest of {html.escape(str(source))}</h1>"]
     for points, stretches in contests:
         parts.append(f"<h2>Steps {points[0].step} to {points[-1].step}</h2>")
@@ -122,7 +122,7 @@ table {{ border-collapse: collapse }} td, th {{ padding: .2em .8em; text-align: 
 
 
 def _plots(points: Sequence[Point], stretches: Sequence[Stretch]) -> str:
-    """All plots that the log has scalars for, as one SVG."""
+    """The plots for which the log has scalars, as one SVG."""
     import matplotlib
 
     matplotlib.use("svg")

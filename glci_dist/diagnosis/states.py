@@ -1,7 +1,7 @@
-"""The states of a contest: how each is told from a run's scalars, what follows from it, what to change.
+"""The states of adversarial training (a *contest*): how each is found from a run's scalars, and what to change.
 
-Everything is reckoned from scalars by their TensorBoard names, over a window of steps and against the contest's
-beginning, so that a run is judged alike while it trains and afterwards from its event files.
+Everything is computed from scalars by their TensorBoard names, over a window of steps and relative to the contest's
+first steps, so that a run is diagnosed alike during training and from its event files.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 Scalars = Mapping[str, float]
-"""One step's scalars (or their means over a few steps) by name."""
+"""One step's scalars (or means over a few steps) by name."""
 
 
 class State(StrEnum):
-    """What a contest is in; the first that holds is its state, in this order: the more particular first.
+    """A contest's state: the first that holds, in this order, the more specific first.
 
-    But for discriminators that are asleep because they overshoot: that is looked for before "no contest", since the
-    gradient of such discriminators may vanish.
+    One exception: whether discriminators are asleep because they overshoot is checked before "no contest", as their
+    gradient may vanish.
     """
 
     COLLAPSE = "collapse"
@@ -33,46 +33,46 @@ class State(StrEnum):
 
 
 WORSE = 1.5
-"""``diverging``: the reconstruction error is so many times what it was when the contest began."""
+"""``diverging``: the reconstruction error is more than this many times its first value."""
 ALIKE = 0.5
-"""``collapse``: completions of different photos differ by less than this share of what they did."""
+"""``collapse``: the difference between completions of different photos is below this share of its first value."""
 REGULAR, REGULAR_AT_ALL = 2.0, 2.0
-"""``checkerboard``: the completions' energy on the lattice of the enlargements, over that of the photos, is so many
-times what it was, and at least so much."""
+"""``checkerboard``: the completions' checkerboard energy over the photos' is at least this many times its first value,
+and at least this high."""
 UNFELT = 0.02
-"""``no contest``: the adversarial gradient at the output is less than this share of the others'."""
+"""``no contest``: the adversarial gradient at the output is below this share of the reconstruction gradient."""
 SURE = 0.95
-"""``discriminator dominates``: it tells both real and completed photos in more than this share of cases."""
+"""``discriminator dominates``: its accuracies on real and on completed photos are both above this."""
 BLIND, EVEN = 0.55, 0.1
-"""``discriminator asleep``: it tells fewer than this share, and its logits of both kinds are less than this apart."""
+"""``discriminator asleep``: its accuracy and its logit gap are below these."""
 SWINGS, NEAR = 0.4, 0.5
-"""``discriminator asleep``, too: the share of real photos that it tells, less that of completed ones, has so great a
-standard deviation from one update to the next, while its logits of both kinds are less than this apart: it overshoots,
-and calls now nearly all real, now nearly none. (Where they are far apart its verdict may swing as much: it sees.)"""
+"""``discriminator asleep`` because it overshoots: its accuracy on real minus that on completed photos has a standard
+deviation above the first from one update to the next, as it calls now nearly all photos real, now nearly none, while
+its logit gap is below the second. (With a large gap the accuracies may vary as much: it has learned.)"""
 YOUNG = 40
-"""Updates before which discriminators swing, however well they learn; then it counts what they have come to."""
+"""Updates before which discriminators oscillate, however well they learn; see ``_overshooting``."""
 LEANS = 0.9
-"""``discriminator asleep``, too: the shares of real and of completed photos that it tells are further apart than this:
-it calls nearly all photos real, or nearly none."""
+"""``discriminator asleep``: its accuracies on real and on completed photos are further apart than this, as it calls
+nearly all photos real, or nearly none."""
 FALLS = 0.2
-"""``no contest``, where no gradients are known: both sides' losses fall together, each by more than this share."""
+"""``no contest``, if gradients are unknown: the losses of both networks fall together, each by more than this share."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A state that holds, with what was measured."""
+    """A state that holds, with the evidence."""
 
     state: State
     evidence: tuple[str, ...]
-    """Figures against their limits, a clause each."""
+    """Measured values with their limits, a clause each."""
     advice: str
     """What to change."""
     overshoots: bool = False
-    """Whether discriminators that are asleep are so because they learn too fast."""
+    """Whether the discriminators are asleep because they learn too fast."""
 
     @property
     def line(self) -> str:
-        """All of it in one line."""
+        """State, evidence and advice in one line."""
         return f"{self.state}: {'; '.join(self.evidence)}: {self.advice}"
 
 
@@ -97,11 +97,11 @@ _FEWEST_UPDATES = 8
 
 
 def judge(window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are_young: bool = False) -> list[Finding]:
-    """The states that hold over ``window``, the steps of one contest in order, the first of them its state.
+    """The states that hold over ``window``, consecutive steps of one contest; the first is its state.
 
-    ``beginning``: the scalars of the contest's first steps (``summary`` of them). ``photos``: of a step, if known.
-    ``are_young``: whether the discriminators have had fewer than ``YOUNG`` updates. What was not measured tells
-    nothing. ``HEALTHY`` alone where nothing else holds.
+    ``beginning``: ``summary`` of the contest's first steps. ``photos``: photos per step, if known. ``are_young``:
+    whether the discriminators have had fewer than ``YOUNG`` updates. A state whose scalars are missing does not hold.
+    ``HEALTHY`` alone if no other holds.
     """
     now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
@@ -119,7 +119,7 @@ def judge(window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are
 
 
 def judge_alone(window: Sequence[Scalars], *, photos: int = 0) -> list[Finding]:
-    """The state of discriminators that are trained alone, which only not learning can go wrong with."""
+    """The state of discriminators that are trained alone: only overshooting and non-finite scalars are checked."""
     now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
         return _finding(State.DIVERGING, f"{broken[0]} is not finite")
@@ -129,13 +129,13 @@ def judge_alone(window: Sequence[Scalars], *, photos: int = 0) -> list[Finding]:
 
 
 def summary(steps: Sequence[Scalars]) -> dict[str, float]:
-    """The median of each scalar over steps that have it."""
+    """The median of each scalar, over the steps that have it."""
     names = {name for each in steps for name in each}
     return {name: statistics.median(each[name] for each in steps if name in each) for name in names}
 
 
 def ratios(now: Scalars) -> dict[str, float]:
-    """What the limits are compared with, by name, as far as it was measured."""
+    """The ratios that are compared with limits, by name, as far as their scalars are known."""
     pairs = {
         "diversity": ("contest/diversity", "contest/diversity_of_photos"),
         "lattice": ("contest/lattice", "contest/lattice_of_photos"),
@@ -157,7 +157,7 @@ def _diverging(now: Scalars, beginning: Scalars) -> list[Finding]:
     if name in now and beginning.get(name, 0) > 0 and now[name] > WORSE * beginning[name]:
         times = now[name] / beginning[name]
         return _finding(
-            State.DIVERGING, f"the reconstruction error is {times:.2f} times the contest's first (limit {WORSE})"
+            State.DIVERGING, f"reconstruction error {times:.2f} times its value at the contest's start (limit {WORSE})"
         )
     return []
 
@@ -168,7 +168,7 @@ def _collapse(now: Scalars, beginning: Scalars) -> list[Finding]:
         return []
     return _finding(
         State.COLLAPSE,
-        f"completions differ {here:.2f} times as much as their photos, at the contest's beginning {first:.2f} "
+        f"difference between completions {here:.2f} of that between photos, {first:.2f} at the contest's start "
         f"(limit {ALIKE} of that)",
     )
 
@@ -179,8 +179,8 @@ def _checkerboard(now: Scalars, beginning: Scalars) -> list[Finding]:
         return []
     return _finding(
         State.CHECKERBOARD,
-        f"the completions' pattern on the lattice of the enlargements is {here:.1f} times the photos', at the "
-        f"contest's beginning {first:.1f} (limits {REGULAR} times that, and {REGULAR_AT_ALL})",
+        f"checkerboard energy of the upsampling layers {here:.1f} times the photos', {first:.1f} at the contest's "
+        f"start (limits {REGULAR} times that, and {REGULAR_AT_ALL})",
     )
 
 
@@ -193,13 +193,12 @@ def _no_contest(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
             return []
         return _finding(
             State.NO_CONTEST,
-            f"the adversarial gradient that reaches the completion network is {pull:.2g} of the reconstruction's "
-            f"(limit {UNFELT})",
+            f"adversarial gradient at the output {pull:.2g} of the reconstruction gradient (limit {UNFELT})",
         )
     trends = {name: trend(window, name) for name in ("loss/adversarial", "loss/real", "loss/completed")}
     if all(change is not None and change < -FALLS for change in trends.values()):
         told = ", ".join(f"{name} by {-change:.0%}" for name, change in trends.items() if change is not None)
-        return _finding(State.NO_CONTEST, f"both sides' losses fall together: {told} (limit {FALLS:.0%})")
+        return _finding(State.NO_CONTEST, f"the losses of both networks fall together: {told} (limit {FALLS:.0%})")
     return []
 
 
@@ -209,16 +208,15 @@ def _dominates(now: Scalars) -> list[Finding]:
         return []
     return _finding(
         State.DOMINATES,
-        f"the discriminators tell {told[0]:.0%} of real and {told[1]:.0%} of completed photos "
-        f"(limit {SURE:.0%} of both)",
+        f"discriminator accuracy: real {told[0]:.0%}, completed {told[1]:.0%} (limit {SURE:.0%} of both)",
     )
 
 
 def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_young: bool) -> list[Finding]:
-    """Discriminators whose verdict swings, while their logits of both kinds stay near.
+    """Discriminators whose accuracies oscillate while their logit gap stays small.
 
-    Young ones swing too, but from even logits on they only come to know more, fast or slowly. Of those that overshoot
-    some update turned the logits upside down, and they are near still in the window's last third.
+    Young ones oscillate too, but their gap only grows from 0, fast or slowly. Those that overshoot have had a negative
+    gap after some update, and still have a small one in the window's last third.
     """
     margin, near = now.get("contest/margin"), NEAR
     if are_young:
@@ -226,7 +224,7 @@ def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_youn
         if not margins or min(margins) > -EVEN:
             return []
         margin, near = statistics.median(margins[-(len(margins) // 3) :]), EVEN
-    # The verdicts of discriminators that tell nothing vary by half of this from one small batch to the next.
+    # Twice the deviation that guessing gives from one small batch to the next.
     limit = max(SWINGS, math.sqrt(2 / photos)) if photos else SWINGS
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
     leanings = [real - completed for real, completed in pairs if real is not None and completed is not None]
@@ -236,9 +234,8 @@ def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_youn
     if swings <= limit:
         return []
     evidence = (
-        "the discriminators overshoot: the share that they tell of real photos less that of completed ones "
-        f"varies by {swings:.2f} from one update to the next (limit {limit:.2g}), and their logits of both are "
-        f"{abs(margin):.2g} apart (limit {near})"
+        "the discriminators overshoot: their accuracy on real minus that on completed photos has a standard deviation "
+        f"of {swings:.2f} from one update to the next (limit {limit:.2g}), logit gap {abs(margin):.2g} (limit {near})"
     )
     return [Finding(State.ASLEEP, (evidence,), _SLOWER, overshoots=True)]
 
@@ -247,25 +244,27 @@ def _asleep(now: Scalars) -> list[Finding]:
     told = [now[name] for name in ("accuracy/real", "accuracy/completed") if name in now]
     if len(told) == 2 and abs(told[0] - told[1]) > LEANS:
         evidence = (
-            f"the discriminators call {'nearly all' if told[0] > told[1] else 'hardly any'} photos real: they tell "
-            f"{told[0]:.0%} of real and {told[1]:.0%} of completed ones (limit {LEANS:.0%} apart)"
+            f"the discriminators call {'nearly all' if told[0] > told[1] else 'hardly any'} photos real: accuracy: "
+            f"real {told[0]:.0%}, completed {told[1]:.0%} (limit {LEANS:.0%} apart)"
         )
         return [Finding(State.ASLEEP, (evidence,), _UPRIGHT)]
     margin = now.get("contest/margin")
     if len(told) < 2 or sum(told) / 2 >= BLIND or (margin is not None and abs(margin) >= EVEN):
         return []
-    apart = f", their logits of both are {abs(margin):.2g} apart (limit {EVEN})" if margin is not None else ""
-    return _finding(State.ASLEEP, f"the discriminators tell {sum(told) / 2:.0%} of photos (limit {BLIND:.0%}){apart}")
+    apart = f", logit gap {abs(margin):.2g} (limit {EVEN})" if margin is not None else ""
+    return _finding(State.ASLEEP, f"discriminator accuracy {sum(told) / 2:.0%} (limit {BLIND:.0%}){apart}")
 
 
 def _healthy(now: Scalars) -> tuple[str, ...]:
     told = []
     if "accuracy/real" in now and "accuracy/completed" in now:
-        told.append(f"the discriminators tell {now['accuracy/real']:.0%} and {now['accuracy/completed']:.0%}")
+        told.append(
+            f"discriminator accuracy: real {now['accuracy/real']:.0%}, completed {now['accuracy/completed']:.0%}"
+        )
     called = {
-        "pull": "the adversarial gradient is {:.2g} of the reconstruction's",
-        "diversity": "completions differ {:.2f} times as much as their photos",
-        "lattice": "their pattern on the enlargements' lattice is {:.2g} times the photos'",
+        "pull": "adversarial gradient {:.2g} of the reconstruction gradient",
+        "diversity": "difference between completions {:.2f} of that between photos",
+        "lattice": "checkerboard energy of the upsampling layers {:.2g} times the photos'",
     }
     known = ratios(now)
     told += [words.format(known[name]) for name, words in called.items() if name in known]
@@ -273,7 +272,7 @@ def _healthy(now: Scalars) -> tuple[str, ...]:
 
 
 def trend(window: Sequence[Scalars], name: str) -> float | None:
-    """By which share a scalar's median rose from the window's first third to its last; None where it is unknown."""
+    """The relative change of a scalar's median from the window's first third to its last; None: unknown."""
     third = len(window) // 3
     first, last = (
         [each[name] for each in part if name in each] for part in (window[:third], window[len(window) - third :])

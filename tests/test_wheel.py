@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.extending.test_extending import MINE, PARTS
+from tests.small_run import events, small
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +77,22 @@ def test_an_installed_wheel_composes_what_the_checkout_composes(installed: Path,
     assert printed == _python(_CHECKOUT, tmp_path, "-m", "glci_dist", "config", *overrides)
     assert "name: faces160" in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installed_wheel_trains_with_parts_of_the_users_own(
+    installed: Path, faces_shards: str, tmp_path: Path
+) -> None:
+    words = small(faces_shards, tmp_path, steps=(1, 1, 2), extra=PARTS)
+    done = subprocess.run(
+        [sys.executable, "-m", "glci_dist", "train", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(MINE)]), "PYTHONSAFEPATH": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "completion: 7 of torch's batch norms were converted" in done.stdout
+    assert [event["step"] for event in events(tmp_path, "end")] == [4]
+    last = json.loads((tmp_path / "run" / "scalars.jsonl").read_text().splitlines()[-1])
+    assert {"loss/edges", "loss/r2", "contest/sharpness"} <= last.keys()

@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.common import hardware, render_shards
 from glci_dist import compose
 from glci_dist.checkpoints.retention import Retention
-from glci_dist.checkpoints.saver import Saved, Saver
+from glci_dist.checkpoints.saver import Saver, SaveResult
 from glci_dist.cluster.world import joined
 from glci_dist.runs.events import FirstStepDone
 from glci_dist.runs.journal import read_journal
@@ -68,7 +68,7 @@ def spare_a_core() -> int:
 def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of the windows, and what was saved; leaves a checkpoint of step 1 behind."""
     config = compose.load(words)
-    saved: list[Saved] = []
+    saved: list[SaveResult] = []
     with joined(config.engine) as world:
         trainer = prepare(config, world)
         batch, plan = trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0)

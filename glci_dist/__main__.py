@@ -15,7 +15,7 @@ def entry() -> None:
     output.take_over()
     # What these read in opens files, and keeps streams: that comes after.
     from glci_dist.cli import main, told
-    from glci_dist.cluster.environment import tell_cause
+    from glci_dist.cluster.elastic import write_error_file
     from glci_dist.urls import without_secrets
 
     def in_full(error: BaseException) -> str:
@@ -34,7 +34,7 @@ def entry() -> None:
         code = told(ending.code if isinstance(ending.code, int) else 1, is_product=True)
     except Exception as error:
         code = 1
-        tell_cause(in_full(error))
+        write_error_file(in_full(error))
         output.say(in_full(error))
     output.flush()
     if "deepspeed" in sys.modules:

@@ -12,7 +12,7 @@ from typing import Any
 from glci_dist import __version__, compose, output
 from glci_dist.checkpoints import commands as checkpoint_commands
 from glci_dist.cluster import launchers
-from glci_dist.cluster.environment import tell_cause
+from glci_dist.cluster.elastic import write_error_file
 from glci_dist.data import commands as data_commands
 from glci_dist.data.names import in_one_line
 from glci_dist.diagnosis import commands as diagnosis_commands
@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
     """Of a mistake in the words, which all ranks have, one of them tells."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if not launchers.is_echo():
+        if not launchers.is_silent():
             super()._print_message(without_secrets(message), file)
 
 
@@ -95,7 +95,7 @@ def told(code: int, *, is_product: bool, speaks: bool = False) -> int:
     """
     output.flush()
     loss = output.lost("stdout")
-    if loss is None or loss.nobody_reads or (launchers.is_echo() and not speaks):
+    if loss is None or loss.nobody_reads or (launchers.is_silent() and not speaks):
         return code
     code = code or (ExitCode.REFUSED if is_product else ExitCode.DONE)
     kind = "error" if code else "note"
@@ -135,7 +135,7 @@ def _is_mine(parsed: argparse.Namespace) -> bool:
     """Whether the command is for this process, of those that a launcher started. Raises ``UserError``."""
     if getattr(parsed, "is_for_ranks", False):
         # Some launchers give this to all ranks beside the variables, or in their place.
-        found = launchers.settle()
+        found = launchers.set_torch_variables()
         if found is None and (parsed.local_rank or 0) > 0:
             raise UserError(
                 f"--local-rank={parsed.local_rank}, but no launcher's variables are there (RANK, WORLD_SIZE, ...): "
@@ -144,7 +144,7 @@ def _is_mine(parsed: argparse.Namespace) -> bool:
         return True
     if _is_alone(parsed):
         return True
-    found = launchers.find()
+    found = launchers.detect()
     assert found is not None
     if not getattr(parsed, "is_product", False):
         raise UserError(
@@ -162,7 +162,7 @@ def _is_alone(parsed: argparse.Namespace) -> bool:
         # From inside an allocation, whose variables are no part of what is asked for.
         return True
     try:
-        found = launchers.find()
+        found = launchers.detect()
     except UserError:
         # It concerns no command that needs no world.
         return True
@@ -207,8 +207,8 @@ def _say(line: str, code: int, *, every_rank: bool = False) -> int:
     """Print, unless another rank says the same; every rank returns the code."""
     # A path may hold whatever a name can, a line break among it.
     line = in_one_line(without_secrets(line))
-    tell_cause(line)
-    if every_rank or not launchers.is_echo():
+    write_error_file(line)
+    if every_rank or not launchers.is_silent():
         output.flush()
         output.say(line)
     return code

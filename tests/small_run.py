@@ -62,7 +62,7 @@ def newest_in(root: Path) -> Checkpoint | None:
     def damaged(path: Path, problem: str) -> None:
         raise AssertionError(f"{path} is damaged: {problem}")
 
-    return reading.newest(root, damaged=damaged)
+    return reading.newest_intact(root, damaged=damaged)
 
 
 def final_files(run: Path, step: int) -> dict[str, bytes]:

@@ -10,9 +10,9 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from glci_dist.cli import main
-from glci_dist.diagnosis.history import diagnose, verdict
 from glci_dist.diagnosis.log import Point, contests
 from glci_dist.diagnosis.states import State
+from glci_dist.diagnosis.timeline import diagnose, main_span
 from tests.training.test_doctor import CHANGES, HEALTHY
 from tests.training.test_overshooting import LEARNING, measured
 
@@ -39,17 +39,17 @@ def write_log(folder: Path, log: list[Point], names: dict[str, str] | None = Non
 
 def test_a_contest_is_told_state_by_state() -> None:
     log = points((State.HEALTHY, 10), (State.DOMINATES, 10), (State.CHECKERBOARD, 10))
-    stretches = diagnose(log, window=50)
-    assert [each.finding.state for each in stretches] == [State.HEALTHY, State.DOMINATES, State.CHECKERBOARD]
+    spans = diagnose(log, window=50)
+    assert [each.finding.state for each in spans] == [State.HEALTHY, State.DOMINATES, State.CHECKERBOARD]
     # A state is named as soon as it holds for most of the last fifty steps.
-    assert [each.first for each in stretches[1:]] == [120, 220]
-    assert verdict(stretches).finding.state == State.CHECKERBOARD
+    assert [each.first for each in spans[1:]] == [120, 220]
+    assert main_span(spans).finding.state == State.CHECKERBOARD
 
 
 def test_what_was_wrong_for_the_longest_is_told_of_a_contest_that_ended_well() -> None:
-    assert verdict(diagnose(points((State.ASLEEP, 5), (State.HEALTHY, 30)), window=30)).finding.state == State.HEALTHY
+    assert main_span(diagnose(points((State.ASLEEP, 5), (State.HEALTHY, 30)), window=30)).finding.state == State.HEALTHY
     ill = diagnose(points((State.HEALTHY, 8), (State.NO_CONTEST, 30), (State.HEALTHY, 8)), window=30)
-    assert verdict(ill).finding.state == State.NO_CONTEST
+    assert main_span(ill).finding.state == State.NO_CONTEST
 
 
 def test_only_stretches_in_which_both_sides_train_are_contests_each_phase_by_itself() -> None:

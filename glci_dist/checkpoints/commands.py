@@ -78,12 +78,12 @@ def _verify(parsed: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from glci_dist.checkpoints.manifest import Unreadable
-    from glci_dist.checkpoints.reading import examine
+    from glci_dist.checkpoints.reading import verify_checkpoint
 
     damaged = 0
     for path in tqdm(_found(parsed.folder), desc="verify", unit="checkpoint", leave=False, disable=None):
         try:
-            _, problems = examine(path)
+            _, problems = verify_checkpoint(path)
         except Unreadable as error:
             raise UserError(f"{error}: whether it is whole cannot be told") from error
         damaged += bool(problems)
@@ -102,7 +102,7 @@ def _show(parsed: argparse.Namespace) -> int:
 
     from safetensors import safe_open
 
-    from glci_dist.checkpoints.manifest import NAME, WHOLE, Damaged, Unreadable, folder_name, read
+    from glci_dist.checkpoints.manifest import MANIFEST_FILE, NETWORKS_FILE, Damaged, Unreadable, folder_name, read
 
     found = _found(parsed.folder)
     wanted = [path for path in found if parsed.step is None or path.name == folder_name(parsed.step)]
@@ -124,13 +124,13 @@ def _show(parsed: argparse.Namespace) -> int:
     print(f"samples used        {samples['count']:,} (checksum {samples['digest']})")
     health = manifest.facts["health"]
     digest = hashlib.sha256(manifest.facts["config"].encode()).hexdigest()
-    print(f"configuration       SHA-256 {digest[:16]} (whole in {NAME})")
+    print(f"configuration       SHA-256 {digest[:16]} (whole in {MANIFEST_FILE})")
     print(f"steps passed over   {', '.join(map(str, health['passed_over'])) or 'none'}")
     for name, file in manifest.files.items():
         print(f"{name}  {file.bytes:,} bytes, XXH3-128 {file.xxh3_128}")
         for vector, (start, stop) in file.ranges.items():
             print(f"    {vector}  elements {start:,} to {stop:,} of {manifest.vectors[vector]:,}")
-    with safe_open(checkpoint.path / WHOLE, framework="pt") as opened:
+    with safe_open(checkpoint.path / NETWORKS_FILE, framework="pt") as opened:
         for key in sorted(opened.keys()):
             part = opened.get_slice(key)
             print(f"    {key}  {part.get_dtype()} {json.dumps(part.get_shape())}")

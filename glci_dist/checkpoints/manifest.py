@@ -20,8 +20,8 @@ _FORMATS = "glci-checkpoint-"
 FORMAT = f"{_FORMATS}4"
 _READ = (FORMAT, f"{_FORMATS}3")
 """The older format has the optimisers' scalars in one entry (see ``registry``)."""
-NAME = "manifest.json"
-WHOLE = "networks.safetensors"
+MANIFEST_FILE = "manifest.json"
+NETWORKS_FILE = "networks.safetensors"
 _STEP = re.compile(r"step-(\d{8,})")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = "xxh3_128"
@@ -117,35 +117,35 @@ def folders(root: Path) -> list[tuple[int, Path]]:
 def read(path: Path) -> Checkpoint:
     """The checkpoint in folder ``path``, by its manifest alone; raises ``Damaged`` or ``Unreadable``."""
     try:
-        content = (path / NAME).read_bytes()
+        content = (path / MANIFEST_FILE).read_bytes()
     except OSError as error:
-        raise Damaged(f"{NAME} {_what(error, path / NAME)}") from error
+        raise Damaged(f"{MANIFEST_FILE} {_what(error, path / MANIFEST_FILE)}") from error
     try:
         record = json.loads(content)
         form = record.pop("format", None) if isinstance(record, dict) else None
         if form not in _READ and _is_of_another_version(str(form), content):
             # Written by another version: it must not be moved aside as damaged.
             raise Unreadable(
-                f"{path / NAME} is of the format {form}, and this version reads {' and '.join(_READ)}: go on with the "
-                "version that wrote it"
+                f"{path / MANIFEST_FILE} is of the format {form}, and this version reads {' and '.join(_READ)}: go on "
+                "with the version that wrote it"
             )
         if form not in _READ:
-            raise Damaged(f"{NAME} is of another format than {FORMAT}")
+            raise Damaged(f"{MANIFEST_FILE} is of another format than {FORMAT}")
         record.pop(_DIGEST, None)
         files = {name: File(**_entry(entry)) for name, entry in record.pop("files").items()}
         manifest = Manifest(**record, files=files, format=form)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise Damaged(f"{NAME} is malformed") from error
+        raise Damaged(f"{MANIFEST_FILE} is malformed") from error
     # Byte for byte: checks its checksum, and that it contains nothing else.
     if manifest.encode() != content:
-        raise Damaged(f"{NAME} does not have its own checksum")
+        raise Damaged(f"{MANIFEST_FILE} does not have its own checksum")
     if folder_name(manifest.step) != path.name:
-        raise Damaged(f"{NAME} is of step {manifest.step}")
+        raise Damaged(f"{MANIFEST_FILE} is of step {manifest.step}")
     strange = next((name for name in files if not _PLAIN.fullmatch(name)), None)
-    if WHOLE not in files:
-        raise Damaged(f"{NAME} names no {WHOLE}")
+    if NETWORKS_FILE not in files:
+        raise Damaged(f"{MANIFEST_FILE} names no {NETWORKS_FILE}")
     if strange is not None:
-        raise Damaged(f"{NAME} names the file {strange!r}, which lies elsewhere")
+        raise Damaged(f"{MANIFEST_FILE} names the file {strange!r}, which lies elsewhere")
     return Checkpoint(path, manifest)
 
 
@@ -172,7 +172,7 @@ def check_files(checkpoint: Checkpoint, names: Sequence[str] | None = None, *, c
     return problems
 
 
-def newest_standing(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
+def newest_complete(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
     """The newest complete checkpoint in ``root``, and what is wrong with newer ones.
 
     A run resumes from it, unless its checksums show that it is not intact.
@@ -190,9 +190,9 @@ def newest_standing(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str
     return None, broken
 
 
-def standing_step(root: Path) -> int:
+def resume_step(root: Path) -> int:
     """The step that a run with the checkpoints in ``root`` would resume from; 0 if none is complete."""
-    checkpoint, _ = newest_standing(root)
+    checkpoint, _ = newest_complete(root)
     return checkpoint.step if checkpoint is not None else 0
 
 

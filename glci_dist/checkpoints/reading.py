@@ -13,25 +13,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from glci_dist.checkpoints.manifest import WHOLE, Checkpoint, Damaged, check_files, folders, read
+from glci_dist.checkpoints.manifest import NETWORKS_FILE, Checkpoint, Damaged, check_files, folders, read
 from glci_dist.errors import UserError
 from glci_dist.runs.attempts import Attempt
 
-Told = Callable[[Path, str], None]
+OnDamaged = Callable[[Path, str], None]
 """Called with a damaged checkpoint's folder and what is wrong with it."""
 
 
-def newest(root: Path, *, damaged: Told) -> Checkpoint | None:
+def newest_intact(root: Path, *, damaged: OnDamaged) -> Checkpoint | None:
     """The newest intact checkpoint in ``root``; ``damaged`` is called for newer ones. Raises ``Unreadable``."""
     for _, path in folders(root):
-        checkpoint, problems = examine(path)
+        checkpoint, problems = verify_checkpoint(path)
         if checkpoint is not None:
             return checkpoint
         damaged(path, "; ".join(problems))
     return None
 
 
-def examine(path: Path) -> tuple[Checkpoint | None, list[str]]:
+def verify_checkpoint(path: Path) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint in folder ``path`` if it is intact, else what is wrong with it; raises ``Unreadable``."""
     sys.audit("glci.checkpoint", "verify", path.name)
     try:
@@ -76,8 +76,8 @@ def load_tensors(checkpoint: Checkpoint, *, verified: bool = True) -> dict[str, 
     Unless ``verified`` (this process has compared the checksums), compares them first and raises ``Damaged``.
     """
     if not verified:
-        _verify(checkpoint, WHOLE)
-    return load_file(checkpoint.path / WHOLE)
+        _verify(checkpoint, NETWORKS_FILE)
+    return load_file(checkpoint.path / NETWORKS_FILE)
 
 
 class SavedVectors:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from glci_dist.checkpoints.manifest import Checkpoint
 from glci_dist.checkpoints.reading import SavedVectors, load_tensors
-from glci_dist.checkpoints.state import Part, State, Vectors
+from glci_dist.checkpoints.state import CheckpointState, Vectors, VectorShard
 from glci_dist.errors import UserError
 
 
@@ -21,13 +21,13 @@ class Stateful(Protocol):
     def state_dict(self) -> Mapping[str, Any]:
         """Its state before the next step. Called on every rank, so it may use collectives.
 
-        Each value is a ``Tensor`` that is equal on every rank, this rank's ``Part`` of a vector, or JSON (rank 0's is
-        saved).
+        Each value is a ``Tensor`` that is equal on every rank, this rank's ``VectorShard`` of a vector, or JSON (rank
+        0's is saved).
         """
         ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
-        """Load a ``state_dict`` of any world size, with a ``SavedVector`` in place of each ``Part``."""
+        """Load a ``state_dict`` of any world size, with a ``SavedVector`` in place of each ``VectorShard``."""
         ...
 
 
@@ -59,22 +59,22 @@ class Registry:
         """``optional``: parts that a checkpoint may lack; they then keep their state."""
         self.parts, self._optional = dict(parts), frozenset(optional)
 
-    def state(self, **facts: Any) -> State:
+    def state(self, **facts: Any) -> CheckpointState:
         """This rank's share of a checkpoint's content; every rank calls it. ``facts``: further JSON."""
         whole: dict[str, Tensor] = {}
-        vectors: dict[str, Part] = {}
+        vectors: dict[str, VectorShard] = {}
         for name, part in self.parts.items():
             rest: dict[str, Any] = {}
             for key, value in part.state_dict().items():
                 if isinstance(value, Tensor):
                     whole[f"{name}/{key}"] = value
-                elif isinstance(value, Part):
+                elif isinstance(value, VectorShard):
                     vectors[f"{name}/{key}"] = value
                 else:
                     rest[key] = value
             if rest:
                 facts[name] = rest
-        return State(whole, vectors, facts)
+        return CheckpointState(whole, vectors, facts)
 
     def load(self, checkpoint: Checkpoint, *, verified: bool, rewind: bool = False) -> None:
         """Load each part's state from a checkpoint; ``rewind``: for a rollback. ``verified``: as in ``load_tensors``.

@@ -21,7 +21,7 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Sorted:
+class RetentionPlan:
     """The complete checkpoints of a run, sorted by retention."""
 
     newest: list[Checkpoint]
@@ -30,12 +30,12 @@ class Sorted:
     """To be deleted, oldest first."""
 
 
-def sort_out(root: Path, retention: Retention) -> Sorted:
+def plan_retention(root: Path, retention: Retention) -> RetentionPlan:
     """Which checkpoints in ``root`` are kept and which are not. Raises ``OSError``, ``Unreadable``.
 
     Incomplete ones are ignored: they are neither counted nor deleted, and the next resuming run reports them.
     """
-    whole = [checkpoint for _, path in folders(root) if (checkpoint := _look(path)) is not None]
+    whole = [checkpoint for _, path in folders(root) if (checkpoint := _read_complete(path)) is not None]
     newest = whole[: retention.keep]
     unwanted = [
         checkpoint
@@ -43,7 +43,7 @@ def sort_out(root: Path, retention: Retention) -> Sorted:
         if not checkpoint.manifest.ends_phase
         and not (retention.keep_every and checkpoint.step % retention.keep_every == 0)
     ]
-    return Sorted(newest, unwanted[::-1])
+    return RetentionPlan(newest, unwanted[::-1])
 
 
 def delete(path: Path, attempt: Attempt) -> None:
@@ -59,7 +59,7 @@ def delete(path: Path, attempt: Attempt) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def _look(path: Path) -> Checkpoint | None:
+def _read_complete(path: Path) -> Checkpoint | None:
     try:
         checkpoint = read(path)
     except Damaged:

@@ -28,10 +28,9 @@ from typing import Any
 
 import torch
 
-from glci_dist.checkpoints.image import Image, layout_of
 from glci_dist.checkpoints.manifest import (
-    NAME,
-    WHOLE,
+    MANIFEST_FILE,
+    NETWORKS_FILE,
     Checkpoint,
     File,
     Manifest,
@@ -39,16 +38,17 @@ from glci_dist.checkpoints.manifest import (
     folder_name,
     folders,
 )
-from glci_dist.checkpoints.reading import examine, set_aside
-from glci_dist.checkpoints.retention import Retention, delete, sort_out
-from glci_dist.checkpoints.state import State
+from glci_dist.checkpoints.reading import set_aside, verify_checkpoint
+from glci_dist.checkpoints.retention import Retention, delete, plan_retention
+from glci_dist.checkpoints.safetensors_buffer import SafetensorsBuffer, layout_of
+from glci_dist.checkpoints.state import CheckpointState
 from glci_dist.cluster.world import World
 from glci_dist.errors import Superseded
 from glci_dist.runs.attempts import Attempt
 
 
 @dataclass(frozen=True)
-class Saved:
+class SaveResult:
     """The outcome of one save; equal on every rank, except for the seconds."""
 
     step: int
@@ -65,13 +65,13 @@ class Saved:
     """Checkpoints that retention deleted."""
     damaged: tuple[tuple[Path, str, Path], ...] = ()
     """Checkpoints found damaged when read back: old path, what is wrong, new path."""
-    kept: str | None = None
+    retention_error: str | None = None
     """Why retention failed, so that the disk fills up; None: it did not."""
 
 
 @dataclass
-class _Cleared:
-    """What retention did after a save; see ``Saved``."""
+class _RetentionResult:
+    """What retention did after a save; see ``SaveResult``."""
 
     deleted: list[str] = field(default_factory=list)
     damaged: list[tuple[Path, str, Path]] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Saver:
         world: World,
         retention: Retention,
         *,
-        on_saved: Callable[[Saved], None],
+        on_saved: Callable[[SaveResult], None],
     ) -> None:
         """``on_saved`` is called from another thread, only on rank 0."""
         self._root, self._attempt, self._world, self._retention = root, attempt, world, retention
@@ -99,7 +99,7 @@ class Saver:
         """Why the last save failed; None: it did not."""
         self.verified: set[int] = set()
         """Steps of checkpoints that this attempt has read and found intact (rank 0)."""
-        self._images: dict[str, Image] = {}
+        self._buffers: dict[str, SafetensorsBuffer] = {}
         self._thread: threading.Thread | None = None
         self._saving: int | None = None
         self._broken: BaseException | None = None
@@ -116,7 +116,7 @@ class Saver:
         """Whether the last save failed because a newer attempt owns the run, as far as this rank knows."""
         return isinstance(self._broken, Superseded)
 
-    def save(self, state: State, *, step: int, phase: str, ends_phase: bool) -> None:
+    def save(self, state: CheckpointState, *, step: int, phase: str, ends_phase: bool) -> None:
         """Wait for an earlier save to end, copy the state before ``step``, and begin to write it."""
         self.wait()
         start = time.perf_counter()
@@ -131,8 +131,8 @@ class Saver:
             "parent": self.committed,
             "attempt": self._attempt.number,
             "world_size": self._world.size,
-            "facts": dict(state.facts),
-            "vectors": {name: part.total for name, part in state.parts.items()},
+            "facts": dict(state.extra_state),
+            "vectors": {name: part.total for name, part in state.vectors.items()},
         }
         self._saving = step
         self._thread = threading.Thread(
@@ -142,11 +142,11 @@ class Saver:
 
     def wait(self) -> None:
         """Wait for the save in progress; raises ``Superseded`` on every rank if a newer attempt owns the run."""
-        self.pause()
+        self.join()
         if self._broken is not None:
             raise self._broken
 
-    def pause(self) -> None:
+    def join(self) -> None:
         """Wait for the save in progress, whatever its outcome."""
         start = time.perf_counter()
         if self._thread is not None:
@@ -154,7 +154,7 @@ class Saver:
             self._thread = None
         self.stall_seconds += time.perf_counter() - start
 
-    def go_back(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Make the checkpoint of ``step`` the newest: delete later ones."""
         self.wait()
         self.committed = step
@@ -166,34 +166,34 @@ class Saver:
                         delete(path, self._attempt)
         self._world.barrier()
 
-    def _copy(self, state: State) -> dict[str, dict[str, tuple[int, int]]]:
+    def _copy(self, state: CheckpointState) -> dict[str, dict[str, tuple[int, int]]]:
         """Copy the state into this rank's buffers; returns each file's ranges of vectors."""
-        contents = {_part_name(self._world): {name: list(part.pieces) for name, part in state.parts.items()}}
+        contents = {_vectors_file(self._world): {name: list(part.pieces) for name, part in state.vectors.items()}}
         if self._world.is_main:
-            contents[WHOLE] = {name: [tensor] for name, tensor in state.whole.items()}
+            contents[NETWORKS_FILE] = {name: [tensor] for name, tensor in state.tensors.items()}
         for file, tensors in contents.items():
             # Flat, because a vector's pieces may change their shapes from save to save, but not their total size.
             pieces = {name: [piece.detach() for piece in found] for name, found in tensors.items()}
-            if file != WHOLE:
+            if file != NETWORKS_FILE:
                 pieces = {name: [piece.reshape(-1) for piece in found] for name, found in pieces.items()}
             layout = layout_of(pieces)
-            image = self._images.get(file)
-            if image is None or image.layout != layout:
-                image = self._images[file] = Image(layout, pinned=self._world.device.type == "cuda")
+            buffer = self._buffers.get(file)
+            if buffer is None or buffer.layout != layout:
+                buffer = self._buffers[file] = SafetensorsBuffer(layout, pinned=self._world.device.type == "cuda")
             for name, found in pieces.items():
-                image.fill(name, found)
+                buffer.fill(name, found)
         if self._world.device.type == "cuda":
             torch.cuda.synchronize(self._world.device)
-        ranges = {name: (part.start, part.stop) for name, part in state.parts.items()}
-        return {file: ranges if file != WHOLE else {} for file in contents}
+        ranges = {name: (part.start, part.stop) for name, part in state.vectors.items()}
+        return {file: ranges if file != NETWORKS_FILE else {} for file in contents}
 
     def _run(self, record: dict[str, Any], files: dict[str, dict[str, tuple[int, int]]], copy_seconds: float) -> None:
         """The save, in its own thread; never raises, as nothing would catch it."""
         start = time.perf_counter()
         try:
-            ranks = self._world.to_main_behind(self._write(record["step"], files))
+            ranks = self._world.gather_objects_for_checkpoint(self._write(record["step"], files))
             answer = self._finish(record, ranks, copy_seconds, start) if self._world.is_main else None
-            self.failed, superseded = self._world.from_main_behind(answer)
+            self.failed, superseded = self._world.broadcast_object_for_checkpoint(answer)
         except Exception as failure:
             # A lost rank: training's own collectives fail too, and report it.
             self._broken = failure
@@ -217,13 +217,13 @@ class Saver:
             seconds = time.perf_counter() - start
             if error is None:
                 self.committed = step
-            cleared = self._clear_away() if error is None else _Cleared()
+            cleared = self._apply_retention() if error is None else _RetentionResult()
             self._on_saved(
-                Saved(
+                SaveResult(
                     *(step, record["phase"], error, size, copy_seconds, seconds),
                     deleted=tuple(cleared.deleted),
                     damaged=tuple(cleared.damaged),
-                    kept=cleared.problem,
+                    retention_error=cleared.problem,
                 )
             )
         except Superseded as newer:
@@ -232,7 +232,7 @@ class Saver:
 
     def _write(self, step: int, files: dict[str, dict[str, tuple[int, int]]]) -> tuple[dict[str, File], str | None]:
         """Write this rank's files; returns their manifest entries, or the error."""
-        aside = self._aside(step)
+        aside = self._writing_folder(step)
         written: dict[str, File] = {}
         try:
             sys.audit("glci.checkpoint", "write", step)
@@ -240,8 +240,8 @@ class Saver:
             with suppress(FileExistsError):
                 aside.mkdir()
             for name, ranges in files.items():
-                image = self._images[name]
-                written[name] = File(image.bytes, image.write(aside / name), ranges)
+                buffer = self._buffers[name]
+                written[name] = File(buffer.bytes, buffer.write(aside / name), ranges)
         except OSError as error:
             return {}, f"rank {self._world.rank} on {self._world.host}: {error.strerror or error}"
         return written, None
@@ -251,13 +251,13 @@ class Saver:
     ) -> tuple[str | None, int]:
         """Commit the files of all ranks as a checkpoint; returns the error, and the bytes. Raises ``Superseded``."""
         step = record["step"]
-        aside, final = self._aside(step), self._root / folder_name(step)
+        aside, final = self._writing_folder(step), self._root / folder_name(step)
         error = next((error for _, error in ranks if error), None)
         try:
             if error is None:
                 files = {name: file for written, _ in ranks for name, file in sorted(written.items())}
                 manifest = Manifest(**record, time=round(time.time(), 3), files=files)
-                _write_whole(aside / NAME, manifest.encode())
+                _write_whole(aside / MANIFEST_FILE, manifest.encode())
                 _sync(aside)
                 sys.audit("glci.checkpoint", "commit", step)
                 self.verified.discard(step)
@@ -274,11 +274,11 @@ class Saver:
         shutil.rmtree(aside, ignore_errors=True)
         return error, 0
 
-    def _clear_away(self) -> _Cleared:
+    def _apply_retention(self) -> _RetentionResult:
         """Delete what is not kept; if a checkpoint that is kept is found damaged, move that one aside instead."""
-        cleared = _Cleared()
+        cleared = _RetentionResult()
         try:
-            found = sort_out(self._root, self._retention)
+            found = plan_retention(self._root, self._retention)
             if found.unwanted:
                 self._read_back(found.newest, cleared)
             # If a checkpoint that should be kept is damaged, delete nothing this time.
@@ -293,12 +293,12 @@ class Saver:
             cleared.problem = str(failure)
         return cleared
 
-    def _read_back(self, newest: list[Checkpoint], cleared: _Cleared) -> None:
+    def _read_back(self, newest: list[Checkpoint], cleared: _RetentionResult) -> None:
         """Verify checkpoints until one is intact, unless one has been verified already; move damaged ones aside."""
         if any(checkpoint.step in self.verified for checkpoint in newest):
             return
         for checkpoint in newest:
-            whole, problems = examine(checkpoint.path)
+            whole, problems = verify_checkpoint(checkpoint.path)
             if whole is not None:
                 self.verified.add(checkpoint.step)
                 return
@@ -306,11 +306,11 @@ class Saver:
                 aside = set_aside(checkpoint.path, self._attempt)
             cleared.damaged.append((checkpoint.path, "; ".join(problems), aside))
 
-    def _aside(self, step: int) -> Path:
+    def _writing_folder(self, step: int) -> Path:
         return self._attempt.folder / f"{folder_name(step)}.writing"
 
 
-def _part_name(world: World) -> str:
+def _vectors_file(world: World) -> str:
     return f"vectors-{world.rank + 1:05d}-of-{world.size:05d}.safetensors"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class VectorShard:
     """This rank's elements ``start`` to ``stop`` of a vector of ``total`` elements, sharded over ranks."""
 
     start: int
@@ -24,14 +24,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class State:
+class CheckpointState:
     """One rank's share of a run's state, before some step."""
 
-    whole: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
     """Tensors by name that are equal on every rank: ``completion/weight``. Rank 0 writes them."""
-    parts: Mapping[str, Part]
+    vectors: Mapping[str, VectorShard]
     """This rank's shard of each vector: ``completion.optimizer/exp_avg``."""
-    facts: Mapping[str, Any]
+    extra_state: Mapping[str, Any]
     """JSON for the manifest, equal on every rank."""
 
 

@@ -1,1 +1,1 @@
-"""The process group, launchers, the hang watch, and signals."""
+"""The process group, launchers, the watchdog for hangs, and signals."""

@@ -1,4 +1,4 @@
-"""Progress of the training thread: the collective or the work that it is in, for the watch, and time in collectives."""
+"""Progress of the training thread: the collective or work that it is in, for the watchdog, and time in collectives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass
-class Place:
+class Progress:
     """Where the training thread of this process is."""
 
     step: int = -1
@@ -21,53 +21,53 @@ class Place:
     since: float = 0.0
     """Start of it (``time.monotonic``)."""
     is_collective: bool = False
-    is_bounded: bool = False
+    has_timeout: bool = False
     """Whether ``engine.timeout_s`` holds for it: a collective, or what follows one (where a GPU is waited for)."""
-    is_patient: bool = False
+    is_unbounded: bool = False
     """Whether the other ranks wait without bound while this process is alive, as for a slow disk."""
     seconds: float = 0.0
-    """Host seconds in collectives since the last ``take_collective_seconds`` (GPUs: launching them)."""
+    """Host seconds in collectives since the last ``pop_collective_seconds`` (GPUs: launching them)."""
 
 
-_place = Place(since=time.monotonic())
+_progress = Progress(since=time.monotonic())
 
 
 @contextmanager
 def collective(name: str) -> Iterator[None]:
     """The block is a collective: it ends when every rank has entered it."""
-    _place.count += 1
-    start = _come(name, is_collective=True, is_bounded=True)
+    _progress.count += 1
+    start = _set(name, is_collective=True, has_timeout=True)
     yield
     # Not in a finally: after an error the thread still counts as being in the collective.
-    _place.seconds += time.monotonic() - start
-    _come(f"after {name}", is_collective=False, is_bounded=True)
+    _progress.seconds += time.monotonic() - start
+    _set(f"after {name}", is_collective=False, has_timeout=True)
 
 
-def begin(name: str, *, step: int | None = None, patient: bool = False) -> None:
+def mark_progress(name: str, *, step: int | None = None, unbounded: bool = False) -> None:
     """Mark the start of work outside of collectives that may take long, such as loading a batch or setting up.
 
-    ``patient``: the other ranks wait without bound while this process is alive, not only ``engine.timeout_s``. The
-    next collective must then be one of host values (``World.to_all`` and its like), which waits as long.
+    ``unbounded``: the other ranks wait without bound while this process is alive, not only ``engine.timeout_s``. The
+    next collective must then be one of host values (``World.all_gather_objects`` and its like), which waits as long.
     """
     if step is not None:
-        _place.step = step
-    _come(name, is_collective=False, is_bounded=False, is_patient=patient)
+        _progress.step = step
+    _set(name, is_collective=False, has_timeout=False, is_unbounded=unbounded)
 
 
-def place() -> Place:
+def progress() -> Progress:
     """A copy of the current progress."""
-    return replace(_place)
+    return replace(_progress)
 
 
-def take_collective_seconds() -> float:
+def pop_collective_seconds() -> float:
     """Host seconds spent in collectives since the last call (GPUs: launching them)."""
-    seconds, _place.seconds = _place.seconds, 0.0
+    seconds, _progress.seconds = _progress.seconds, 0.0
     return seconds
 
 
-def _come(name: str, *, is_collective: bool, is_bounded: bool, is_patient: bool = False) -> float:
+def _set(name: str, *, is_collective: bool, has_timeout: bool, is_unbounded: bool = False) -> float:
     # The time first: a reader in another thread must not combine the new name with the old start.
-    _place.since = time.monotonic()
-    _place.name, _place.is_collective = name, is_collective
-    _place.is_bounded, _place.is_patient = is_bounded, is_patient
-    return _place.since
+    _progress.since = time.monotonic()
+    _progress.name, _progress.is_collective = name, is_collective
+    _progress.has_timeout, _progress.is_unbounded = has_timeout, is_unbounded
+    return _progress.since

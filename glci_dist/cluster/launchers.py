@@ -1,7 +1,7 @@
 """Rank and world size of this process, from its launcher's environment variables.
 
 torchrun, DeepSpeed's launcher and `glci submit`'s agent set torch's variables (RANK, WORLD_SIZE, ...); srun and mpirun
-set their own, which ``settle`` translates, so that everything else reads torch's.
+set their own, which ``set_torch_variables`` translates, so that everything else reads torch's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPECIAL_STEPS = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
-class Launched:
+class LaunchedRank:
     """This process as one rank of a launcher's world."""
 
     by: str
@@ -79,13 +79,13 @@ _MPI = (
 )
 
 
-def find() -> Launched | None:
+def detect() -> LaunchedRank | None:
     """This process's rank in its launcher's world; None: it has no launcher.
 
     An empty variable counts as unset. Raises ``UserError`` where the variables are incomplete or contradictory.
     """
     variables = {name: text for name, text in os.environ.items() if text}
-    other = _of_others(variables)
+    other = _by_mpi_or_srun(variables)
     has_rank, has_size = "RANK" in variables, "WORLD_SIZE" in variables
     if not has_rank and not has_size:
         return other
@@ -104,9 +104,9 @@ def find() -> Launched | None:
     return _by_torch(variables, rank, size, other)
 
 
-def settle() -> Launched | None:
-    """Set torch's variables to what ``find`` returns; raises ``UserError`` also where rank 0's address is unknown."""
-    found = find()
+def set_torch_variables() -> LaunchedRank | None:
+    """Set torch's variables to what ``detect`` returns; raises ``UserError`` also where rank 0's address is unknown."""
+    found = detect()
     if found is not None and found.size > 1 and not (found.address and found.port):
         # Other ranks may know it.
         raise UserError(_where_is_rank_0(found), one_rank=True)
@@ -131,19 +131,19 @@ def settle() -> Launched | None:
     return found
 
 
-def is_echo() -> bool:
+def is_silent() -> bool:
     """Whether rank 0 prints what this process would print: it is another rank of a launcher's world.
 
     False where the variables are contradictory, incomplete, or perhaps the machine's own: then every process prints.
     """
     try:
-        found = find()
+        found = detect()
     except UserError:
         return False
     return found is not None and found.is_one_of_many and found.rank != 0
 
 
-def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launched | None) -> Launched:
+def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: LaunchedRank | None) -> LaunchedRank:
     local_rank = other.local_rank if other is not None else 0
     if "LOCAL_RANK" in variables:
         local_rank = _number(variables, "LOCAL_RANK")
@@ -153,7 +153,7 @@ def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launche
     if local_size is not None and name is not None:
         _check_rank(local_rank, local_size, "LOCAL_RANK", name)
     by = other.by if other is not None else "deepspeed" if "CROSS_RANK" in variables else _BARE
-    return Launched(
+    return LaunchedRank(
         "torchrun" if "TORCHELASTIC_RUN_ID" in variables else by,
         rank,
         size,
@@ -164,7 +164,7 @@ def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: Launche
     )
 
 
-def _of_others(variables: Mapping[str, str]) -> Launched | None:
+def _by_mpi_or_srun(variables: Mapping[str, str]) -> LaunchedRank | None:
     """The rank by mpirun's or srun's variables; None where there are none, or for a single process."""
     by_mpi = next((found for family in _MPI if (found := _by_mpi(family, variables)) is not None), None)
     by_srun = _by_srun(variables)
@@ -179,7 +179,7 @@ def _of_others(variables: Mapping[str, str]) -> Launched | None:
     return found
 
 
-def _by_mpi(family: _Family, variables: Mapping[str, str]) -> Launched | None:
+def _by_mpi(family: _Family, variables: Mapping[str, str]) -> LaunchedRank | None:
     if family.rank not in variables and family.size not in variables:
         return None
     for name, other in ((family.rank, family.size), (family.size, family.rank)):
@@ -195,10 +195,10 @@ def _by_mpi(family: _Family, variables: Mapping[str, str]) -> Launched | None:
     if local_size == size and not address:
         job = next((variables[name] for name in family.job if name in variables), None) or _launcher_of(family.rank)
         address, port = "127.0.0.1", port or _port_of(job)
-    return Launched(family.by, rank, size, local_rank, local_size, address, port or _USUAL_PORT)
+    return LaunchedRank(family.by, rank, size, local_rank, local_size, address, port or _USUAL_PORT)
 
 
-def _by_srun(variables: Mapping[str, str]) -> Launched | None:
+def _by_srun(variables: Mapping[str, str]) -> LaunchedRank | None:
     """A task of a job step with several tasks; a batch script, or salloc's shell, is none."""
     step = variables.get("SLURM_STEP_ID", "")
     if "SLURM_PROCID" not in variables or not step.isdecimal() or int(step) >= _SPECIAL_STEPS:
@@ -211,7 +211,7 @@ def _by_srun(variables: Mapping[str, str]) -> Launched | None:
     nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_NODELIST", "")
     is_one_host = (variables.get("SLURM_STEP_NUM_NODES") or variables.get("SLURM_NNODES")) == "1"
     job = f"{variables.get('SLURM_JOB_ID', '')}.{step}"
-    return Launched(
+    return LaunchedRank(
         "srun",
         rank,
         size,
@@ -253,7 +253,7 @@ def _launcher_of(variable: str) -> str:
     return str(process)
 
 
-def _where_is_rank_0(found: Launched) -> str:
+def _where_is_rank_0(found: LaunchedRank) -> str:
     asked = "MASTER_PORT" if found.address else "MASTER_ADDR"
     family = next((family for family in _MPI if family.by == found.by), None)
     if family is not None:

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from glci_dist import output
-from glci_dist.cluster.environment import say_ending
+from glci_dist.cluster.elastic import notify_ending
 from glci_dist.errors import STOP_SIGNALS, ExitCode
 
 
-def answered(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+def not_ignored(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
     """Those of ``numbers`` that this process does not ignore."""
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
@@ -68,7 +68,7 @@ class StopRequest:
 
     def _end(self, why: str, code: int) -> None:
         output.say(f"glci: {why}; the same command goes on from the last checkpoint")
-        say_ending(why)
+        notify_ending(why)
         os._exit(code)
 
     @contextmanager
@@ -95,7 +95,7 @@ def stop_request(within_s: float = 0.0) -> Iterator[StopRequest]:
     """
     request = StopRequest(within_s)
     with request._listening():
-        before = {number: signal.signal(number, request._handle) for number in answered(STOP_SIGNALS)}
+        before = {number: signal.signal(number, request._handle) for number in not_ignored(STOP_SIGNALS)}
         try:
             yield request
         finally:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from glci_dist import output
 from glci_dist.cluster import launchers
 from glci_dist.cluster.collectives import collective
-from glci_dist.cluster.watch import Watch
+from glci_dist.cluster.watchdog import Watchdog
 from glci_dist.config import EngineConfig
 from glci_dist.errors import Ending, Fault, UserError, is_short_of_files
 
@@ -36,11 +36,11 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
-    words: dist.ProcessGroup | None = None
-    """gloo group for CPU objects; the watch enforces its timeout, not the backend."""
-    behind: dist.ProcessGroup | None = None
+    cpu_group: dist.ProcessGroup | None = None
+    """gloo group for CPU objects; the watchdog enforces its timeout, not the backend."""
+    checkpoint_group: dist.ProcessGroup | None = None
     """A second one for the thread that saves checkpoints, whose collectives have an order of their own."""
-    watch: Watch | None = None
+    watchdog: Watchdog | None = None
 
     @property
     def is_main(self) -> bool:
@@ -56,16 +56,16 @@ class World:
         share = global_batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's ``value``, on every rank."""
         if self.size == 1:
             return value
         box = [value]
         with collective("a value from rank 0"):
-            dist.broadcast_object_list(box, src=0, group=self.words)
+            dist.broadcast_object_list(box, src=0, group=self.cpu_group)
         return box[0]
 
-    def once(self, function: Callable[[], Any]) -> Any:
+    def on_main(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` on rank 0; return its value, or raise its ``Ending``, on every rank."""
         answer: Any = None
         if self.is_main:
@@ -73,43 +73,43 @@ class World:
                 answer = function()
             except Ending as ending:
                 answer = ending
-        answer = self.from_main(answer)
+        answer = self.broadcast_object(answer)
         if isinstance(answer, Ending):
             raise answer
         return answer
 
-    def to_main(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks on rank 0; an empty list on the others."""
         if self.size == 1:
             return [value]
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
         with collective("values to rank 0"):
-            dist.gather_object(value, boxes, dst=0, group=self.words)
+            dist.gather_object(value, boxes, dst=0, group=self.cpu_group)
         return boxes or []
 
-    def to_all(self, value: Any) -> list[Any]:
+    def all_gather_objects(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks, on every rank."""
         if self.size == 1:
             return [value]
         boxes: list[Any] = [None] * self.size
         with collective("values to all ranks"):
-            dist.all_gather_object(boxes, value, group=self.words)
+            dist.all_gather_object(boxes, value, group=self.cpu_group)
         return boxes
 
-    def to_main_behind(self, value: Any) -> list[Any]:
-        """``to_main``, over the group of the thread that saves checkpoints."""
+    def gather_objects_for_checkpoint(self, value: Any) -> list[Any]:
+        """``gather_objects``, over the group of the thread that saves checkpoints."""
         if self.size == 1:
             return [value]
         boxes: list[Any] | None = [None] * self.size if self.is_main else None
-        dist.gather_object(value, boxes, dst=0, group=self.behind)
+        dist.gather_object(value, boxes, dst=0, group=self.checkpoint_group)
         return boxes or []
 
-    def from_main_behind(self, value: Any) -> Any:
-        """``from_main``, over the group of the thread that saves checkpoints."""
+    def broadcast_object_for_checkpoint(self, value: Any) -> Any:
+        """``broadcast_object``, over the group of the thread that saves checkpoints."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.behind)
+        dist.broadcast_object_list(box, src=0, group=self.checkpoint_group)
         return box[0]
 
     def barrier(self) -> None:
@@ -117,14 +117,14 @@ class World:
         if self.size == 1:
             return
         with collective("a barrier"):
-            dist.barrier(group=self.words)
+            dist.barrier(group=self.cpu_group)
 
-    def agree(self, error: str | None) -> None:
+    def raise_on_all_ranks(self, error: str | None) -> None:
         """If any rank has an ``error``, raise ``UserError`` on every rank with the first one.
 
         The message names the rank's host, unless every rank has an error.
         """
-        said = self.to_all((error, self.host))
+        said = self.all_gather_objects((error, self.host))
         rank = next((rank for rank, (message, _) in enumerate(said) if message), None)
         if rank is not None:
             message, host = said[rank]
@@ -158,16 +158,16 @@ def is_lost_peer(error: RuntimeError, size: int) -> bool:
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
-def _meet(launched: launchers.Launched | None, backend: str, timeout: timedelta) -> None:
+def _init_process_group(launched: launchers.LaunchedRank | None, backend: str, timeout: timedelta) -> None:
     """Initialise the process group."""
     if launched is None or launched.size == 1:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     else:
-        _await_name(launched, timeout.total_seconds() - _GRACE_S)
+        _wait_for_address(launched, timeout.total_seconds() - _GRACE_S)
         dist.init_process_group(backend, timeout=timeout)
 
 
-def _await_name(launched: launchers.Launched, timeout_s: float) -> None:
+def _wait_for_address(launched: launchers.LaunchedRank, timeout_s: float) -> None:
     """Wait until rank 0's host name resolves: that of a host that is still starting may not.
 
     Raises ``UserError`` on a time-out.
@@ -196,7 +196,7 @@ def _await_name(launched: launchers.Launched, timeout_s: float) -> None:
             return
 
 
-def _not_met(error: RuntimeError, launched: launchers.Launched | None) -> Ending:
+def _init_error(error: RuntimeError, launched: launchers.LaunchedRank | None) -> Ending:
     """The error to end with if the process group could not be initialised."""
     said = str(error).strip().partition("\n")[0]
     rank, size = (launched.rank, launched.size) if launched is not None else (0, 1)
@@ -226,14 +226,14 @@ def _not_met(error: RuntimeError, launched: launchers.Launched | None) -> Ending
     )
 
 
-def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int, int]:
+def _local_ranks_and_cores(host: str, size: int, cpu_group: dist.ProcessGroup) -> tuple[int, int]:
     """The number of ranks on this host, and this rank's share of the cores that it may run on.
 
     Some launchers bind each rank to cores of its own, others none.
     """
     mine = os.sched_getaffinity(0)
     told: list[Any] = [None] * size
-    dist.all_gather_object(told, (host, mine), group=words)
+    dist.all_gather_object(told, (host, mine), group=cpu_group)
     here = [cores for name, cores in told if name == host]
     return len(here), int(sum(Fraction(1, sum(core in cores for cores in here)) for core in mine))
 
@@ -241,7 +241,7 @@ def _share_of_host(host: str, size: int, words: dist.ProcessGroup) -> tuple[int,
 @contextmanager
 def joined(config: EngineConfig) -> Iterator[World]:
     """Join the launcher's process group while the block lasts; raises ``UserError`` or ``Fault`` where that fails."""
-    launched = launchers.settle()
+    launched = launchers.set_torch_variables()
     kind = choose_device(config.device)
     local_rank = launched.local_rank if launched is not None else 0
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
@@ -261,23 +261,23 @@ def joined(config: EngineConfig) -> Iterator[World]:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     backend = "nccl" if kind == "cuda" else "gloo"
-    # The watch ends a rank that waits longer than engine.timeout_s, and reports for whom. The backend's own time-out
+    # The watchdog ends a rank that waits longer than engine.timeout_s, and reports for whom. The backend's own time-out
     # is longer: it cannot report that.
     timeout = timedelta(seconds=config.timeout_s + _GRACE_S)
     try:
-        _meet(launched, backend, timeout)
+        _init_process_group(launched, backend, timeout)
         rank, size, host = dist.get_rank(), dist.get_world_size(), socket.gethostname()
-        words, behind = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
-        local_size, cores = _share_of_host(host, size, words)
+        cpu_group, checkpoint_group = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
+        local_size, cores = _local_ranks_and_cores(host, size, cpu_group)
     except RuntimeError as error:
-        raise _not_met(error, launched) from error
+        raise _init_error(error, launched) from error
     torch.set_num_threads(config.threads or max(1, cores))
-    watch = Watch(rank=rank, size=size, host=host, timeout_s=config.timeout_s)
+    watchdog = Watchdog(rank=rank, size=size, host=host, timeout_s=config.timeout_s)
     try:
-        world = World(rank, size, local_rank, local_size, device, words, behind, watch)
+        world = World(rank, size, local_rank, local_size, device, cpu_group, checkpoint_group, watchdog)
         yield world
         # No rank closes its connections while another still needs them.
         world.barrier()
     finally:
-        watch.close()
+        watchdog.close()
         dist.destroy_process_group()

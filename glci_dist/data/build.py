@@ -23,24 +23,24 @@ from glci_dist.data.filetype import Kind, kind_of, unpack_tar
 from glci_dist.data.index import Index, Shard, load_index, save_index, table_name, write_whole
 from glci_dist.data.members import Member
 from glci_dist.data.names import counted, shown
-from glci_dist.data.parts import other_parts, told_of_parts
-from glci_dist.data.photos import BadPhoto, check_head, has_several_pictures, to_shard_jpeg
 from glci_dist.data.plan import (
     REJECTS_NAME,
     UNPACKED_NAME,
     BuildJournal,
     BuildOptions,
-    Finished,
+    FinishedShard,
     Plan,
     adopt_plan,
     check_folder,
     has_plan,
     is_complete,
-    sweep,
+    remove_leftovers,
 )
 from glci_dist.data.processes import in_processes
 from glci_dist.data.scan import file_sha256, scan_tar
+from glci_dist.data.shard_jpeg import BadPhoto, check_head, has_several_pictures, to_shard_jpeg
 from glci_dist.data.sources import Reader, Source, keys_of, open_source
+from glci_dist.data.splits import other_splits, split_messages
 from glci_dist.data.tars import add_photo
 from glci_dist.data.verify import check_shards
 from glci_dist.data.zips import ZIP_FAULTS
@@ -48,7 +48,7 @@ from glci_dist.errors import Fault, Interrupted, UserError, out_of_memory
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """The result of a complete build."""
 
     index: Index
@@ -56,7 +56,7 @@ class Built:
     """Photos of the source that match ``include``: built and rejected."""
     rejected: int
     """Photos that could not be read or decoded; each has a line in rejects.jsonl."""
-    told: tuple[str, ...]
+    messages: tuple[str, ...]
     """Messages, a line for each kind of files left out."""
     already: bool
     """The build was complete before, and nothing was done."""
@@ -71,11 +71,11 @@ class _Task:
     photos: tuple[tuple[str, Member], ...]
     """Key and member of each photo of the shard, in its order."""
     options: BuildOptions
-    standing: Finished | None
+    standing: FinishedShard | None
     """This shard's entry in the journal of a stopped build."""
 
 
-def build_shards(source: Path, folder: Path, options: BuildOptions, *, processes: int) -> Built:
+def build_shards(source: Path, folder: Path, options: BuildOptions, *, processes: int) -> BuildResult:
     """Write the photos of ``source`` into shards in ``folder``, or complete a build that was stopped there.
 
     UserError if an option is out of range, ``source`` cannot be read or has no photo that can be decoded, or ``folder``
@@ -118,7 +118,7 @@ def _locked(folder: Path) -> Iterator[BuildJournal]:
 
 def _build_packed(
     source: Path, kind: Kind, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int
-) -> Built:
+) -> BuildResult:
     # Shuffled reading needs offsets, which a compressed tar does not have.
     unpacked = folder / UNPACKED_NAME
     try:
@@ -134,22 +134,22 @@ def _build_packed(
 
 def _build(
     source: Path, photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int
-) -> Built:
+) -> BuildResult:
     plan = Plan(str(source.resolve()), photos.fingerprint(), len(photos.photos), options)
     adopt_plan(folder, plan)
     already = is_complete(folder)
     several = [] if already else _complete(photos, folder, options, journal, processes)
     index = load_index(str(folder))
     check_shards(index)
-    told = (
-        *_told_of_several(several),
+    messages = (
+        *_several_message(several),
         *photos.left_out.lines(options.include, len(photos.photos)),
-        *told_of_parts(photos, folder, options.include, other_parts(folder, plan.source)),
+        *split_messages(photos, folder, options.include, other_splits(folder, plan.source)),
     )
-    return Built(index, len(photos.photos), _count_lines(folder / REJECTS_NAME), told, already)
+    return BuildResult(index, len(photos.photos), _count_lines(folder / REJECTS_NAME), messages, already)
 
 
-def _told_of_several(names: list[str]) -> list[str]:
+def _several_message(names: list[str]) -> list[str]:
     if not names:
         return []
     have = "has" if len(names) == 1 else "have"
@@ -160,8 +160,8 @@ def _told_of_several(names: list[str]) -> list[str]:
 
 def _complete(photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int) -> list[str]:
     """Build the missing shards; returns the names of photos with several pictures."""
-    sweep(folder, but=photos.path)
-    finished: list[Finished] = []
+    remove_leftovers(folder, but=photos.path)
+    finished: list[FinishedShard] = []
     tasks = _tasks(photos, folder, options, journal.finished)
     with tqdm(total=len(photos.photos), unit="photo", disable=None) as bar:
         try:
@@ -195,7 +195,7 @@ def _complete(photos: Source, folder: Path, options: BuildOptions, journal: Buil
     return sorted(name for outcome in finished for name in outcome.several)
 
 
-def _tasks(photos: Source, folder: Path, options: BuildOptions, standing: dict[str, Finished]) -> Iterator[_Task]:
+def _tasks(photos: Source, folder: Path, options: BuildOptions, standing: dict[str, FinishedShard]) -> Iterator[_Task]:
     keys = keys_of(dict.fromkeys(photo.name for photo in photos.photos))
     total = len(photos.photos)
     order = np.arange(total)
@@ -208,7 +208,7 @@ def _tasks(photos: Source, folder: Path, options: BuildOptions, standing: dict[s
         yield _Task(folder, photos.path, photos.kind, name, keyed, options, standing.get(name))
 
 
-def _make_shard(task: _Task) -> Finished:
+def _make_shard(task: _Task) -> FinishedShard:
     if task.standing and (task.standing.shard is None or _stands(task.folder, task.standing.shard)):
         return task.standing
     # With the process id, as a process of a killed build may live on for a moment.
@@ -216,7 +216,7 @@ def _make_shard(task: _Task) -> Finished:
     try:
         rejects, several = _write_tar(aside, task)
         if len(rejects) == len(task.photos):
-            return Finished(task.name, None, rejects)
+            return FinishedShard(task.name, None, rejects)
         scan = scan_tar(aside, name=task.name)
         write_whole(task.folder / table_name(task.name), scan.table)
         os.replace(aside, task.folder / task.name)
@@ -227,11 +227,11 @@ def _make_shard(task: _Task) -> Finished:
         ) from fault
     finally:
         aside.unlink(missing_ok=True)
-    return Finished(task.name, scan.shard, rejects, several)
+    return FinishedShard(task.name, scan.shard, rejects, several)
 
 
 def _write_tar(path: Path, task: _Task) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Write the task's photos; returns their ``Finished.rejects`` and ``several``."""
+    """Write the task's photos; returns their ``FinishedShard.rejects`` and ``several``."""
     reader = _reader(task.source, task.kind)
     rejects: list[tuple[str, str]] = []
     several: list[str] = []

@@ -26,9 +26,9 @@ from io import FileIO
 from pathlib import Path
 
 from glci_dist.config import CacheConfig
-from glci_dist.data.answers import HEAD, describe
 from glci_dist.data.location import check_location
 from glci_dist.data.remote import Stream, read_remote, retrying
+from glci_dist.data.unexpected_content import HEAD, describe
 from glci_dist.errors import UserError
 from glci_dist.urls import same_url, without_secrets
 
@@ -63,14 +63,14 @@ class ShardCache:
         """
         check_location(url)
         entry = self.folder / _entry_name(url, sha256)
-        with self._local():
+        with self._os_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-        file = self._use(entry, bytes, sha256)
+        file = self._open_entry(entry, bytes, sha256)
         if file is not None:
             return file
         for _ in range(_DOWNLOADS):
             self._download(entry, url, bytes, sha256)
-            file = self._use(entry, bytes, sha256)
+            file = self._open_entry(entry, bytes, sha256)
             if file is not None:
                 break
         else:
@@ -87,7 +87,7 @@ class ShardCache:
 
         A read-only folder must hold all of them, as the run would end at the first one that is missing.
         """
-        with self._local():
+        with self._os_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             if os.access(self.folder, os.W_OK | os.X_OK):
                 return
@@ -99,10 +99,10 @@ class ShardCache:
                 f"first: {without_secrets(missing[0])}): set data.cache.dir to a writable folder on a local disk"
             )
 
-    def is_sound(self, file: FileIO, url: str, *, bytes: int, sha256: str) -> bool:
+    def is_intact(self, file: FileIO, url: str, *, bytes: int, sha256: str) -> bool:
         """Whether an open entry has its checksum; a damaged one is removed from the cache, with a warning."""
         entry = self.folder / _entry_name(url, sha256)
-        with self._local():
+        with self._os_errors():
             mismatch = _mismatch(file, bytes, sha256)
             if mismatch is None:
                 return True
@@ -115,9 +115,9 @@ class ShardCache:
         log.warning("%s was damaged in the cache (%s): it is fetched anew", entry, mismatch)
         entry.unlink(missing_ok=True)
 
-    def _use(self, entry: Path, size: int | None, sha256: str) -> FileIO | None:
+    def _open_entry(self, entry: Path, size: int | None, sha256: str) -> FileIO | None:
         """The entry, opened under a shared lock and verified; None if there is none or it is damaged."""
-        with self._local():
+        with self._os_errors():
             try:
                 file = FileIO(entry)
             except FileNotFoundError:
@@ -155,7 +155,7 @@ class ShardCache:
             self._make_room(size or 0, url=url)
             # Resumes a part that a killed process or a lost connection left.
             self._receive(part, part_path, url, size, sha256)
-            with self._local():
+            with self._os_errors():
                 os.fsync(part.fileno())
                 # After the fsync: the stamp must not survive a power loss without the content.
                 _stamp(part, entry)
@@ -165,7 +165,7 @@ class ShardCache:
     def _locked_part(self, path: Path) -> Iterator[FileIO]:
         """``path``, created if missing, under an exclusive lock (blocking)."""
         while True:
-            with self._local():
+            with self._os_errors():
                 part = FileIO(path, "a+")
                 fcntl.flock(part, fcntl.LOCK_EX)
             with part:
@@ -178,7 +178,7 @@ class ShardCache:
         # Twice, as a part that was left by a crash of the machine may be damaged.
         for _ in range(2):
             retrying(url, self.config, lambda: self._append(part, part_path, url, size))
-            with self._local():
+            with self._os_errors():
                 mismatch = _mismatch(part, size, sha256)
                 if mismatch is None:
                     return
@@ -205,7 +205,7 @@ class ShardCache:
         resumable = size is not None and start < size
         stream = Stream(url, start=start if resumable else 0, timeout_s=self.config.timeout_s)
         received = stream.start
-        with self._local():
+        with self._os_errors():
             part.truncate(received)
         for chunk in stream:
             try:
@@ -225,7 +225,7 @@ class ShardCache:
                 f"{without_secrets(url)} has {needed / _GIB:.3g} GiB, more than the whole cache {self.folder} may hold "
                 f"({self.config.max_gib:g} GiB); raise data.cache.max_gib"
             )
-        with self._local():
+        with self._os_errors():
             entries = self._entries()
             total = sum(size for _, _, _, size in entries) + needed
             for _, _, path, size in entries:
@@ -256,7 +256,7 @@ class ShardCache:
         return sorted(entries)
 
     @contextmanager
-    def _local(self) -> Iterator[None]:
+    def _os_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as fault:

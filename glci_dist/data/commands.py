@@ -160,7 +160,7 @@ def _build(args: argparse.Namespace) -> int:
         f"{size / 1e6:,.1f} MB: {folder}"
     )
     print(f"found {_count(built.photos, 'photo')}: {built.index.total:,} built, {built.rejected:,} rejected")
-    for line in built.told:
+    for line in built.messages:
         print(line)
     if built.rejected:
         rejects = folder / REJECTS_NAME
@@ -176,7 +176,7 @@ def _index(args: argparse.Namespace) -> int:
     index = indexed.index
     print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}: {index.root}/index.json")
     print(f"found {_count(indexed.images, 'image')}: {index.total:,} indexed, {indexed.rejects:,} left out")
-    for line in indexed.told:
+    for line in indexed.messages:
         print(line)
     if indexed.rejects:
         print(f"{_count(indexed.rejects, 'image')} left out, by name: {folder / INDEX_REJECTS_NAME}")

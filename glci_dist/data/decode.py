@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 
 from glci_dist.data.jpeg import SOI, orientation_of
-from glci_dist.data.mending import mended
+from glci_dist.data.jpeg_repair import repaired
 from glci_dist.data.pixels import DecodeError, Pixels, check_size, raise_if_out_of_memory, reason_of, upright
 
 __all__ = ["DecodeError", "Pixels", "decode", "decode_for_shard"]
@@ -64,7 +64,7 @@ def _read_jpeg(encoded: bytes, read: Callable[[bytes], _Read]) -> _Read | None:
     # simplejpeg raises ValueError; any other error also comes from this photo, unless memory is short.
     except Exception as error:
         raise_if_out_of_memory(error)
-        accepted = mended(encoded, error)
+        accepted = repaired(encoded, error)
     if accepted is None:
         return None
     try:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from glci_dist.data.members import Member, Note
+from glci_dist.data.members import Member, SkippedEntry
 from glci_dist.data.names import is_hidden
 from glci_dist.errors import UserError
 
@@ -22,7 +22,7 @@ _WHAT = {
 }
 
 
-def list_folder(path: Path) -> Iterator[Member | Note]:
+def list_folder(path: Path) -> Iterator[Member | SkippedEntry]:
     """Every file below ``path``, also in linked folders; each folder is listed once, before links to it.
 
     UserError if ``path`` itself cannot be listed; a folder below it that cannot be listed is a ``Member`` with a fault.
@@ -35,11 +35,11 @@ def list_folder(path: Path) -> Iterator[Member | Note]:
         further: _Linked = []
         for name, full, status in linked:
             if _identity(name, status) in above:
-                yield Note(name, "a link to a folder that the source lies in, not followed")
+                yield SkippedEntry(name, "a link to a folder that the source lies in, not followed")
             elif _identity(name, status) in seen:
-                yield Note(name, "a link to a folder that is listed already")
+                yield SkippedEntry(name, "a link to a folder that is listed already")
             else:
-                yield Note(name, "a linked folder, followed")
+                yield SkippedEntry(name, "a linked folder, followed")
                 further += yield from _walk(full, f"{name}/", status, seen)
         linked = further
 
@@ -62,7 +62,7 @@ def irregular(mode: int) -> str:
 
 def _walk(
     full: str | Path, prefix: str, status: os.stat_result, seen: set[_Identity]
-) -> Generator[Member | Note, None, _Linked]:
+) -> Generator[Member | SkippedEntry, None, _Linked]:
     """Yields the files below one folder without following linked folders; returns those."""
     linked: _Linked = []
     waiting = [(os.fspath(full), prefix, status)]

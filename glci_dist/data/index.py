@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glci_dist.config import CacheConfig
-from glci_dist.data.answers import describe
 from glci_dist.data.location import check_location, is_remote, join, local_path, without_slash
 from glci_dist.data.remote import read_remote
+from glci_dist.data.unexpected_content import describe
 from glci_dist.errors import UserError
 from glci_dist.urls import without_secrets
 

@@ -111,7 +111,7 @@ class Jpeg:
         return self.head + self.scan + EOI
 
 
-def tidied(encoded: bytes) -> Jpeg | None:
+def cleaned(encoded: bytes) -> Jpeg | None:
     """The JPEG without stray bytes, with the same pixels; None if its segments or scans are incomplete.
 
     Bytes between segments and after the end are removed, a missing end marker is added if every scan is there, and

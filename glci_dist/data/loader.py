@@ -25,7 +25,7 @@ from glci_dist.data.holes import HoleDrawer
 from glci_dist.data.index import Index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
-from glci_dist.data.worker_stream import WorkerStream, in_one_line
+from glci_dist.data.worker_stream import WorkerStream, batch_fault
 from glci_dist.errors import UserError
 
 NEIGHBOURS = 16
@@ -204,5 +204,5 @@ class Loader:
             try:
                 batch = self._dataset[step]
             except (OSError, MemoryError) as error:
-                raise in_one_line(error, step) from error
+                raise batch_fault(error, step) from error
             yield batch

@@ -41,17 +41,17 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class SkippedEntry:
     """An entry of a source that is not a file, with a message for the user."""
 
     name: str
     what: str
 
 
-def follow_links(entries: Iterable[Member | Link]) -> Iterator[Member | Note]:
+def follow_links(entries: Iterable[Member | Link]) -> Iterator[Member | SkippedEntry]:
     """The entries of an archive in their order; each link becomes a file with its target's content.
 
-    A link to a folder becomes a ``Note``; a link to no file of the archive becomes a ``Member`` with a fault.
+    A link to a folder becomes a ``SkippedEntry``; a link to no file of the archive becomes a ``Member`` with a fault.
     """
     listed: list[Member | Link] = []
     files: dict[str, Member] = {}
@@ -88,7 +88,7 @@ def replaced_marked(members: Iterable[Member]) -> list[Member]:
     ]
 
 
-def _follow(link: Link, files: dict[str, Member], links: dict[str, Link], folders: set[str]) -> Member | Note:
+def _follow(link: Link, files: dict[str, Member], links: dict[str, Link], folders: set[str]) -> Member | SkippedEntry:
     place = _target(link)
     for _ in range(_MOST_LINKS):
         if place.startswith(("/", "../")) or place == "..":
@@ -102,7 +102,7 @@ def _follow(link: Link, files: dict[str, Member], links: dict[str, Link], folder
     else:
         return _bad(link, f"a link to {link.target!r}, which leads back to itself")
     if place in folders or place == ".":
-        return Note(link.name, "a link to a folder, whose photos are listed by their own names")
+        return SkippedEntry(link.name, "a link to a folder, whose photos are listed by their own names")
     return _bad(link, f"a link to {link.target!r}, which is not in the archive")
 
 

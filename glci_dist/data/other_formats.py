@@ -16,10 +16,10 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from glci_dist.data.answers import known_file
 from glci_dist.data.pixels import DecodeError, Pixels, check_size, reason_of, unread_format, upright
 from glci_dist.data.png_rows import lacks_rows
-from glci_dist.data.tiffs import BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT, mend_tiff, tag
+from glci_dist.data.tiffs import BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT, correct_tiff, tag
+from glci_dist.data.unexpected_content import known_file
 
 _ORIENTATION = 274
 _STRIP_PIXELS = 4_000_000
@@ -53,7 +53,7 @@ def decode_other(encoded: bytes, *, orientation: int | None = None) -> Pixels:
             # Opening reads only the header, except for formats whose size Pillow itself limits.
             check_size(image.height, image.width)
             pixels = image.height * image.width
-            mend_tiff(image, encoded)
+            correct_tiff(image, encoded)
             image.load()
             if image.format == "PNG" and _ends_black(image) and lacks_rows(encoded):
                 raise DecodeError("its data end before its last rows")

@@ -68,7 +68,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedShard:
     """The outcome of one shard's task."""
 
     name: str
@@ -131,7 +131,7 @@ def adopt_plan(folder: Path, plan: Plan) -> None:
         )
 
 
-def sweep(folder: Path, *, but: Path) -> None:
+def remove_leftovers(folder: Path, *, but: Path) -> None:
     """Remove a killed build's temporary files from ``folder``, except ``but``; the journal must be locked."""
     for path in folder.iterdir():
         if (_ASIDE.fullmatch(path.name) or path.name == UNPACKED_NAME) and path != but:
@@ -167,7 +167,7 @@ class BuildJournal:
     ) -> None:
         self.close()
 
-    def add(self, finished: Finished) -> None:
+    def add(self, finished: FinishedShard) -> None:
         """Record one more shard."""
         self._file.write(json.dumps(asdict(finished)) + "\n")
         self._file.flush()
@@ -180,9 +180,9 @@ class BuildJournal:
         """Release the lock."""
         self._file.close()
 
-    def _read(self) -> dict[str, Finished]:
+    def _read(self) -> dict[str, FinishedShard]:
         self._file.seek(0)
-        finished: dict[str, Finished] = {}
+        finished: dict[str, FinishedShard] = {}
         whole = 0
         for line in self._file:
             if not line.endswith("\n"):  # the build was killed while it wrote this line
@@ -190,7 +190,7 @@ class BuildJournal:
             record = json.loads(line)
             shard = Shard(**record["shard"]) if record["shard"] else None
             rejects = tuple((name, reason) for name, reason in record["rejects"])
-            finished[record["name"]] = Finished(record["name"], shard, rejects, tuple(record.get("several", ())))
+            finished[record["name"]] = FinishedShard(record["name"], shard, rejects, tuple(record.get("several", ())))
             whole += len(line.encode())
         if os.fstat(self._file.fileno()).st_size > whole:
             self._file.truncate(whole)

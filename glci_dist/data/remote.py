@@ -15,7 +15,7 @@ from urllib.parse import quote
 import fsspec
 
 from glci_dist.config import CacheConfig
-from glci_dist.data.clients import http_options, proxies
+from glci_dist.data.http_environment import http_options, proxies
 from glci_dist.data.location import check_location
 from glci_dist.errors import UserError
 from glci_dist.urls import without_secrets

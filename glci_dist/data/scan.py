@@ -16,7 +16,7 @@ from glci_dist.data.foreign import is_table, refuse_foreign_index, refuse_foreig
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
 from glci_dist.data.names import COMPRESSED_TARS, READ_IN_WORDS, counted, printable, shown
 from glci_dist.data.processes import in_processes
-from glci_dist.data.samples import Samples, tar_samples
+from glci_dist.data.webdataset_samples import Samples, tar_samples
 from glci_dist.errors import UserError
 
 INDEX_REJECTS_NAME = "index-rejects.jsonl"
@@ -33,7 +33,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Indexed:
+class IndexResult:
     """The result of indexing a folder."""
 
     index: Index
@@ -41,7 +41,7 @@ class Indexed:
     """Images in the tars that are not hidden: the index's photos and the rejects."""
     rejects: int
     """Images that are not a sample's photo; each has a line in index-rejects.jsonl."""
-    told: tuple[str, ...]
+    messages: tuple[str, ...]
     """Messages, a line for each kind of images or files left out."""
 
 
@@ -58,7 +58,7 @@ class _Outcome:
     """0 bytes: not an empty tar, which has an end record, but a lost one."""
 
 
-def index_folder(folder: Path, *, processes: int, image: str | None = None) -> Indexed:
+def index_folder(folder: Path, *, processes: int, image: str | None = None) -> IndexResult:
     """Write sample tables and index.json for the tars in ``folder``; the corpus has them in the order of names.
 
     ``image`` is the extension of each sample's photo (None: the first extension of a photo). A tar without a photo is
@@ -69,13 +69,13 @@ def index_folder(folder: Path, *, processes: int, image: str | None = None) -> I
         raise UserError(f"{folder} is no folder; give the folder that holds the tars")
     image = _check_image(image)
     try:
-        tars, told = _find_tars(folder)
+        tars, messages = _find_tars(folder)
         refuse_foreign_index(folder)
         refuse_foreign_rejects(folder / INDEX_REJECTS_NAME)
         for tar in tars:
             refuse_foreign_table(tar.with_name(table_name(tar.name)))
         outcomes = sorted(_scan_all(tars, image, processes), key=lambda outcome: outcome.name)
-        return _write(folder, outcomes, image, told)
+        return _write(folder, outcomes, image, messages)
     except OSError as fault:
         raise UserError(
             f"{fault.filename or folder}: {fault.strerror or fault}; put that right, then run it again"
@@ -123,14 +123,14 @@ def _find_tars(folder: Path) -> tuple[list[Path], list[str]]:
             path.name for path in folder.iterdir() if path.name.lower().endswith(COMPRESSED_TARS)
         ),
     }
-    told = [f"{what}: {shown(names)}" for what, names in others.items() if names]
+    messages = [f"{what}: {shown(names)}" for what, names in others.items() if names]
     if not tars:
         hint = f"; its folder {below[0]!r} does: index that" if below else ""
         raise UserError(
             f"no shards: {folder} holds no .tar file (compressed tars: unpack them first){hint}"
-            + "".join(f"; {line}" for line in told)
+            + "".join(f"; {line}" for line in messages)
         )
-    return tars, told
+    return tars, messages
 
 
 def _scan_all(tars: list[Path], image: str | None, processes: int) -> Iterator[_Outcome]:
@@ -140,7 +140,7 @@ def _scan_all(tars: list[Path], image: str | None, processes: int) -> Iterator[_
             bar.update()
 
 
-def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list[str]) -> Indexed:
+def _write(folder: Path, outcomes: list[_Outcome], image: str | None, messages: list[str]) -> IndexResult:
     damaged = [outcome.fault for outcome in outcomes if outcome.fault]
     if damaged:
         many = (
@@ -150,7 +150,7 @@ def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list
         )
         raise UserError(many + "; ".join(damaged))
     shards = [outcome.shard for outcome in outcomes if outcome.shard]
-    told += _told(outcomes, image)
+    messages += _messages(outcomes, image)
     if not shards:
         found = _extensions(outcomes)
         raise UserError(
@@ -170,7 +170,7 @@ def _write(folder: Path, outcomes: list[_Outcome], image: str | None, told: list
     save_index(folder, shards)
     _remove_stale_tables(folder, shards)
     images = sum(outcome.images for outcome in outcomes)
-    return Indexed(load_index(str(folder)), images, len(rejects), tuple(told))
+    return IndexResult(load_index(str(folder)), images, len(rejects), tuple(messages))
 
 
 def _remove_stale_tables(folder: Path, shards: list[Shard]) -> None:
@@ -181,25 +181,25 @@ def _remove_stale_tables(folder: Path, shards: list[Shard]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
+def _messages(outcomes: list[_Outcome], image: str | None) -> list[str]:
     """Messages on what was left out, a line for each kind, with examples."""
-    told: list[str] = []
+    messages: list[str] = []
     empty = [outcome.name for outcome in outcomes if not outcome.shard]
     void = [outcome.name for outcome in outcomes if outcome.is_void]
     if empty:
-        told.append(
+        messages.append(
             f"{len(empty):,} of {len(outcomes):,} tars without a photo left out: {shown(empty)}"
             + (f"; get those of 0 bytes again, or move them out of the folder: {shown(void)}" if void else "")
         )
     without = _gather(outcomes, lambda samples: samples.without)
     if without:
-        told.append(
+        messages.append(
             f"{len(without):,} sample{'' if len(without) == 1 else 's'} without a {READ_IN_WORDS} "
             f"left out: {shown(without)}"
         )
     hidden = _gather(outcomes, lambda samples: samples.hidden)
     if hidden:
-        told.append(
+        messages.append(
             f"{counted(len(hidden), 'image')} hidden, or in hidden or machine-made folders, left out: {shown(hidden)}"
         )
     kinds: dict[str, list[str]] = {}
@@ -207,13 +207,13 @@ def _told(outcomes: list[_Outcome], image: str | None) -> list[str]:
         for reject in outcome.samples.rejects:
             kinds.setdefault(reject.kind, []).append(f"{printable(outcome.name)}/{reject.name!r}: {reject.reason}")
     for kind, names in kinds.items():
-        told.append(f"{counted(len(names), 'image')} left out, as {kind}, e.g. {names[0]}")
+        messages.append(f"{counted(len(names), 'image')} left out, as {kind}, e.g. {names[0]}")
     if any(reject.by_choice for outcome in outcomes for reject in outcome.samples.rejects):
-        told.append(
+        messages.append(
             f"the images' extensions are {_extensions(outcomes)}: --image EXT chooses which is a sample's photo; "
             "`glci shards build TAR DEST` takes every image of a tar by itself"
         )
-    return told
+    return messages
 
 
 def _gather(outcomes: list[_Outcome], names: Callable[[Samples], list[str]]) -> list[str]:
@@ -226,8 +226,8 @@ def _extensions(outcomes: list[_Outcome]) -> str:
         for extension, count in outcome.samples.extensions.items():
             counts[extension] = counts.get(extension, 0) + count
     most = sorted(counts, key=lambda extension: (-counts[extension], extension))
-    told = ", ".join(f"{extension} ({counts[extension]:,})" for extension in most[:5])
-    return told + (", ..." if len(most) > 5 else "")
+    text = ", ".join(f"{extension} ({counts[extension]:,})" for extension in most[:5])
+    return text + (", ..." if len(most) > 5 else "")
 
 
 def _index_shard(image: str | None, path: Path) -> _Outcome:

@@ -13,7 +13,7 @@ from typing import IO
 
 from glci_dist.data.filetype import kind_of, open_zip
 from glci_dist.data.folders import list_folder, read_file
-from glci_dist.data.members import Member, Note, follow_links, replaced_marked
+from glci_dist.data.members import Member, SkippedEntry, follow_links, replaced_marked
 from glci_dist.data.names import PHOTO_EXTENSIONS, counted, extension, is_archive, is_hidden, is_photo, shown
 from glci_dist.data.pixels import MOST_BYTES, too_many_bytes
 from glci_dist.data.tars import read_pieces, tar_entries
@@ -39,35 +39,35 @@ class LeftOut:
     """Archives, which may hold photos but are not opened."""
     not_included: list[str] = field(default_factory=list)
     """Photos that do not match ``include``."""
-    notes: list[Note] = field(default_factory=list)
+    notes: list[SkippedEntry] = field(default_factory=list)
 
     def lines(self, include: str, photos: int) -> list[str]:
         """Messages, a line for each reason, with examples; ``photos``: the number of those not left out."""
-        told: list[str] = []
+        messages: list[str] = []
         if self.not_included:
-            told.append(
+            messages.append(
                 f"{len(self.not_included):,} of {photos + len(self.not_included):,} photos match no "
                 f"--include {include!r} ({_extensions(self.not_included)}): {shown(self.not_included)}"
             )
         if self.hidden:
-            told.append(
+            messages.append(
                 f"{counted(len(self.hidden), 'photo')} hidden, or in hidden or machine-made folders, left out: "
                 f"{shown(self.hidden)}"
             )
         if self.no_photos:
             are = "is no photo" if len(self.no_photos) == 1 else "are no photos"
-            told.append(
+            messages.append(
                 f"{counted(len(self.no_photos), 'file')} that {are} by extension left out "
                 f"({_extensions(self.no_photos)}): {shown(self.no_photos)}"
             )
         if self.archives:
-            told.append(
+            messages.append(
                 f"{counted(len(self.archives), 'archive')} in the source not looked into: {shown(self.archives)}; "
                 "photos in them need a build with that archive as SOURCE"
             )
         for what in sorted({note.what for note in self.notes}):
-            told.append(f"{what}: {shown([note.name for note in self.notes if note.what == what])}")
-        return told
+            messages.append(f"{what}: {shown([note.name for note in self.notes if note.what == what])}")
+        return messages
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def open_source(path: Path, *, include: str = "*") -> Source:
     photos, left_out = _sort(_LISTINGS[kind](path), include)
     if not photos:
         matching = "" if include == "*" else f" that matches --include {include!r}"
-        told = "".join(f"; {line}" for line in left_out.lines(include, 0))
-        raise UserError(f"{path} has no photo{matching}; photos end in {', '.join(PHOTO_EXTENSIONS)}{told}")
+        messages = "".join(f"; {line}" for line in left_out.lines(include, 0))
+        raise UserError(f"{path} has no photo{matching}; photos end in {', '.join(PHOTO_EXTENSIONS)}{messages}")
     return Source(path, kind, tuple(sorted(photos, key=lambda photo: photo.name)), left_out)
 
 
@@ -169,7 +169,7 @@ def _digest(name: str) -> str:
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-def _sort(entries: Iterable[Member | Note], include: str) -> tuple[list[Member], LeftOut]:
+def _sort(entries: Iterable[Member | SkippedEntry], include: str) -> tuple[list[Member], LeftOut]:
     """The photos that match ``include``, and the other entries by reason."""
     photos: list[Member] = []
     out = LeftOut()
@@ -177,7 +177,7 @@ def _sort(entries: Iterable[Member | Note], include: str) -> tuple[list[Member],
         name = entry.name
         hidden = is_hidden(name.rstrip("/"))
         asked = fnmatch.fnmatchcase(name, include)
-        if isinstance(entry, Note):
+        if isinstance(entry, SkippedEntry):
             if not hidden:
                 out.notes.append(entry)
         elif name.endswith("/"):  # a folder that cannot be listed: it may hold photos
@@ -191,27 +191,27 @@ def _sort(entries: Iterable[Member | Note], include: str) -> tuple[list[Member],
         elif is_archive(name) and not hidden:
             out.archives.append(name)
         elif entry.fault.startswith("a link") and not hidden:  # its target may be a folder that is missing now
-            out.notes.append(Note(name, entry.fault))
+            out.notes.append(SkippedEntry(name, entry.fault))
         elif asked:
             out.no_photos.append(name)
     return photos, out
 
 
-def _list_zip(path: Path) -> list[Member | Note]:
+def _list_zip(path: Path) -> list[Member | SkippedEntry]:
     return _list_archive(follow_links(zip_entries(path)))
 
 
-def _list_tar(path: Path) -> list[Member | Note]:
+def _list_tar(path: Path) -> list[Member | SkippedEntry]:
     return _list_archive(follow_links(tar_entries(path)))
 
 
-def _list_archive(entries: Iterable[Member | Note]) -> list[Member | Note]:
+def _list_archive(entries: Iterable[Member | SkippedEntry]) -> list[Member | SkippedEntry]:
     members: list[Member] = []
-    notes: list[Note] = []
+    notes: list[SkippedEntry] = []
     for entry in entries:
         if entry.name.startswith("./"):  # as `tar -C photos .` writes names
             entry = replace(entry, name=entry.name.removeprefix("./"))
-        if isinstance(entry, Note):
+        if isinstance(entry, SkippedEntry):
             notes.append(entry)
         else:
             members.append(entry)
@@ -226,5 +226,5 @@ def _extensions(names: list[str]) -> str:
     for name in names:
         counts[extension(name)] = counts.get(extension(name), 0) + 1
     most = sorted(counts, key=lambda key: (-counts[key], key))
-    told = ", ".join(f"{counts[key]:,} {key}" for key in most[:5])
-    return told + (", ..." if len(most) > 5 else "")
+    text = ", ".join(f"{counts[key]:,} {key}" for key in most[:5])
+    return text + (", ..." if len(most) > 5 else "")

@@ -47,7 +47,7 @@ class ShardStore:
         self._remote = is_remote(index.root)
         self._cache = ShardCache(cache)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._sound: set[int] = set()
+        self._verified: set[int] = set()
 
     def check(self) -> None:
         """Raise UserError if the cache could not serve all the shards; fetches nothing. No check for local shards."""
@@ -72,7 +72,7 @@ class ShardStore:
         except OSError as fault:
             raise UserError(self._location(shard) + f" cannot be read: {fault.strerror}") from fault
         if len(photo) != length:
-            if self._mend(shard):
+            if self._refetch_if_damaged(shard):
                 return self.sample(shard, number)
             raise self._does_not_match(shard, f"it ends within sample {number}")
         return opened.keys.item(number).decode(), photo
@@ -85,27 +85,27 @@ class ShardStore:
         try:
             return decode(encoded)
         except DecodeError:
-            if not self._mend(shard):
+            if not self._refetch_if_damaged(shard):
                 raise
         return decode(self.sample(shard, number)[1])
 
-    def _mend(self, shard: int) -> bool:
+    def _refetch_if_damaged(self, shard: int) -> bool:
         """Verify the cached copy of ``shard`` (once while it is open), and fetch a damaged one again.
 
         Returns whether it was damaged, so that its samples must be read again; False for local shards. UserError if the
         server's copy is damaged too.
         """
         opened = self._open.get(shard)
-        if not self._remote or opened is None or shard in self._sound:
+        if not self._remote or opened is None or shard in self._verified:
             return False
         record = self._index.shards[shard]
         location = join(self._index.root, record.name)
-        if self._cache.is_sound(opened.file, location, bytes=record.bytes, sha256=record.sha256):
-            self._sound.add(shard)
+        if self._cache.is_intact(opened.file, location, bytes=record.bytes, sha256=record.sha256):
+            self._verified.add(shard)
             return False
         self._open.pop(shard).file.close()
         self._open_shard(shard)
-        self._sound.add(shard)
+        self._verified.add(shard)
         return True
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class ShardStore:
         for opened in self._open.values():
             opened.file.close()
         self._open.clear()
-        self._sound.clear()
+        self._verified.clear()
 
     def __getstate__(self) -> tuple[Index, CacheConfig, int]:
         return self._index, self._cache_config, self._open_shards
@@ -126,7 +126,7 @@ class ShardStore:
         while len(self._open) >= self._open_shards:
             oldest, closed = self._open.popitem(last=False)
             closed.file.close()
-            self._sound.discard(oldest)
+            self._verified.discard(oldest)
         shard = self._index.shards[number]
         table = self._table(number, shard)
         file = self._file(shard.name, bytes=shard.bytes, sha256=shard.sha256)

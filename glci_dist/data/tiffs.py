@@ -20,20 +20,20 @@ def tag(image: Image.Image, number: int, absent: int) -> int:
     return first if isinstance(first, int) else absent
 
 
-def mend_tiff(image: Image.Image, encoded: bytes) -> None:
+def correct_tiff(image: Image.Image, encoded: bytes) -> None:
     """Correct how a TIFF that is opened but not loaded will be read; does nothing for other formats.
 
     DecodeError if its JPEG strips have fewer rows than they should.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
-    _mend_planes(image)
-    _mend_colour_map(image)
+    _correct_planes(image)
+    _correct_colour_map(image)
     if tag(image, _COMPRESSION, _PLAIN) == _JPEG and tag(image, _PLANES, 1) == 1:
         _check_jpeg_rows(image, encoded)
 
 
-def _mend_planes(image: TiffImagePlugin.TiffImageFile) -> None:
+def _correct_planes(image: TiffImagePlugin.TiffImageFile) -> None:
     """16-bit separate planes: Pillow would read each byte of an uncompressed TIFF as a pixel."""
     if tag(image, BITS_PER_SAMPLE, 1) != 16 or tag(image, _PLANES, 1) != 2:
         return
@@ -47,7 +47,7 @@ def _mend_planes(image: TiffImagePlugin.TiffImageFile) -> None:
     ]
 
 
-def _mend_colour_map(image: TiffImagePlugin.TiffImageFile) -> None:
+def _correct_colour_map(image: TiffImagePlugin.TiffImageFile) -> None:
     """A colour map whose values are all below 256 is one of 8 bits, as for libtiff's tools, not of 16."""
     colours = image.tag_v2.get(_COLOUR_MAP)
     if image.mode in ("P", "PA") and colours and max(colours) < 256:

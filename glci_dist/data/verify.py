@@ -17,13 +17,13 @@ from glci_dist.data.foreign import is_table
 from glci_dist.data.index import Index, Shard, parse_table, table_name
 from glci_dist.data.location import is_remote, local_path
 from glci_dist.data.names import printable
-from glci_dist.data.samples import tar_samples
 from glci_dist.data.scan import file_sha256
+from glci_dist.data.webdataset_samples import tar_samples
 from glci_dist.errors import UserError, out_of_memory
 
 
 @dataclass(frozen=True)
-class Fault:
+class ShardFault:
     """A file that does not match the index, or a photo that the loader refuses."""
 
     name: str
@@ -54,7 +54,7 @@ def check_shards(index: Index) -> None:
             )
 
 
-def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ...]:
+def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[ShardFault, ...]:
     """Every fault in the local folder of ``index``; ``quick``: without the tars' checksums and the photos.
 
     The photos of intact shards are decoded by the loader's function.
@@ -69,7 +69,7 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[Fault, ..
         ThreadPoolExecutor(threads) as pool,
     ):
 
-        def check(shard: Shard) -> list[Fault]:
+        def check(shard: Shard) -> list[ShardFault]:
             faults = list(_faults(folder, shard, sizes, quick, bar.update))
             if quick:
                 bar.update(shard.bytes)
@@ -85,63 +85,63 @@ def _is_ours(name: str) -> bool:
     return name[0] != "." and name.endswith((".tar", table_name(".tar"), ".tmp"))
 
 
-def _extra(path: Path) -> Fault:
+def _extra(path: Path) -> ShardFault:
     """The fault of a file that the index does not name, with what to do."""
     name, extra = printable(path.name), "is extra: the index does not name it"
     if path.name.endswith(".tar"):
         return _extra_tar(path)
     if path.name.endswith(".tmp"):
-        return Fault(name, f"{extra}; a build or an index that was stopped left it: remove it", "extra")
+        return ShardFault(name, f"{extra}; a build or an index that was stopped left it: remove it", "extra")
     try:
         ours = is_table(path)
     except OSError as fault:
-        return Fault(name, f"{extra}, and it cannot be read: {fault.strerror}", "extra")
+        return ShardFault(name, f"{extra}, and it cannot be read: {fault.strerror}", "extra")
     if ours:
         what = "the sample table of a tar that is gone or left out: `glci shards index` removes it"
-        return Fault(name, f"{extra}; {what}", "extra")
-    return Fault(name, f"{extra}, and it is no sample table; move it out of the folder", "extra")
+        return ShardFault(name, f"{extra}; {what}", "extra")
+    return ShardFault(name, f"{extra}, and it is no sample table; move it out of the folder", "extra")
 
 
-def _extra_tar(path: Path) -> Fault:
+def _extra_tar(path: Path) -> ShardFault:
     name, extra = printable(path.name), "is extra: the index does not name it"
     if not path.stat().st_size:
-        return Fault(name, f"{extra}, and it is empty; get the tar again, or move it out of the folder", "extra")
+        return ShardFault(name, f"{extra}, and it is empty; get the tar again, or move it out of the folder", "extra")
     try:
         samples = tar_samples(path)
     except UserError as fault:
-        return Fault(name, f"{extra}; move the tar out of the folder: {fault}", "extra")
+        return ShardFault(name, f"{extra}; move the tar out of the folder: {fault}", "extra")
     if not samples.images:
-        return Fault(name, "is left out of the index: no photo is in it", "left out")
+        return ShardFault(name, "is left out of the index: no photo is in it", "left out")
     other = ", or take its photos in with `glci shards index`" if samples.rows else ": none is a sample's photo"
-    return Fault(name, f"{extra}; move the tar out of the folder{other}", "extra")
+    return ShardFault(name, f"{extra}; move the tar out of the folder{other}", "extra")
 
 
 def _faults(
     folder: Path, shard: Shard, sizes: dict[str, int], quick: bool, advance: Callable[[int], object]
-) -> Iterator[Fault]:
+) -> Iterator[ShardFault]:
     reason = _bad_size(shard, sizes)
     if reason is None and not quick and file_sha256(folder / shard.name) != shard.sha256:
         reason = "is changed: its checksum differs from the index's"
     if reason:
-        yield Fault(shard.name, reason)
+        yield ShardFault(shard.name, reason)
     table = table_name(shard.name)
     if table not in sizes:
-        yield Fault(table, "is missing")
+        yield ShardFault(table, "is missing")
         return
     content = (folder / table).read_bytes()
     if hashlib.sha256(content).hexdigest() != shard.table_sha256:
-        yield Fault(table, "is changed or cut: its checksum differs from the index's")
+        yield ShardFault(table, "is changed or cut: its checksum differs from the index's")
         return
     try:
         rows = parse_table(content, shard)
     except UserError as fault:
-        yield Fault(table, str(fault))
+        yield ShardFault(table, str(fault))
         return
     if reason is None and not quick:
         yield from _bad_photos(folder / shard.name, rows, advance)
 
 
-def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], object]) -> Iterator[Fault]:
+def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], object]) -> Iterator[ShardFault]:
     # Imported here: the check before a run, also on a submitting machine, needs no decoder.
     from glci_dist.data.decode import DecodeError, decode
 
@@ -151,7 +151,7 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
             try:
                 decode(os.pread(file.fileno(), length, offset), short_edge=None)
             except DecodeError as error:
-                yield Fault(name, f"cannot be decoded: {error}", kind="photo")
+                yield ShardFault(name, f"cannot be decoded: {error}", kind="photo")
             except MemoryError as error:
                 raise out_of_memory(error, name) from error
             advance(length)

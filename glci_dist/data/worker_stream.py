@@ -33,7 +33,7 @@ _MIB = 2**20
 _NO_PHOTOS = torch.empty(0, dtype=torch.uint8)
 
 
-class Maker(Protocol):
+class BatchMaker(Protocol):
     """Makes the batch of any step; picklable."""
 
     @property
@@ -48,7 +48,7 @@ class WorkerStream:
     Raises ``UserError`` if they cannot start, what the maker raises, and ``Fault`` if they are lost ``TRIES`` times.
     """
 
-    def __init__(self, maker: Maker, data: DataConfig, steps: Sequence[int], *, preload: str) -> None:
+    def __init__(self, maker: BatchMaker, data: DataConfig, steps: Sequence[int], *, preload: str) -> None:
         """``preload``: the module that the fork server imports once for all workers."""
         self._maker, self._data, self._steps, self._preload = maker, data, steps, preload
 
@@ -56,29 +56,29 @@ class WorkerStream:
         done = 0
         lost: list[str] = []
         while done < len(self._steps):
-            crew = _Crew(self._maker, self._data, self._steps[done:], self._preload)
+            group = _WorkerGroup(self._maker, self._data, self._steps[done:], self._preload)
             # Not a for loop: only errors of taking a batch count as a lost worker, not those of its consumer.
-            while (batch := crew.take()) is not None:
+            while (batch := group.next_batch()) is not None:
                 yield replace(batch, remade=tuple(lost))
                 done += 1
                 lost = []
             if done == len(self._steps):
                 return
-            lost.append(crew.lost)
-            # The next crew needs its shared memory.
-            del crew
+            lost.append(group.lost)
+            # The next group needs its shared memory.
+            del group
             if len(lost) == TRIES:
                 raise Fault(
-                    f"loader workers were lost {TRIES} times in a row in making the batch of step "
-                    f"{self._steps[done]} ({lost[-1]}): {_LESS}; the same command goes on from the last checkpoint",
+                    f"loader workers were lost {TRIES} times in a row in making the batch of step {self._steps[done]} "
+                    f"({lost[-1]}): {_USE_FEWER_WORKERS}; the same command goes on from the last checkpoint",
                     one_rank=True,
                 )
 
 
-class _Crew:
+class _WorkerGroup:
     """Worker processes that are started and ended together."""
 
-    def __init__(self, maker: Maker, data: DataConfig, steps: Sequence[int], preload: str) -> None:
+    def __init__(self, maker: BatchMaker, data: DataConfig, steps: Sequence[int], preload: str) -> None:
         self._maker = maker
         self.lost = ""
         """Which worker was lost, and why; empty: none."""
@@ -106,12 +106,12 @@ class _Crew:
             ) from error
         self._workers: set[BaseProcess] = set(active_children()) - before
 
-    def take(self) -> Batch | None:
+    def next_batch(self) -> Batch | None:
         """The next batch; None after the last, and if a worker was lost."""
         try:
             message = next(self._messages, None)
         except (RuntimeError, OSError, EOFError) as error:
-            self.lost = self._told(error)
+            self.lost = self._lost_worker(error)
             if not self.lost:
                 raise
             return None
@@ -120,20 +120,20 @@ class _Crew:
         if isinstance(message, Ending):
             raise message
         pickled, worker, place = message
-        batch: Batch = replace(pickle.loads(pickled), photos=self._ring.take(worker, place))
+        batch: Batch = replace(pickle.loads(pickled), photos=self._ring.copy_out(worker, place))
         self._maker.mirror(batch.step, batch.photos)
         return batch
 
-    def _told(self, error: Exception) -> str:
+    def _lost_worker(self, error: Exception) -> str:
         """Which worker was lost, and why; empty if none was."""
         for worker in sorted(self._workers, key=lambda each: each.pid or 0):
             code = worker.exitcode
             if code not in (None, 0):
-                return f"process {worker.pid} {_what(code)}"
+                return f"process {worker.pid} {_exit_cause(code)}"
         return _first_line(error) if "exited unexpectedly" in str(error) else ""
 
 
-def _what(code: int) -> str:
+def _exit_cause(code: int) -> str:
     """The meaning of a worker's exit code."""
     if code == -signal.SIGKILL:
         return "was killed by SIGKILL: its machine, container or job was out of memory, as a rule"
@@ -145,7 +145,9 @@ def _what(code: int) -> str:
     return f"ended with exit code {code}, or the server that it was forked from did"
 
 
-_LESS = "set fewer data.workers (0: the training process makes its batches itself) or a smaller data.prefetch"
+_USE_FEWER_WORKERS = (
+    "set fewer data.workers (0: the training process makes its batches itself) or a smaller data.prefetch"
+)
 
 
 def _check_room(wanted: int, count: int) -> None:
@@ -170,10 +172,10 @@ def _way_out(error: BaseException) -> str:
     number, said = getattr(error, "errno", None), str(error)
     # Checked first, because shared memory and sockets need open files too.
     if number in (errno.EMFILE, errno.ENFILE) or is_short_of_files(said):
-        return f"{more_files(said)}, or {_LESS}"
+        return f"{more_files(said)}, or {_USE_FEWER_WORKERS}"
     if number == errno.ENOSPC or "shared memory" in said or "No space left" in said:
-        return f"enlarge {_SHARED} (docker run --shm-size=2g, say), or {_LESS}"
-    return f"look at the limits on processes and memory (ulimit -u, the container's or job's), or {_LESS}"
+        return f"enlarge {_SHARED} (docker run --shm-size=2g, say), or {_USE_FEWER_WORKERS}"
+    return f"look at the limits on processes and memory (ulimit -u, the container's or job's), or {_USE_FEWER_WORKERS}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -181,10 +183,10 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def in_one_line(error: OSError | MemoryError, step: int) -> Fault:
+def batch_fault(error: OSError | MemoryError, step: int) -> Fault:
     """The fault for a batch of ``step`` that could not be made, for a reason other than the shards' content."""
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-    mend = f"free memory or raise its limit, or {_LESS}" if isinstance(error, MemoryError) else "mend that"
+    mend = f"free memory or raise its limit, or {_USE_FEWER_WORKERS}" if isinstance(error, MemoryError) else "mend that"
     return Fault(
         f"the batch of step {step} cannot be made: {_first_line(error)}{where}: {mend}; the same command goes on from "
         "the last checkpoint",
@@ -212,7 +214,7 @@ class _Ring:
         self._full[worker, place] = True
         return self._photos[worker, place], place
 
-    def take(self, worker: int, place: int) -> Tensor:
+    def copy_out(self, worker: int, place: int) -> Tensor:
         """A copy of the photos in a place, which is empty afterwards."""
         photos = self._photos[worker, place].clone()
         self._full[worker, place] = False
@@ -222,7 +224,7 @@ class _Ring:
 class _RingDataset(Dataset["tuple[bytes, int, int] | Ending"]):
     """Each step's pickled batch without its photos, with the worker and place of the ring that hold them."""
 
-    def __init__(self, maker: Maker, ring: _Ring) -> None:
+    def __init__(self, maker: BatchMaker, ring: _Ring) -> None:
         self._maker, self._ring = maker, ring
 
     def __getitem__(self, step: int) -> tuple[bytes, int, int] | Ending:
@@ -235,6 +237,6 @@ class _RingDataset(Dataset["tuple[bytes, int, int] | Ending"]):
         except UserError as error:
             return error
         except (OSError, MemoryError) as error:
-            return in_one_line(error, step)
+            return batch_fault(error, step)
         # Pickled here: the queue's thread would take three times as long, and this one would wait for it.
         return pickle.dumps(replace(batch, photos=_NO_PHOTOS)), info.id, place

@@ -40,9 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from glci_dist.diagnosis.history import diagnose
-    from glci_dist.diagnosis.log import contests, read_log, said
+    from glci_dist.diagnosis.log import contests, read_log, recorded_diagnoses
     from glci_dist.diagnosis.report import as_text, write_report
+    from glci_dist.diagnosis.timeline import diagnose
 
     if parsed.window < 1:
         raise UserError(f"--window={parsed.window} is too small: it must be at least 1")
@@ -52,7 +52,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--map {word}: write OURS=THEIRS, such as loss/real=D/real_loss")
         names[ours] = theirs
-    points, told = read_log(parsed.folder, names), said(parsed.folder)
+    points, told = read_log(parsed.folder, names), recorded_diagnoses(parsed.folder)
     found = contests(points)
     if not found and not told:
         raise UserError(

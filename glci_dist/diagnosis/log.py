@@ -70,7 +70,7 @@ def read_log(folder: Path, names: Mapping[str, str]) -> list[Point]:
     return [Point(step, steps[step]) for step in sorted(steps)]
 
 
-def said(folder: Path) -> list[str]:
+def recorded_diagnoses(folder: Path) -> list[str]:
     """A line for each diagnosis in the journal of a run of ours, with what was done about it.
 
     These used every update, whereas a log may hold means over several.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glci_dist.data.foreign import refuse_foreign_report
-from glci_dist.diagnosis.history import Stretch, verdict
 from glci_dist.diagnosis.log import Point
-from glci_dist.diagnosis.states import SURE, UNFELT, State
+from glci_dist.diagnosis.states import DOMINATING_ACCURACY, NO_CONTEST_RATIO, State
+from glci_dist.diagnosis.timeline import StateSpan, main_span
 from glci_dist.errors import make_folder
 
 COLOURS = {
@@ -26,11 +26,16 @@ COLOURS = {
 _PLOTS = (
     ("adversarial losses", ("loss/adversarial", "loss/real", "loss/completed"), None, False),
     ("reconstruction error", ("loss/reconstruction",), None, True),
-    ("discriminator accuracy", ("accuracy/real", "accuracy/completed"), SURE, False),
-    ("adversarial gradient at the output, over the reconstruction gradient", ("pull",), UNFELT, True),
+    ("discriminator accuracy", ("accuracy/real", "accuracy/completed"), DOMINATING_ACCURACY, False),
+    (
+        "adversarial gradient at the output, over the reconstruction gradient",
+        ("gradient_ratio",),
+        NO_CONTEST_RATIO,
+        True,
+    ),
     ("logit gap, real minus completed", ("contest/margin",), None, False),
     ("difference between two completions, over that between photos", ("diversity",), None, False),
-    ("checkerboard energy of the upsampling layers, over the photos'", ("lattice",), None, True),
+    ("checkerboard energy of the upsampling layers, over the photos'", ("checkerboard",), None, True),
     ("share of the adversarial gradient in the hole", ("contest/hole_share",), None, False),
     ("batch norm: batch means minus running means, in standard deviations", ("contest/batch_norm_gap",), None, False),
 )
@@ -38,22 +43,22 @@ _PLOTS = (
 
 
 def as_text(
-    source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]], said: Sequence[str] = ()
+    source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[StateSpan]]], recorded: Sequence[str] = ()
 ) -> str:
-    """The diagnosis of each contest of a log in a few lines, and the run's own diagnoses (``said``)."""
+    """The diagnosis of each contest of a log in a few lines, and the run's own diagnoses (``recorded``)."""
     lines = []
-    for points, stretches in contests:
+    for points, spans in contests:
         lines.append(f"{source}: contest of steps {points[0].step} to {points[-1].step}")
-        if not stretches:
+        if not spans:
             lines += ["  too short for a diagnosis: it needs six points; lower monitor.scalars_every", ""]
             continue
-        first = verdict(stretches)
+        first = main_span(spans)
         lines += [f"  {first.finding.state}", *(f"    {each}" for each in first.finding.evidence)]
         lines += [f"    what to change: {first.finding.advice}", ""]
-        lines += [f"  steps {each.first:>6} to {each.last:>6}  {each.finding.state}" for each in stretches]
+        lines += [f"  steps {each.first:>6} to {each.last:>6}  {each.finding.state}" for each in spans]
         lines.append("")
-    if said:
-        lines += [_SAID, *(f"  {line}" for line in said), ""]
+    if recorded:
+        lines += [_RECORDED, *(f"  {line}" for line in recorded), ""]
     return "\n".join(lines)
 
 
@@ -61,8 +66,8 @@ def write_report(
     folder: Path,
     text: str,
     source: Path,
-    contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]],
-    said: Sequence[str] = (),
+    contests: Sequence[tuple[Sequence[Point], Sequence[StateSpan]]],
+    recorded: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Write the diagnosis into ``folder``: ``text`` (of ``as_text``), and a page; returns both paths.
 
@@ -71,7 +76,7 @@ def write_report(
     page, plain = folder / "diagnosis.html", folder / "diagnosis.txt"
     refuse_foreign_report("diagnosis", _HEAD.encode(), page, plain)
     make_folder(folder, "--out")
-    write_page(page, source, contests, said)
+    write_page(page, source, contests, recorded)
     plain.write_text(text + "\n", encoding="utf-8")
     return plain, page
 
@@ -79,17 +84,17 @@ def write_report(
 def write_page(
     path: Path,
     source: Path,
-    contests: Sequence[tuple[Sequence[Point], Sequence[Stretch]]],
-    said: Sequence[str] = (),
+    contests: Sequence[tuple[Sequence[Point], Sequence[StateSpan]]],
+    recorded: Sequence[str] = (),
 ) -> None:
     """The same as one self-contained HTML page, with plots over coloured states."""
     parts = [f"<h1>The contest of {html.escape(str(source))}</h1>"]
-    for points, stretches in contests:
+    for points, spans in contests:
         parts.append(f"<h2>Steps {points[0].step} to {points[-1].step}</h2>")
-        if not stretches:
+        if not spans:
             parts.append("<p>Too short for a diagnosis: it needs six points; lower monitor.scalars_every.</p>")
             continue
-        first = verdict(stretches)
+        first = main_span(spans)
         evidence = "".join(f"<li>{html.escape(each)}</li>" for each in first.finding.evidence)
         parts.append(
             f'<p class="verdict" style="background:{COLOURS[first.finding.state]}"><b>{first.finding.state}</b></p>'
@@ -98,16 +103,16 @@ def write_page(
         rows = "".join(
             f'<tr style="background:{COLOURS[each.finding.state]}"><td>{each.first} to {each.last}</td>'
             f"<td>{each.finding.state}</td><td>{html.escape('; '.join(each.finding.evidence))}</td></tr>"
-            for each in stretches
+            for each in spans
         )
         parts.append(f"<table><tr><th>steps</th><th>state</th><th>at its end</th></tr>{rows}</table>")
-        parts.append(_plots(points, stretches))
-    if said:
-        parts.append(f"<h2>{_SAID}</h2><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in said)}</ul>")
+        parts.append(_plots(points, spans))
+    if recorded:
+        parts.append(f"<h2>{_RECORDED}</h2><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in recorded)}</ul>")
     path.write_text(_HEAD + _PAGE.format(body="\n".join(parts)), encoding="utf-8")
 
 
-_SAID = "What the run said while it trained"
+_RECORDED = "What the run said while it trained"
 _HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Diagnosis</title>
 """
@@ -121,7 +126,7 @@ table {{ border-collapse: collapse }} td, th {{ padding: .2em .8em; text-align: 
 """
 
 
-def _plots(points: Sequence[Point], stretches: Sequence[Stretch]) -> str:
+def _plots(points: Sequence[Point], spans: Sequence[StateSpan]) -> str:
     """The plots for which the log has scalars, as one SVG."""
     import matplotlib
 
@@ -134,9 +139,9 @@ def _plots(points: Sequence[Point], stretches: Sequence[Stretch]) -> str:
     chosen = [plot for plot in _PLOTS if any(name in scalars for _, scalars in rows for name in plot[1])]
     figure, axes = pyplot.subplots(len(chosen), 1, figsize=(9, 2.2 * len(chosen)), sharex=True, squeeze=False)
     for axis, (title, names, limit, is_logarithmic) in zip(axes[:, 0], chosen, strict=True):
-        for stretch in stretches:
-            if stretch.finding.state != State.HEALTHY:
-                axis.axvspan(stretch.first, stretch.last, color=COLOURS[stretch.finding.state], alpha=0.6, lw=0)
+        for span in spans:
+            if span.finding.state != State.HEALTHY:
+                axis.axvspan(span.first, span.last, color=COLOURS[span.finding.state], alpha=0.6, lw=0)
         for name in names:
             shown = [(step, scalars[name]) for step, scalars in rows if name in scalars]
             if shown:

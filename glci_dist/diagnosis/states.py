@@ -32,29 +32,29 @@ class State(StrEnum):
     HEALTHY = "healthy"
 
 
-WORSE = 1.5
+DIVERGING_GROWTH = 1.5
 """``diverging``: the reconstruction error is more than this many times its first value."""
-ALIKE = 0.5
+COLLAPSE_SHARE = 0.5
 """``collapse``: the difference between completions of different photos is below this share of its first value."""
-REGULAR, REGULAR_AT_ALL = 2.0, 2.0
+CHECKERBOARD_GROWTH, CHECKERBOARD_RATIO = 2.0, 2.0
 """``checkerboard``: the completions' checkerboard energy over the photos' is at least this many times its first value,
 and at least this high."""
-UNFELT = 0.02
+NO_CONTEST_RATIO = 0.02
 """``no contest``: the adversarial gradient at the output is below this share of the reconstruction gradient."""
-SURE = 0.95
+DOMINATING_ACCURACY = 0.95
 """``discriminator dominates``: its accuracies on real and on completed photos are both above this."""
-BLIND, EVEN = 0.55, 0.1
+ASLEEP_ACCURACY, ASLEEP_GAP = 0.55, 0.1
 """``discriminator asleep``: its accuracy and its logit gap are below these."""
-SWINGS, NEAR = 0.4, 0.5
+OVERSHOOT_DEVIATION, OVERSHOOT_GAP = 0.4, 0.5
 """``discriminator asleep`` because it overshoots: its accuracy on real minus that on completed photos has a standard
 deviation above the first from one update to the next, as it calls now nearly all photos real, now nearly none, while
 its logit gap is below the second. (With a large gap the accuracies may vary as much: it has learned.)"""
-YOUNG = 40
+YOUNG_UPDATES = 40
 """Updates before which discriminators oscillate, however well they learn; see ``_overshooting``."""
-LEANS = 0.9
+ONE_SIDED_GAP = 0.9
 """``discriminator asleep``: its accuracies on real and on completed photos are further apart than this, as it calls
 nearly all photos real, or nearly none."""
-FALLS = 0.2
+FALLING_SHARE = 0.2
 """``no contest``, if gradients are unknown: the losses of both networks fall together, each by more than this share."""
 
 
@@ -96,12 +96,14 @@ _SLOWER = "lower phases.*.discriminator_lr: so fast, they learn nothing that las
 _FEWEST_UPDATES = 8
 
 
-def judge(window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are_young: bool = False) -> list[Finding]:
+def diagnose_window(
+    window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are_young: bool = False
+) -> list[Finding]:
     """The states that hold over ``window``, consecutive steps of one contest; the first is its state.
 
     ``beginning``: ``summary`` of the contest's first steps. ``photos``: photos per step, if known. ``are_young``:
-    whether the discriminators have had fewer than ``YOUNG`` updates. A state whose scalars are missing does not hold.
-    ``HEALTHY`` alone if no other holds.
+    whether the discriminators have had fewer than ``YOUNG_UPDATES`` updates. A state whose scalars are missing does not
+    hold. ``HEALTHY`` alone if no other holds.
     """
     now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
@@ -118,7 +120,7 @@ def judge(window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are
     return found or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
 
 
-def judge_alone(window: Sequence[Scalars], *, photos: int = 0) -> list[Finding]:
+def diagnose_alone(window: Sequence[Scalars], *, photos: int = 0) -> list[Finding]:
     """The state of discriminators that are trained alone: only overshooting and non-finite scalars are checked."""
     now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
@@ -138,8 +140,8 @@ def ratios(now: Scalars) -> dict[str, float]:
     """The ratios that are compared with limits, by name, as far as their scalars are known."""
     pairs = {
         "diversity": ("contest/diversity", "contest/diversity_of_photos"),
-        "lattice": ("contest/lattice", "contest/lattice_of_photos"),
-        "pull": ("gradient_at_output/adversarial", "gradient_at_output/reconstruction"),
+        "checkerboard": ("contest/lattice", "contest/lattice_of_photos"),
+        "gradient_ratio": ("gradient_at_output/adversarial", "gradient_at_output/reconstruction"),
     }
     return {
         name: now[above] / now[below]
@@ -154,61 +156,65 @@ def _finding(state: State, *evidence: str) -> list[Finding]:
 
 def _diverging(now: Scalars, beginning: Scalars) -> list[Finding]:
     name = "loss/reconstruction"
-    if name in now and beginning.get(name, 0) > 0 and now[name] > WORSE * beginning[name]:
+    if name in now and beginning.get(name, 0) > 0 and now[name] > DIVERGING_GROWTH * beginning[name]:
         times = now[name] / beginning[name]
         return _finding(
-            State.DIVERGING, f"reconstruction error {times:.2f} times its value at the contest's start (limit {WORSE})"
+            State.DIVERGING,
+            f"reconstruction error {times:.2f} times its value at the contest's start (limit {DIVERGING_GROWTH})",
         )
     return []
 
 
 def _collapse(now: Scalars, beginning: Scalars) -> list[Finding]:
     here, first = ratios(now).get("diversity"), ratios(beginning).get("diversity")
-    if here is None or first is None or here >= ALIKE * first:
+    if here is None or first is None or here >= COLLAPSE_SHARE * first:
         return []
     return _finding(
         State.COLLAPSE,
         f"difference between completions {here:.2f} of that between photos, {first:.2f} at the contest's start "
-        f"(limit {ALIKE} of that)",
+        f"(limit {COLLAPSE_SHARE} of that)",
     )
 
 
 def _checkerboard(now: Scalars, beginning: Scalars) -> list[Finding]:
-    here, first = ratios(now).get("lattice"), ratios(beginning).get("lattice")
-    if here is None or first is None or here < REGULAR_AT_ALL or here < REGULAR * first:
+    here, first = ratios(now).get("checkerboard"), ratios(beginning).get("checkerboard")
+    if here is None or first is None or here < CHECKERBOARD_RATIO or here < CHECKERBOARD_GROWTH * first:
         return []
     return _finding(
         State.CHECKERBOARD,
         f"checkerboard energy of the upsampling layers {here:.1f} times the photos', {first:.1f} at the contest's "
-        f"start (limits {REGULAR} times that, and {REGULAR_AT_ALL})",
+        f"start (limits {CHECKERBOARD_GROWTH} times that, and {CHECKERBOARD_RATIO})",
     )
 
 
 def _no_contest(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
     if now.get("phase/alpha") == 0:
         return _finding(State.NO_CONTEST, "the adversarial loss has weight 0")
-    pull = ratios(now).get("pull")
-    if pull is not None:
-        if pull >= UNFELT:
+    ratio = ratios(now).get("gradient_ratio")
+    if ratio is not None:
+        if ratio >= NO_CONTEST_RATIO:
             return []
         return _finding(
             State.NO_CONTEST,
-            f"adversarial gradient at the output {pull:.2g} of the reconstruction gradient (limit {UNFELT})",
+            f"adversarial gradient at the output {ratio:.2g} of the reconstruction gradient (limit {NO_CONTEST_RATIO})",
         )
     trends = {name: trend(window, name) for name in ("loss/adversarial", "loss/real", "loss/completed")}
-    if all(change is not None and change < -FALLS for change in trends.values()):
+    if all(change is not None and change < -FALLING_SHARE for change in trends.values()):
         told = ", ".join(f"{name} by {-change:.0%}" for name, change in trends.items() if change is not None)
-        return _finding(State.NO_CONTEST, f"the losses of both networks fall together: {told} (limit {FALLS:.0%})")
+        return _finding(
+            State.NO_CONTEST, f"the losses of both networks fall together: {told} (limit {FALLING_SHARE:.0%})"
+        )
     return []
 
 
 def _dominates(now: Scalars) -> list[Finding]:
     told = [now.get("accuracy/real", 0.0), now.get("accuracy/completed", 0.0)]
-    if min(told) <= SURE:
+    if min(told) <= DOMINATING_ACCURACY:
         return []
     return _finding(
         State.DOMINATES,
-        f"discriminator accuracy: real {told[0]:.0%}, completed {told[1]:.0%} (limit {SURE:.0%} of both)",
+        f"discriminator accuracy: real {told[0]:.0%}, completed {told[1]:.0%} "
+        f"(limit {DOMINATING_ACCURACY:.0%} of both)",
     )
 
 
@@ -218,41 +224,41 @@ def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_youn
     Young ones oscillate too, but their gap only grows from 0, fast or slowly. Those that overshoot have had a negative
     gap after some update, and still have a small one in the window's last third.
     """
-    margin, near = now.get("contest/margin"), NEAR
+    gap, near = now.get("contest/margin"), OVERSHOOT_GAP
     if are_young:
-        margins = [each["contest/margin"] for each in window if "contest/margin" in each]
-        if not margins or min(margins) > -EVEN:
+        gaps = [each["contest/margin"] for each in window if "contest/margin" in each]
+        if not gaps or min(gaps) > -ASLEEP_GAP:
             return []
-        margin, near = statistics.median(margins[-(len(margins) // 3) :]), EVEN
+        gap, near = statistics.median(gaps[-(len(gaps) // 3) :]), ASLEEP_GAP
     # Twice the deviation that guessing gives from one small batch to the next.
-    limit = max(SWINGS, math.sqrt(2 / photos)) if photos else SWINGS
+    limit = max(OVERSHOOT_DEVIATION, math.sqrt(2 / photos)) if photos else OVERSHOOT_DEVIATION
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
-    leanings = [real - completed for real, completed in pairs if real is not None and completed is not None]
-    if margin is None or abs(margin) >= near or len(leanings) < _FEWEST_UPDATES:
+    differences = [real - completed for real, completed in pairs if real is not None and completed is not None]
+    if gap is None or abs(gap) >= near or len(differences) < _FEWEST_UPDATES:
         return []
-    swings = statistics.stdev(leanings)
-    if swings <= limit:
+    deviation = statistics.stdev(differences)
+    if deviation <= limit:
         return []
     evidence = (
         "the discriminators overshoot: their accuracy on real minus that on completed photos has a standard deviation "
-        f"of {swings:.2f} from one update to the next (limit {limit:.2g}), logit gap {abs(margin):.2g} (limit {near})"
+        f"of {deviation:.2f} from one update to the next (limit {limit:.2g}), logit gap {abs(gap):.2g} (limit {near})"
     )
     return [Finding(State.ASLEEP, (evidence,), _SLOWER, overshoots=True)]
 
 
 def _asleep(now: Scalars) -> list[Finding]:
     told = [now[name] for name in ("accuracy/real", "accuracy/completed") if name in now]
-    if len(told) == 2 and abs(told[0] - told[1]) > LEANS:
+    if len(told) == 2 and abs(told[0] - told[1]) > ONE_SIDED_GAP:
         evidence = (
             f"the discriminators call {'nearly all' if told[0] > told[1] else 'hardly any'} photos real: accuracy: "
-            f"real {told[0]:.0%}, completed {told[1]:.0%} (limit {LEANS:.0%} apart)"
+            f"real {told[0]:.0%}, completed {told[1]:.0%} (limit {ONE_SIDED_GAP:.0%} apart)"
         )
         return [Finding(State.ASLEEP, (evidence,), _UPRIGHT)]
-    margin = now.get("contest/margin")
-    if len(told) < 2 or sum(told) / 2 >= BLIND or (margin is not None and abs(margin) >= EVEN):
+    gap = now.get("contest/margin")
+    if len(told) < 2 or sum(told) / 2 >= ASLEEP_ACCURACY or (gap is not None and abs(gap) >= ASLEEP_GAP):
         return []
-    apart = f", logit gap {abs(margin):.2g} (limit {EVEN})" if margin is not None else ""
-    return _finding(State.ASLEEP, f"discriminator accuracy {sum(told) / 2:.0%} (limit {BLIND:.0%}){apart}")
+    apart = f", logit gap {abs(gap):.2g} (limit {ASLEEP_GAP})" if gap is not None else ""
+    return _finding(State.ASLEEP, f"discriminator accuracy {sum(told) / 2:.0%} (limit {ASLEEP_ACCURACY:.0%}){apart}")
 
 
 def _healthy(now: Scalars) -> tuple[str, ...]:
@@ -262,9 +268,9 @@ def _healthy(now: Scalars) -> tuple[str, ...]:
             f"discriminator accuracy: real {now['accuracy/real']:.0%}, completed {now['accuracy/completed']:.0%}"
         )
     called = {
-        "pull": "adversarial gradient {:.2g} of the reconstruction gradient",
+        "gradient_ratio": "adversarial gradient {:.2g} of the reconstruction gradient",
         "diversity": "difference between completions {:.2f} of that between photos",
-        "lattice": "checkerboard energy of the upsampling layers {:.2g} times the photos'",
+        "checkerboard": "checkerboard energy of the upsampling layers {:.2g} times the photos'",
     }
     known = ratios(now)
     told += [words.format(known[name]) for name, words in called.items() if name in known]

@@ -62,10 +62,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
-    from glci_dist.evaluation.run import Asked, evaluate_runs
+    from glci_dist.evaluation.evaluate_runs import EvaluationRequest, evaluate_runs
 
     evaluate_runs(
-        Asked(
+        EvaluationRequest(
             runs=parsed.runs,
             shards=parsed.data,
             masks=parsed.masks,

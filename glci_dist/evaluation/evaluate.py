@@ -14,18 +14,18 @@ from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World
 from glci_dist.data.masks import crop_patches
 from glci_dist.errors import UserError
-from glci_dist.evaluation.baselines import Complete
+from glci_dist.evaluation.baselines import CompletionMethod
+from glci_dist.evaluation.feature_metrics import WHOLE_PHOTO, FeatureMetric, Features
 from glci_dist.evaluation.metrics import composite, photo_metrics, to_uint8
 from glci_dist.evaluation.protocol import Protocol
 from glci_dist.evaluation.result import Result
-from glci_dist.evaluation.yardsticks import WHOLE, Seen, Yardstick
 
 Photos = Sequence[tuple[str, np.ndarray]]
 """(key, uint8 (size, size, 3)) of each photo; its index determines its hole."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class CompletedSample:
     """One photo completed by every method; all pictures uint8 (H, W, 3)."""
 
     key: str
@@ -53,13 +53,13 @@ class _Batch:
 
 
 @dataclass
-class _Findings:
+class _Measurements:
     """What was measured on some photos."""
 
     keys: list[str] = field(default_factory=list)
     areas: list[np.ndarray] = field(default_factory=list)
     """Shares of the photos that are hole."""
-    figures: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    per_photo: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
     """By method and metric."""
     features: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
     """Of the composites, by method and metric."""
@@ -68,11 +68,11 @@ class _Findings:
 
 
 def evaluate(
-    methods: Mapping[str, Complete],
+    methods: Mapping[str, CompletionMethod],
     photos: Photos,
     protocol: Protocol,
     *,
-    yardsticks: Sequence[Yardstick] = (),
+    feature_metrics: Sequence[FeatureMetric] = (),
     baselines: Collection[str] = (),
     batch: int = 32,
     replicates: int = 200,
@@ -82,22 +82,22 @@ def evaluate(
     """Complete every photo by every method and measure the composites; the result on rank 0, None on the others.
 
     Methods get photos that are black in the hole, so the original cannot leak. Methods named in ``baselines`` are not
-    measured by yardsticks that are too expensive for them. The ranks of ``world`` (None: this process alone) take
+    measured by feature_metrics that are too expensive for them. The ranks of ``world`` (None: this process alone) take
     whole batches in turn, so that results do not depend on the number of ranks. Raises UserError, on every rank, where
     there are no photos, and for a completion that is not finite.
     """
     if not len(photos):
         raise UserError("there are no photos to evaluate on; name shards that hold some")
-    collectives.begin("the photos of an evaluation", patient=True)
+    collectives.mark_progress("the photos of an evaluation", unbounded=True)
     rank, size = (world.rank, world.size) if world is not None else (0, 1)
     starts = range(0, len(photos), batch)
-    found: dict[int, _Findings] = {}
+    found: dict[int, _Measurements] = {}
     problem: str | None = None
     try:
         with tqdm(total=len(photos), desc="evaluate", unit="photo", disable=not progress or rank > 0) as bar:
             for start in starts[rank::size]:
-                part = _take(photos, protocol, range(start, min(start + batch, len(photos))))
-                found[start] = _measure(methods, part, yardsticks, baselines)
+                part = _load_batch(photos, protocol, range(start, min(start + batch, len(photos))))
+                found[start] = _measure(methods, part, feature_metrics, baselines)
                 # Assuming that the other ranks are about as far.
                 bar.update(min(size * batch, len(photos) - bar.n))
     except UserError as error:
@@ -105,24 +105,26 @@ def evaluate(
             raise
         problem = str(error)
     if world is not None:
-        world.agree(problem)
-        parts = world.to_main(found)
+        world.raise_on_all_ranks(problem)
+        parts = world.gather_objects(found)
         if not parts:
             return None
         found = {start: findings for part in parts for start, findings in part.items()}
-    return _joined([found[start] for start in starts], methods, protocol, replicates)
+    return _merge([found[start] for start in starts], methods, protocol, replicates)
 
 
 @torch.no_grad()
-def take_samples(methods: Mapping[str, Complete], photos: Photos, protocol: Protocol, *, count: int) -> list[Sample]:
+def complete_samples(
+    methods: Mapping[str, CompletionMethod], photos: Photos, protocol: Protocol, *, count: int
+) -> list[CompletedSample]:
     """The first ``count`` photos, with the same holes as in ``evaluate``, completed by every method."""
-    part = _take(photos, protocol, range(min(count, len(photos))))
+    part = _load_batch(photos, protocol, range(min(count, len(photos))))
     outputs = {method: _complete(method, complete, part) for method, complete in methods.items()}
     pictures = {method: to_uint8(output) for method, output in outputs.items()}
     completed = {method: to_uint8(composite(output, part.photos, part.masks)) for method, output in outputs.items()}
     originals = to_uint8(part.photos)
     return [
-        Sample(
+        CompletedSample(
             key=key,
             photo=originals[number],
             hole=part.masks[number, 0].numpy() > 0.5,
@@ -133,7 +135,7 @@ def take_samples(methods: Mapping[str, Complete], photos: Photos, protocol: Prot
     ]
 
 
-def _take(photos: Photos, protocol: Protocol, numbers: range) -> _Batch:
+def _load_batch(photos: Photos, protocol: Protocol, numbers: range) -> _Batch:
     keys, arrays = zip(*(photos[number] for number in numbers), strict=True)
     pixels = torch.from_numpy(np.stack(arrays))
     masks = protocol.masks(numbers)
@@ -149,47 +151,49 @@ def _take(photos: Photos, protocol: Protocol, numbers: range) -> _Batch:
 
 @torch.no_grad()
 def _measure(
-    methods: Mapping[str, Complete],
+    methods: Mapping[str, CompletionMethod],
     part: _Batch,
-    yardsticks: Sequence[Yardstick],
+    feature_metrics: Sequence[FeatureMetric],
     baselines: Collection[str],
-) -> _Findings:
-    found = _Findings(keys=list(part.keys), areas=[part.masks.mean((1, 2, 3)).double().numpy()])
+) -> _Measurements:
+    found = _Measurements(keys=list(part.keys), areas=[part.masks.mean((1, 2, 3)).double().numpy()])
     composites = {
         method: composite(_complete(method, complete, part), part.photos, part.masks)
         for method, complete in methods.items()
     }
     for method, completed in composites.items():
         measured = photo_metrics(completed, part.photos, part.masks)
-        found.figures[method] = {name: [values] for name, values in measured.items()}
+        found.per_photo[method] = {name: [values] for name, values in measured.items()}
         found.features[method] = {}
-    for yardstick in yardsticks:
-        for region in yardstick.regions:
+    for metric in feature_metrics:
+        for region in metric.regions:
             photos = _region(part.photos, part, region)
-            true = yardstick.look(photos, photos)
-            _keep(found.true, yardstick, region, true)
+            true = metric.extract(photos, photos)
+            _store_features(found.true, metric, region, true)
             for method, completed in composites.items():
-                if method in baselines and not yardstick.for_baselines:
+                if method in baselines and not metric.for_baselines:
                     continue
-                seen = yardstick.look(_region(completed, part, region), photos)
-                _keep(found.features[method], yardstick, region, seen)
-                if yardstick.pair is not None:
-                    values = yardstick.compare(seen, true).double().numpy()
-                    found.figures[method][yardstick.pair + region] = [values]
+                seen = metric.extract(_region(completed, part, region), photos)
+                _store_features(found.features[method], metric, region, seen)
+                if metric.distance_name is not None:
+                    values = metric.compare(seen, true).double().numpy()
+                    found.per_photo[method][metric.distance_name + region] = [values]
     return found
 
 
 def _region(pictures: Tensor, part: _Batch, region: str) -> Tensor:
-    return pictures if region == WHOLE else crop_patches(pictures, part.patches, part.patch)
+    return pictures if region == WHOLE_PHOTO else crop_patches(pictures, part.patches, part.patch)
 
 
-def _keep(features: dict[str, list[np.ndarray]], yardstick: Yardstick, region: str, seen: Seen) -> None:
-    if yardstick.distribution is not None:
-        assert seen.features is not None
-        features[yardstick.distribution + region] = [seen.features.float().numpy()]
+def _store_features(features: dict[str, list[np.ndarray]], metric: FeatureMetric, region: str, seen: Features) -> None:
+    if metric.frechet_name is not None:
+        assert seen.pooled is not None
+        features[metric.frechet_name + region] = [seen.pooled.float().numpy()]
 
 
-def _joined(parts: Sequence[_Findings], methods: Mapping[str, Complete], protocol: Protocol, replicates: int) -> Result:
+def _merge(
+    parts: Sequence[_Measurements], methods: Mapping[str, CompletionMethod], protocol: Protocol, replicates: int
+) -> Result:
     """The result over all photos, in their order."""
 
     def join(pieces: Iterator[Mapping[str, list[np.ndarray]]]) -> dict[str, np.ndarray]:
@@ -202,14 +206,14 @@ def _joined(parts: Sequence[_Findings], methods: Mapping[str, Complete], protoco
         holes_sha256=protocol.digest(len(keys)),
         keys=keys,
         hole_shares=np.concatenate([area for part in parts for area in part.areas]),
-        figures={method: join(part.figures[method] for part in parts) for method in methods},
+        per_photo={method: join(part.per_photo[method] for part in parts) for method in methods},
         features={method: join(part.features[method] for part in parts) for method in methods},
-        true_features=join(part.true for part in parts),
+        photo_features=join(part.true for part in parts),
         replicates=replicates,
     )
 
 
-def _complete(method: str, complete: Complete, part: _Batch) -> Tensor:
+def _complete(method: str, complete: CompletionMethod, part: _Batch) -> Tensor:
     output = complete(part.blanked, part.masks).float().cpu()
     if output.shape != part.photos.shape:
         raise ValueError(f"{method} returned {tuple(output.shape)} for {tuple(part.photos.shape)}")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from glci_dist.errors import UserError
+from glci_dist.evaluation.feature_metrics import WHOLE_PHOTO, FeatureMetric, Features
 from glci_dist.evaluation.metrics import to_uint8
-from glci_dist.evaluation.yardsticks import WHOLE, Seen, Yardstick
 
 _LOOKED_AT = 256
 """px; photos are enlarged to this size for the face detector, which needs faces of 80 px."""
@@ -25,7 +25,7 @@ _CHIP, _MARGIN = 150, 0.25
 """The embedding's input size, px, and the margin around the face that it was trained with."""
 
 
-class Identity(Yardstick):
+class Identity(FeatureMetric):
     """Distance between the embeddings (128 numbers) of a photo and of its composite: 0 to about 1.4.
 
     Below 0.6 dlib takes two photos for the same person's.
@@ -34,8 +34,8 @@ class Identity(Yardstick):
     finds no face has the value nan. dlib holds the GIL, so this runs in processes, one per core.
     """
 
-    pair = "identity"
-    regions = (WHOLE,)
+    distance_name = "identity"
+    regions = (WHOLE_PHOTO,)
     for_baselines = False
 
     def __init__(self, processes: int) -> None:
@@ -45,7 +45,7 @@ class Identity(Yardstick):
         self._processes = processes
         self._pool = self._start()
 
-    def look(self, pictures: Tensor, photos: Tensor) -> Seen:
+    def extract(self, pictures: Tensor, photos: Tensor) -> Features:
         parts = min(self._processes, len(pictures))
         pairs = zip(np.array_split(to_uint8(pictures), parts), np.array_split(to_uint8(photos), parts), strict=True)
         columns = list(zip(*pairs, strict=True))
@@ -61,7 +61,7 @@ class Identity(Yardstick):
                     "a process of --identity was killed twice (out of memory, as a rule): give the evaluation more "
                     "memory or fewer cores, or leave --identity out"
                 ) from error
-        return Seen([torch.from_numpy(np.concatenate(found))])
+        return Features([torch.from_numpy(np.concatenate(found))])
 
     def _start(self) -> ProcessPoolExecutor:
         try:
@@ -72,8 +72,8 @@ class Identity(Yardstick):
                 "files and processes, or leave --identity out"
             ) from error
 
-    def compare(self, one: Seen, other: Seen) -> Tensor:
-        return (one.details[0] - other.details[0]).square().sum(1).sqrt()
+    def compare(self, one: Features, other: Features) -> Tensor:
+        return (one.maps[0] - other.maps[0]).square().sum(1).sqrt()
 
     def close(self) -> None:
         """End the processes."""

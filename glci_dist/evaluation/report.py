@@ -13,7 +13,7 @@ from glci_dist.data.foreign import refuse_foreign_report
 from glci_dist.data.grid import grid, scale_to
 
 if TYPE_CHECKING:
-    from glci_dist.evaluation.evaluate import Sample
+    from glci_dist.evaluation.evaluate import CompletedSample
     from glci_dist.evaluation.result import Result
 
 HOLE = (255, 255, 255)
@@ -27,7 +27,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def write_report(
-    result: Result, samples: Sequence[Sample], folder: Path, *, networks: Sequence[str], beside: str
+    result: Result, samples: Sequence[CompletedSample], folder: Path, *, networks: Sequence[str], beside: str
 ) -> Path:
     """Write ``evaluation.json``, ``.md`` and ``.png`` into the existing ``folder``; returns the picture's path.
 

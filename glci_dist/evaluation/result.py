@@ -21,26 +21,26 @@ FORMAT = "glci-evaluation-2"
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricFormat:
     """How a metric is printed."""
 
     title: str
     decimals: int
 
 
-FIGURES = {
-    "hole_l1_x100": Figure("l1 in the hole x100 ↓", 2),
-    "psnr_db": Figure("PSNR dB ↑", 2),
-    "ssim": Figure("SSIM ↑", 4),
-    "perceptual": Figure("perceptual distance (EfficientNet-Lite0) ↓", 4),
-    "perceptual_hole": Figure("the same around the hole ↓", 4),
-    "frechet": Figure("Frechet distance (EfficientNet-Lite0) ↓", 3),
-    "frechet_hole": Figure("the same around the hole ↓", 3),
-    "identity": Figure("identity distance (dlib; 0.6: another person) ↓", 3),
-    "lpips": Figure("LPIPS (AlexNet) ↓", 4),
-    "lpips_hole": Figure("the same around the hole ↓", 4),
-    "fid": Figure("FID (InceptionV3) ↓", 3),
-    "fid_hole": Figure("the same around the hole ↓", 3),
+METRICS = {
+    "hole_l1_x100": MetricFormat("l1 in the hole x100 ↓", 2),
+    "psnr_db": MetricFormat("PSNR dB ↑", 2),
+    "ssim": MetricFormat("SSIM ↑", 4),
+    "perceptual": MetricFormat("perceptual distance (EfficientNet-Lite0) ↓", 4),
+    "perceptual_hole": MetricFormat("the same around the hole ↓", 4),
+    "frechet": MetricFormat("Frechet distance (EfficientNet-Lite0) ↓", 3),
+    "frechet_hole": MetricFormat("the same around the hole ↓", 3),
+    "identity": MetricFormat("identity distance (dlib; 0.6: another person) ↓", 3),
+    "lpips": MetricFormat("LPIPS (AlexNet) ↓", 4),
+    "lpips_hole": MetricFormat("the same around the hole ↓", 4),
+    "fid": MetricFormat("FID (InceptionV3) ↓", 3),
+    "fid_hole": MetricFormat("the same around the hole ↓", 3),
 }
 """Every metric that an evaluation may have, in the order of the table."""
 
@@ -70,11 +70,11 @@ class Result:
     """"<shard>/<key>" of each of N photos."""
     hole_shares: NDArray[np.float64]
     """Share of the photo that is hole, (N,)."""
-    figures: Mapping[str, Mapping[str, np.ndarray]]
+    per_photo: Mapping[str, Mapping[str, np.ndarray]]
     """By method and metric: one value per photo (N,), nan where it has none."""
     features: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     """By method and metric that compares distributions: features of the composites, (N, D)."""
-    true_features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    photo_features: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By metric: features of the photos, (N, D)."""
     replicates: int = 200
     """Bootstrap resamples for an interval; 0: no intervals."""
@@ -87,22 +87,22 @@ class Result:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return tuple(self.figures)
+        return tuple(self.per_photo)
 
     def names(self, method: str) -> list[str]:
         """The metrics that a method has, in the table's order."""
-        return [name for name in FIGURES if name in self.figures[method] or name in self.features.get(method, {})]
+        return [name for name in METRICS if name in self.per_photo[method] or name in self.features.get(method, {})]
 
     def value(self, method: str, name: str, rows: NDArray[np.bool_] | None = None) -> float:
         """A method's metric over all photos, or over those of ``rows`` (N,)."""
         rows = np.ones(self.photos, bool) if rows is None else rows
-        if name in self.figures[method]:
-            values = self.figures[method][name][rows]
+        if name in self.per_photo[method]:
+            values = self.per_photo[method][name][rows]
             return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
         if rows.sum() < 2:
             return float("nan")
         return frechet(
-            torch.from_numpy(self.features[method][name][rows]), torch.from_numpy(self.true_features[name][rows])
+            torch.from_numpy(self.features[method][name][rows]), torch.from_numpy(self.photo_features[name][rows])
         )
 
     def summary(self, method: str, name: str) -> Summary:
@@ -123,7 +123,7 @@ class Result:
     def resample(self, *, progress: bool) -> None:
         """Compute all resamples now, with a progress bar: those of distances between distributions are slow."""
         pairs = [(method, name) for method in self.methods for name in self.names(method)]
-        slow = [pair for pair in pairs if pair[1] not in self.figures[pair[0]]] if self.replicates else []
+        slow = [pair for pair in pairs if pair[1] not in self.per_photo[pair[0]]] if self.replicates else []
         for method, name in tqdm(slow, desc="intervals", unit="figure", disable=not progress or not slow):
             if self.photos > 1:
                 self._resample(method, name)
@@ -158,25 +158,25 @@ class Result:
         """Markdown, one metric per row and one method per column; for ``networks`` also ratios to the first, and by
         hole size.
         """
-        names = [name for name in FIGURES if any(name in self.names(method) for method in self.methods)]
+        names = [name for name in METRICS if any(name in self.names(method) for method in self.methods)]
         rows = [["", *self.methods]]
         for name in names:
             cells = [
                 _cell(self.summary(method, name), name) if name in self.names(method) else "" for method in rows[0][1:]
             ]
-            rows.append([FIGURES[name].title, *cells])
+            rows.append([METRICS[name].title, *cells])
         blocks = [_markdown(rows)]
         for other in networks[1:]:
             rows = [[f"{other} over {networks[0]}", "ratio"]]
             for name in self.names(other):
-                rows.append([FIGURES[name].title, _ratio(self.ratio(other, networks[0], name))])
+                rows.append([METRICS[name].title, _ratio(self.ratio(other, networks[0], name))])
             blocks.append(_markdown(rows))
         sizes = self._sizes()
         for network in networks if len(sizes) > 1 else ():
             rows = [[f"{network}, holes of", *(f"{size} of the photo ({int(held.sum())})" for size, held in sizes)]]
             for name in self.names(network):
                 values = (self.value(network, name, held) for _, held in sizes)
-                rows.append([FIGURES[name].title, *(_cell(Summary(value), name) for value in values)])
+                rows.append([METRICS[name].title, *(_cell(Summary(value), name) for value in values)])
             blocks.append(_markdown(rows))
         holes = self.protocol.holes
         sides = f", holes of {holes.min_side} to {holes.max_side} px" if self.protocol.name == "box" else ""
@@ -196,14 +196,14 @@ class Result:
         """A metric's value in each resample."""
         if (method, name) not in self._resampled:
             counts = resamples(self.photos, self.replicates)
-            if name in self.figures[method]:
-                values = self.figures[method][name]
+            if name in self.per_photo[method]:
+                values = self.per_photo[method][name]
                 known = np.isfinite(values)
                 sums = counts[:, known] @ values[known]
                 found = sums / np.maximum(counts[:, known].sum(1), 1)
             else:
                 one = torch.from_numpy(self.features[method][name])
-                true = torch.from_numpy(self.true_features[name])
+                true = torch.from_numpy(self.photo_features[name])
                 found = _in_threads(lambda each: frechet(one, true, torch.from_numpy(each)), counts)
             self._resampled[method, name] = found
         return self._resampled[method, name]
@@ -222,7 +222,7 @@ def _in_threads(function: Callable[[np.ndarray], float], tasks: NDArray[np.int64
 
 def brief(figures: Mapping[str, float]) -> str:
     """Metrics in one line, by their names."""
-    return ", ".join(f"{name} {value:.{FIGURES[name].decimals}f}" for name, value in figures.items())
+    return ", ".join(f"{name} {value:.{METRICS[name].decimals}f}" for name, value in figures.items())
 
 
 def _finite(value: float) -> float | None:
@@ -234,7 +234,7 @@ def _plain(summary: Summary) -> dict[str, float | None]:
 
 
 def _cell(summary: Summary, name: str) -> str:
-    decimals = FIGURES[name].decimals
+    decimals = METRICS[name].decimals
     if not np.isfinite(summary.value):
         return ""
     if summary.low is None:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glci_dist.cluster.collectives import place
-from glci_dist.cluster.environment import Part
+from glci_dist.cluster.collectives import progress
+from glci_dist.cluster.elastic import FailureRole
 from glci_dist.errors import Superseded
 from glci_dist.runs.attempts import Attempt, parse_record
 from glci_dist.runs.events import AttemptEnded, Completed, Failed, Stopped
@@ -49,17 +49,17 @@ class Endings:
             with suppress(OSError):
                 _file(attempt.folder, rank).write_bytes(b" " * _ROOM)
 
-    def fail(self, why: str, part: Part = Part.BROKE) -> None:
+    def fail(self, why: str, part: FailureRole = FailureRole.BROKE) -> None:
         """The attempt ends by a failure, a refusal or a signal that leaves no time to save.
 
         Returns after two seconds at the latest, whatever the disk does: the process may be about to end.
         """
-        failed = Failed(max(0, place().step), why)
+        failed = Failed(max(0, progress().step), why)
         writing = threading.Thread(target=self.end, args=(failed, part), daemon=True)
         writing.start()
         writing.join(_SECONDS)
 
-    def end(self, event: AttemptEnded, part: Part = Part.BROKE) -> None:
+    def end(self, event: AttemptEnded, part: FailureRole = FailureRole.BROKE) -> None:
         """The attempt ends with ``event``; later calls change nothing."""
         with self._lock:
             if self._is_told:
@@ -68,9 +68,9 @@ class Endings:
             if self._spare is not None:
                 os.close(self._spare)
         why = without_secrets(" ".join((event.reason or "").split()))
-        if self.journal is not None and part is not Part.BROKE:
+        if self.journal is not None and part is not FailureRole.BROKE:
             why = self._with_cause(why)
-        if self._rank == 0 or (isinstance(event, Failed) and part is not Part.LOST):
+        if self._rank == 0 or (isinstance(event, Failed) and part is not FailureRole.LOST):
             self._leave({"event": event.name, "step": event.step, "reason": why, "part": part})
         if self.journal is not None:
             # A newer attempt owns the run: then this one writes nothing into it.
@@ -111,7 +111,11 @@ def read_endings(attempt: Attempt) -> dict[int, dict[str, Any]]:
 
 def cause_of(endings: dict[int, dict[str, Any]]) -> str:
     """What that rank said, other than rank 0, which failed first by itself; empty: none said anything."""
-    said = [(str(each.get("time")), rank) for rank, each in endings.items() if rank and each.get("part") == Part.BROKE]
+    said = [
+        (str(each.get("time")), rank)
+        for rank, each in endings.items()
+        if rank and each.get("part") == FailureRole.BROKE
+    ]
     if not said:
         return ""
     _, rank = min(said)

@@ -21,8 +21,8 @@ from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, 
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from glci_dist.cluster.environment import Part, noted_step
-from glci_dist.cluster.signals import answered
+from glci_dist.cluster.elastic import FailureRole, read_step_file
+from glci_dist.cluster.signals import not_ignored
 from glci_dist.errors import STOP_SIGNALS, ExitCode
 from glci_dist.slurm import task
 
@@ -139,7 +139,7 @@ class Agent(LocalElasticAgent):
 
     def take_signals(self) -> None:
         """Have signals to this process passed on to its workers, and remembered; those that it ignores stay so."""
-        for number in answered(STOP_SIGNALS):
+        for number in not_ignored(STOP_SIGNALS):
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
@@ -183,7 +183,7 @@ class Agent(LocalElasticAgent):
         ended = self._ended()
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            step = max(map(noted_step, self._error_files(result.failures)))
+            step = max(map(read_step_file, self._error_files(result.failures)))
             self.ending = self._judge(without_own_kills(result.failures, ended), step)
             if self.ending is not None:
                 # The base class goes on as long as there are some left.
@@ -278,17 +278,17 @@ def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
         # By the agent, because of another.
         place = 4
     elif part is not None:
-        place = {Part.BROKE: 0, Part.WAITED: 2, Part.LOST: 3}[part]
+        place = {FailureRole.BROKE: 0, FailureRole.WAITED: 2, FailureRole.LOST: 3}[part]
     else:
         # NCCL aborts a rank that waits for one that is gone.
         place = 3 if failure.exitcode == -signal.SIGABRT else _BY_ITSELF
     return (place, failure.timestamp)
 
 
-def _part(failure: ProcessFailure) -> Part | None:
+def _part(failure: ProcessFailure) -> FailureRole | None:
     """What a worker said of its part; nothing, if it was killed or died of something else than an exception."""
     said = failure.error_file_data.get("part")
-    return Part(said) if said is not None else None
+    return FailureRole(said) if said is not None else None
 
 
 def _short(message: str) -> str:

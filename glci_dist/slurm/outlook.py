@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from glci_dist.checkpoints.manifest import folder_name, newest_standing
+from glci_dist.checkpoints.manifest import folder_name, newest_complete
 from glci_dist.errors import UserError
 from glci_dist.runs.journal import last_saved, read_journal
 from glci_dist.runs.ledger import Account, AttemptAccount, account
@@ -92,7 +92,7 @@ def look(run: Path) -> Outlook:
 
 def _saved(run: Path) -> tuple[int, str]:
     """The step that the run would go on from, by the checkpoints that are there, and which newer ones are not."""
-    checkpoint, broken = newest_standing(run / "checkpoints")
+    checkpoint, broken = newest_complete(run / "checkpoints")
     step = checkpoint.step if checkpoint is not None else 0
     told = [f"{path.name} is damaged ({problem})" for path, problem in broken]
     wanted = last_saved(read_journal(run))

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from glci_dist import compose
-from glci_dist.checkpoints.manifest import newest_standing, standing_step
+from glci_dist.checkpoints.manifest import newest_complete, resume_step
 from glci_dist.config import RESERVED_PORTS, ClusterConfig, Config
 from glci_dist.data.holes import check_holes
 from glci_dist.data.index import load_index
@@ -101,7 +101,7 @@ def standing(request: Request) -> str | None:
     """
     run = request.run
     steps = sum(phase.steps for phase in request.config.phases.values())
-    if standing_step(run / "checkpoints") >= steps:
+    if resume_step(run / "checkpoints") >= steps:
         RunFolder(run).check(request.config, load_index(request.config.data.shards).digest)
         return f"is complete (step {steps})"
     carrying = active(run)
@@ -121,7 +121,7 @@ def _of_run(request: Request) -> Iterator[str]:
         folder = RunFolder(request.run)
         folder.check(config, index.digest)
         check_standing(folder.checkpoints, config)
-        standing, broken = newest_standing(folder.checkpoints)
+        standing, broken = newest_complete(folder.checkpoints)
         if broken and standing is None:
             path, problem = broken[0]
             raise UserError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from glci_dist.checkpoints.manifest import standing_step
+from glci_dist.checkpoints.manifest import resume_step
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
 from glci_dist.slurm import scheduler
@@ -40,7 +40,7 @@ class JobStart:
         if not asks and self.is_taken_away(within_s=DEFERENCE_S):
             return why
         cluster = self.cluster
-        step = standing_step(self.run / "checkpoints")
+        step = resume_step(self.run / "checkpoints")
         made_room = warning == scheduler.PREEMPTED
         idle = 0 if made_room else idle_starts(self.run, self.job, step=step, before=self.restart)
         refusal = ""

@@ -9,8 +9,8 @@ from glci_dist import compose
 from glci_dist.checkpoints.manifest import Checkpoint, Damaged, Unreadable
 from glci_dist.checkpoints.registry import Registry
 from glci_dist.checkpoints.retention import Retention
-from glci_dist.checkpoints.saver import Saved, Saver
-from glci_dist.checkpoints.state import State
+from glci_dist.checkpoints.saver import Saver, SaveResult
+from glci_dist.checkpoints.state import CheckpointState
 from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World
 from glci_dist.config import Config
@@ -49,7 +49,7 @@ class Checkpointer:
         """Step of the run's newest checkpoint; 0 without one."""
         return self._saver.committed or 0
 
-    def state(self) -> State:
+    def state(self) -> CheckpointState:
         """This rank's view of what a checkpoint holds."""
         return self._registry.state(zero_stage=self._config.engine.zero_stage, config=compose.to_yaml(self._config))
 
@@ -59,24 +59,24 @@ class Checkpointer:
         Rank 0 has verified it; each other rank verifies what it reads, which its own host gave it.
         """
         problem = None
-        collectives.begin("reading the checkpoint", patient=True)
+        collectives.mark_progress("reading the checkpoint", unbounded=True)
         try:
             self._registry.load(checkpoint, verified=self._world.is_main, rewind=rewind)
         except (Damaged, Unreadable, OSError) as error:
             problem = f"rank {self._world.rank} on {self._world.host}: {error}"
-        refuse_unreadable(checkpoint, self._world.to_all(problem))
+        refuse_unreadable(checkpoint, self._world.all_gather_objects(problem))
         self._saver.committed = checkpoint.step
         self._saver.verified.add(checkpoint.step)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, the same on every rank; damaged ones are named and set aside."""
-        collectives.begin("verifying checkpoints", patient=True)
+        collectives.mark_progress("verifying checkpoints", unbounded=True)
 
         def find() -> Checkpoint | None:
             return newest_whole(self._folder.checkpoints, self._attempt, damaged=self._tell_damaged)
 
         # One rank looks, lest a slow network file system shows the ranks different folders.
-        return self._world.once(find)
+        return self._world.on_main(find)
 
     def save(self, *, step: int, phase: str, ends_phase: bool = False) -> None:
         """Begin to save the state before ``step``."""
@@ -91,12 +91,12 @@ class Checkpointer:
         saving = self._saver.saving
         if saving is not None and ahead >= 0 and done - saving >= ahead:
             # Each rank by itself: that a newer attempt forbade the save, the heartbeat tells all.
-            collectives.begin("waiting for a save", patient=True)
-            self._saver.pause()
+            collectives.mark_progress("waiting for a save", unbounded=True)
+            self._saver.join()
 
     def wait(self) -> None:
         """Return when no save is under way."""
-        collectives.begin("waiting for an earlier save", patient=True)
+        collectives.mark_progress("waiting for an earlier save", unbounded=True)
         self._saver.wait()
 
     def rewind(self, step: int) -> Checkpoint:
@@ -109,11 +109,11 @@ class Checkpointer:
 
     def forget_after(self, step: int) -> None:
         """The run goes on from the checkpoint of ``step``: newer ones are no part of it any more."""
-        self._saver.go_back(step)
+        self._saver.rewind(step)
 
     def finish(self, step: int, ending: Exception | None) -> Exception | None:
         """Wait for the last save; why the run ends early, with what that means for its state, if it does."""
-        collectives.begin("waiting for the last checkpoint", step=step, patient=True)
+        collectives.mark_progress("waiting for the last checkpoint", step=step, unbounded=True)
         self._saver.wait()
         failed = self._saver.failed
         if failed is not None:
@@ -136,7 +136,7 @@ class Checkpointer:
         self._log.event(CheckpointDamaged(self.first_step, path.name, problem, set_aside=where))
         self._log.say(f"{path} is damaged ({problem}): set aside as {where}")
 
-    def _on_saved(self, saved: Saved) -> None:
+    def _on_saved(self, saved: SaveResult) -> None:
         """Write down what became of a save; called in the saving thread of rank 0."""
         for damaged in saved.damaged:
             self._tell_damaged(*damaged)

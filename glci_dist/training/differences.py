@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glci_dist.checkpoints.manifest import folder_name, newest_standing
+from glci_dist.checkpoints.manifest import folder_name, newest_complete
 from glci_dist.config import Config
 from glci_dist.runs.events import CheckpointMissing, ConfigurationChanged, Event, OtherVersion, StepMoved
 from glci_dist.runs.folder import RunFolder
@@ -55,7 +55,7 @@ def expected(folder: RunFolder, config: Config, corpus: str) -> Iterator[str]:
     ``corpus``: the digest of its shards. Raises ``UserError`` where the folder is another configuration's.
     """
     found = Differences(folder.check(config, corpus), folder.version_notes(), missing_checkpoint(folder.path))
-    checkpoint, broken = newest_standing(folder.checkpoints)
+    checkpoint, broken = newest_complete(folder.checkpoints)
     yield from (f"{path} is damaged ({problem})" for path, problem in broken)
     if checkpoint is None:
         yield from found.lines(folder, resumed_at=None)

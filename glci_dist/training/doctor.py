@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glci_dist.config import DoctorConfig
-from glci_dist.diagnosis.states import YOUNG, Finding, State, judge, judge_alone, ratios, summary
+from glci_dist.diagnosis.states import YOUNG_UPDATES, Finding, State, diagnose_alone, diagnose_window, ratios, summary
 from glci_dist.training.phases import StepPlan
 
 _BEGINNING = 10
@@ -120,14 +120,14 @@ class Doctor:
         if len(self._window) < self._config.window or (plan.phase_step + 1) % self._config.every:
             return None
         if plan.is_discriminators_alone:
-            return self._answer(judge_alone(list(self._window), photos=self._photos)[0], plan)
-        are_young = self._updates < YOUNG
-        finding = judge(list(self._window), summary(self._first), photos=self._photos, are_young=are_young)[0]
+            return self._answer(diagnose_alone(list(self._window), photos=self._photos)[0], plan)
+        are_young = self._updates < YOUNG_UPDATES
+        finding = diagnose_window(list(self._window), summary(self._first), photos=self._photos, are_young=are_young)[0]
         return self._answer(finding, plan)
 
     def _end_alone(self, plan: StepPlan) -> Diagnosis | None:
         """Judge what the discriminators did alone; healthy, it says nothing of the contest that follows."""
-        finding = judge_alone(list(self._window), photos=self._photos)[0]
+        finding = diagnose_alone(list(self._window), photos=self._photos)[0]
         found = None if finding.state == State.HEALTHY else self._answer(finding, plan)
         self._window.clear()
         self._alone = 0
@@ -174,7 +174,7 @@ class Doctor:
             self._multiply(plan, "discriminator_lr", _FASTER)
             self._paused["completion"] = until
         elif state == State.NO_CONTEST:
-            pull = ratios(summary(self._window)).get("pull", 0.0)
+            pull = ratios(summary(self._window)).get("gradient_ratio", 0.0)
             if pull:
                 self._multiply(plan, "alpha", _PULL / pull)
         else:
@@ -225,4 +225,4 @@ class Doctor:
         self._window = deque(state["window"], maxlen=self._window.maxlen)
         self._first, self._phase = list(state["first"]), state["phase"]
         self.state, self._paused, self.judged = State(state["state"]), dict(state["paused"]), None
-        self._alone, self._updates = state.get("alone", 0), state.get("updates", YOUNG)
+        self._alone, self._updates = state.get("alone", 0), state.get("updates", YOUNG_UPDATES)

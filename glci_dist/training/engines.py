@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from glci_dist.checkpoints.registry import SavedVector
-from glci_dist.checkpoints.state import Part
+from glci_dist.checkpoints.state import VectorShard
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig, OptimizerConfig
@@ -127,7 +127,7 @@ class Engine:
             self._engine.optimizer.refresh_fp32_params()
 
     def optimizer_state(self, world: World) -> dict[str, Any]:
-        """This rank's share of the optimiser's state, a ``Part`` of each vector, and what is one number for all of it.
+        """This rank's share of the optimiser's state, a ``VectorShard`` of each vector, and scalars of it all.
 
         Each kind of state (Adam's ``exp_avg``, ``exp_avg_sq``) is one vector over all parameters in their
         order, the same for every world and ZeRO stage; each rank has an equal stretch of it, or with ZeRO
@@ -153,7 +153,7 @@ class Engine:
                     for offset, state in states
                     if offset < last and offset + state[name].numel() > first
                 ]
-            numbers[name] = Part(first, total, pieces)
+            numbers[name] = VectorShard(first, total, pieces)
         steps = {float(state["step"]) for _, state in states if "step" in state}
         if len(steps) > 1 or (steps and not all("step" in state for _, state in states)):
             raise RuntimeError(f"parameters of one network were updated {sorted(steps)} times: no such state is saved")

@@ -9,9 +9,9 @@ from glci_dist.config import Config
 from glci_dist.data.index import load_index
 from glci_dist.data.store import ShardStore
 from glci_dist.evaluation.evaluate import evaluate
+from glci_dist.evaluation.evaluate_runs import complete_with
+from glci_dist.evaluation.feature_metrics import EfficientNet
 from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
-from glci_dist.evaluation.run import complete_with
-from glci_dist.evaluation.yardsticks import EfficientNet
 from glci_dist.training.phases import StepPlan
 
 
@@ -30,7 +30,7 @@ class Evaluations:
             count=config.monitor.evaluate_photos,
         )
         self._protocol = frozen_protocol("box", config.data.size, config.holes)
-        self._yardsticks = [EfficientNet(world.device)]
+        self._feature_metrics = [EfficientNet(world.device)]
         self._every, self._world = config.monitor.evaluate_every, world
 
     def is_due(self, plan: StepPlan) -> bool:
@@ -47,7 +47,12 @@ class Evaluations:
         methods = {"network": complete_with(network, self._world.device)}
         try:
             result = evaluate(
-                methods, self._photos, self._protocol, yardsticks=self._yardsticks, replicates=0, world=self._world
+                methods,
+                self._photos,
+                self._protocol,
+                feature_metrics=self._feature_metrics,
+                replicates=0,
+                world=self._world,
             )
         finally:
             network.train(was_training)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from glci_dist import stored
-from glci_dist.checkpoints.manifest import Checkpoint, Unreadable, newest_standing
+from glci_dist.checkpoints.manifest import Checkpoint, Unreadable, newest_complete
 from glci_dist.config import Config
 from glci_dist.errors import Fault
 from glci_dist.runs.attempts import Attempt
@@ -25,7 +25,7 @@ def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, 
 
     broken: list[tuple[Path, str]] = []
     try:
-        found = reading.newest(root, damaged=lambda *each: broken.append(each))
+        found = reading.newest_intact(root, damaged=lambda *each: broken.append(each))
     except (Unreadable, OSError) as error:
         raise Fault(f"{error}: the checkpoints stand as they were; mend that, and the same command goes on") from error
     if broken and found is None:
@@ -58,7 +58,7 @@ def check_standing(root: Path, config: Config) -> None:
 
     It comes before the lease, so that what is refused fences no attempt off that still runs.
     """
-    checkpoint, _ = newest_standing(root)
+    checkpoint, _ = newest_complete(root)
     if checkpoint is not None:
         check_configuration(checkpoint, config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glci_dist.checkpoints.manifest import folder_name
-from glci_dist.checkpoints.saver import Saved
+from glci_dist.checkpoints.saver import SaveResult
 from glci_dist.runs.events import CheckpointFailed, CheckpointSaved, RetentionFailed
 from glci_dist.training.run_log import RunLog
 
@@ -15,7 +15,7 @@ class SaveReports:
         self._log, self._stop_within_s = log, stop_within_s
         self._kept: str | None = None
 
-    def report(self, saved: Saved, *, newest: int) -> None:
+    def report(self, saved: SaveResult, *, newest: int) -> None:
         """Tell of a save that ended; ``newest``: step of the newest checkpoint."""
         if saved.error is not None:
             self._log.event(CheckpointFailed(saved.step, saved.error))
@@ -36,10 +36,12 @@ class SaveReports:
             )
         )
         # Once: it will be so at the next save too, and nothing is lost by keeping more.
-        is_news, self._kept = saved.kept != self._kept, saved.kept
-        if saved.kept is not None and is_news:
-            self._log.event(RetentionFailed(saved.step, saved.kept))
-            self._log.say(f"older checkpoints cannot be removed ({saved.kept}): all are kept, and the disk fills up")
+        is_news, self._kept = saved.retention_error != self._kept, saved.retention_error
+        if saved.retention_error is not None and is_news:
+            self._log.event(RetentionFailed(saved.step, saved.retention_error))
+            self._log.say(
+                f"older checkpoints cannot be removed ({saved.retention_error}): all are kept, and the disk fills up"
+            )
         within, seconds = self._stop_within_s, saved.copy_seconds + saved.write_seconds
         if 0 < within < seconds:
             self._log.say(

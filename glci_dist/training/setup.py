@@ -14,7 +14,7 @@ import yaml
 from glci_dist import compose
 from glci_dist.checkpoints.registry import Registry, Stateful
 from glci_dist.cluster import collectives
-from glci_dist.cluster.environment import job, on_ending
+from glci_dist.cluster.elastic import job, on_ending
 from glci_dist.cluster.signals import StopRequest
 from glci_dist.cluster.world import World
 from glci_dist.config import Config, OptimizerConfig
@@ -82,11 +82,11 @@ def prepare(
     check_custom(config)
     folder = RunFolder(Path(config.runs) / config.name)
     startup = startup or StartupTimer()
-    collectives.begin("opening the data")
+    collectives.mark_progress("opening the data")
     index, colour = _open_data(config, world, folder)
     startup.lap("opening the data")
-    hosts = world.to_all(world.host)
-    collectives.begin("building the networks")
+    hosts = world.all_gather_objects(world.host)
+    collectives.mark_progress("building the networks")
     # Before the lease, as much as can be: what fails here leaves an attempt that still runs alone.
     gan = build_gan_step(config, world)
     custom = _custom(config, world, folder)
@@ -94,7 +94,7 @@ def prepare(
     fill_colour(gan.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
     average = MovingAverage(gan.completion.network, config.engine.ema) if config.engine.ema else None
-    notes = world.once(folder.version_notes)
+    notes = world.on_main(folder.version_notes)
     attempt, changes = _begin_attempt(config, world, folder, index, hosts)
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
@@ -146,7 +146,7 @@ def _custom(config: Config, world: World, folder: RunFolder) -> _Custom:
         made = _Custom(custom_callbacks(config, info), custom_loggers(config, info) if world.is_main else [])
     except UserError as error:
         problem = str(error)
-    world.agree(problem)
+    world.raise_on_all_ranks(problem)
     return made
 
 
@@ -186,8 +186,8 @@ def _assemble(
     converted = {name: count for name, each in step.engines().items() if (count := conversions(each.network))}
     checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
     ledger = Ledger(attempt) if world.is_main else None
-    if ledger is not None and world.watch is not None:
-        world.watch.every_second(partial(_say_alive, ledger, attempt, log))
+    if ledger is not None and world.watchdog is not None:
+        world.watchdog.every_second(partial(_say_alive, ledger, attempt, log))
     return Trainer(
         world=world,
         folder=folder,
@@ -237,7 +237,7 @@ def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[in
 
 def _check_same(config: Config, world: World) -> None:
     """Raise ``UserError`` where the ranks were not given one run, as the tasks of a job step may be."""
-    told = world.to_all(config)
+    told = world.all_gather_objects(config)
     for rank, other in enumerate(told):
         if other == told[0]:
             continue
@@ -283,7 +283,7 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
             ShardStore(held_out, config.data.cache).check()
     except UserError as error:
         problem = str(error)
-    world.agree(problem)
+    world.raise_on_all_ranks(problem)
     assert index is not None
 
     def check() -> list[float]:
@@ -291,16 +291,16 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
         check_standing(folder.checkpoints, config)
         return config.data.mean_colour or _mean_colour(index, config)
 
-    return index, world.once(check)
+    return index, world.on_main(check)
 
 
 def _begin_attempt(
     config: Config, world: World, folder: RunFolder, index: Index, hosts: Sequence[str]
 ) -> tuple[Attempt, list[str]]:
     """The next attempt at the run, which fences the earlier ones off, and the accepted changes; on every rank."""
-    collectives.begin("taking the lease")
+    collectives.mark_progress("taking the lease")
     facts = {"hosts": list(dict.fromkeys(hosts)), **job()}
-    return world.once(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
+    return world.on_main(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
 
 
 def _mean_colour(index: Index, config: Config) -> list[float]:

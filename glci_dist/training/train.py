@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glci_dist.cluster.environment import Part, on_ending, say_ending, tell_cause
+from glci_dist.cluster.elastic import FailureRole, notify_ending, on_ending, write_error_file
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.config import Config
@@ -29,10 +29,10 @@ def train(config: Config) -> None:
                 raise ending
         except BaseException as error:
             told = in_words(error, world)
-            say_ending(str(told), Part.LOST if is_lost(error, world) else Part.BROKE)
+            notify_ending(str(told), FailureRole.LOST if is_lost(error, world) else FailureRole.BROKE)
             if isinstance(told, Ending) and told is not error:
                 if is_lost(error, world):
-                    tell_cause(str(told), Part.LOST)
+                    write_error_file(str(told), FailureRole.LOST)
                 raise told from error
             raise
         finally:

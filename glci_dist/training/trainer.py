@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from glci_dist.cluster import collectives
-from glci_dist.cluster.environment import StepNote
+from glci_dist.cluster.elastic import StepFile
 from glci_dist.cluster.signals import StopRequest
 from glci_dist.cluster.world import World
 from glci_dist.data.batch import Batch
@@ -145,12 +145,12 @@ class Trainer:
 
     def run(self) -> Exception | None:
         """Run the steps that are left; returns why the run ended early, if it did."""
-        control, note = Control(), StepNote()
+        control, note = Control(), StepFile()
         self.callbacks.on_start(self.first_step)
         step, batches = self.first_step, self.batches.since(self.first_step)
         while step < self.schedule.steps:
             start = time.perf_counter()
-            collectives.begin("a batch", step=step)
+            collectives.mark_progress("a batch", step=step)
             note.write(step)
             # For tests and tracing, as the saver's stages.
             sys.audit("glci.step", step)
@@ -191,7 +191,7 @@ class Trainer:
         info = RankStepInfo(
             step_seconds=time.perf_counter() - start,
             data_seconds=data_seconds,
-            collective_seconds=collectives.take_collective_seconds(),
+            collective_seconds=collectives.pop_collective_seconds(),
             stall_seconds=self.checkpoints.take_stall_seconds(),
             replaced=0 if batch is None else len(batch.replaced),
             remade=0 if batch is None else len(batch.remade),
@@ -208,6 +208,6 @@ class Trainer:
         if ending is None:
             self.endings.end(Completed(step))
             return None
-        waited = [seconds for seconds in self.world.to_main(self.stop.seconds) if seconds is not None]
+        waited = [seconds for seconds in self.world.gather_objects(self.stop.seconds) if seconds is not None]
         self.endings.end(Stopped(step, str(ending), seconds=round(max(waited), 3) if waited else None))
         return ending

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from glci_dist.checkpoints.retention import Retention
-from glci_dist.checkpoints.saver import Saved, Saver
-from glci_dist.checkpoints.state import Part, State
+from glci_dist.checkpoints.saver import Saver, SaveResult
+from glci_dist.checkpoints.state import CheckpointState, VectorShard
 from glci_dist.cluster.world import joined
 from glci_dist.config import EngineConfig
 from glci_dist.runs import attempts
@@ -19,19 +19,19 @@ ALONE = EngineConfig(device="cpu", threads=1)
 KEEP_ALL = Retention(keep=1000, keep_every=0)
 
 
-def state(step: int) -> State:
+def state(step: int) -> CheckpointState:
     """A state that is all ``step``."""
     whole = {"completion/weight": torch.full((30, 20), float(step)), "completion/count": torch.tensor(step)}
     parts = {
-        "completion.optimizer/exp_avg": Part(
+        "completion.optimizer/exp_avg": VectorShard(
             0, 600, [torch.full((200,), float(step)), torch.full((20, 20), step + 0.5)]
         )
     }
-    return State(whole, parts, {"optimizers": {}, "step": step})
+    return CheckpointState(whole, parts, {"optimizers": {}, "step": step})
 
 
 @contextmanager
-def saver(run: Path, retention: Retention = KEEP_ALL, saved: list[Saved] | None = None) -> Iterator[Saver]:
+def saver(run: Path, retention: Retention = KEEP_ALL, saved: list[SaveResult] | None = None) -> Iterator[Saver]:
     """The saver of a new attempt at ``run``, in this process; ``saved`` gets what became of each save."""
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     with joined(ALONE) as world:

@@ -15,8 +15,15 @@ import pytest
 import torch
 import xxhash
 
-from glci_dist.checkpoints.manifest import NAME, WHOLE, Damaged, File, Unreadable, check_files, read
-from glci_dist.checkpoints.reading import SavedVectors, check_contents, examine, load_tensors, newest, set_aside
+from glci_dist.checkpoints.manifest import MANIFEST_FILE, NETWORKS_FILE, Damaged, File, Unreadable, check_files, read
+from glci_dist.checkpoints.reading import (
+    SavedVectors,
+    check_contents,
+    load_tensors,
+    newest_intact,
+    set_aside,
+    verify_checkpoint,
+)
 from glci_dist.errors import Superseded, UserError
 from glci_dist.runs import attempts
 from tests.checkpoints.saves import save_some
@@ -47,17 +54,17 @@ def flip(path: Path, place: int) -> None:
 
 def found_and_told(root: Path) -> tuple[int, list[tuple[str, str]]]:
     told: list[tuple[str, str]] = []
-    checkpoint = newest(root, damaged=lambda path, problem: told.append((path.name, problem)))
+    checkpoint = newest_intact(root, damaged=lambda path, problem: told.append((path.name, problem)))
     assert checkpoint is not None
     return checkpoint.step, told
 
 
-@pytest.mark.parametrize("name", [NAME, WHOLE, PART])
+@pytest.mark.parametrize("name", [MANIFEST_FILE, NETWORKS_FILE, PART])
 def test_a_flipped_bit_in_any_byte_of_any_file_is_seen_and_named(root: Path, name: str) -> None:
     path = root / "step-00000002" / name
     whole = path.read_bytes()
     # Each byte of what is small, and many of what is not, the first and last among them.
-    places = range(len(whole)) if name == NAME else sorted({*range(0, len(whole), 97), len(whole) - 1})
+    places = range(len(whole)) if name == MANIFEST_FILE else sorted({*range(0, len(whole), 97), len(whole) - 1})
     for place in places:
         flip(path, place)
         assert _problems(root / "step-00000002", name), f"byte {place} of {name}"
@@ -65,7 +72,7 @@ def test_a_flipped_bit_in_any_byte_of_any_file_is_seen_and_named(root: Path, nam
     assert found_and_told(root) == (2, [])
 
 
-@pytest.mark.parametrize("name", [NAME, WHOLE, PART])
+@pytest.mark.parametrize("name", [MANIFEST_FILE, NETWORKS_FILE, PART])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -109,7 +116,7 @@ def test_a_superseded_attempt_cannot_set_a_checkpoint_aside(root: Path) -> None:
 def look_without_files_to_open(root: Path) -> str:
     resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     try:
-        examine(root / "step-00000002")
+        verify_checkpoint(root / "step-00000002")
     except Unreadable as error:
         return str(error)
     return ""
@@ -126,8 +133,8 @@ def test_who_did_not_verify_a_checkpoint_verifies_what_it_reads_of_it(root: Path
     flip(checkpoint.path / PART, -1)
     with pytest.raises(Damaged, match=f"{PART} does not have its checksum"):
         SavedVectors(checkpoint, verified=False).read("completion.optimizer/exp_avg", 0, 10)
-    flip(checkpoint.path / WHOLE, -1)
-    with pytest.raises(Damaged, match=f"{WHOLE} does not have its checksum"):
+    flip(checkpoint.path / NETWORKS_FILE, -1)
+    with pytest.raises(Damaged, match=f"{NETWORKS_FILE} does not have its checksum"):
         load_tensors(checkpoint, verified=False)
 
 
@@ -139,7 +146,7 @@ class RunsACommand:
         return os.system, (self._command,)
 
 
-@pytest.mark.parametrize("name", [WHOLE, PART])
+@pytest.mark.parametrize("name", [NETWORKS_FILE, PART])
 @pytest.mark.parametrize("write", [pickle.dump, torch.save], ids=["pickle", "torch"])
 def test_a_pickle_that_would_run_a_command_runs_nothing_and_is_refused(
     root: Path, tmp_path: Path, name: str, write: Callable[[object, object], None]
@@ -164,7 +171,7 @@ def test_a_pickle_that_would_run_a_command_runs_nothing_and_is_refused(
 @pytest.mark.parametrize("elsewhere", ["../step-00000001/networks.safetensors", "/etc/passwd", "a/b", ".hidden"])
 def test_a_manifest_that_names_a_file_elsewhere_is_refused(root: Path, elsewhere: str) -> None:
     folder = root / "step-00000002"
-    record = json.loads((folder / NAME).read_text())
+    record = json.loads((folder / MANIFEST_FILE).read_text())
     record["files"][elsewhere] = record["files"][PART]
     _sign(folder, record)
     with pytest.raises(Damaged, match="lies elsewhere"):
@@ -173,7 +180,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(root: Path, elsewhere
 
 def test_vectors_of_which_a_part_is_in_no_file_are_refused(root: Path) -> None:
     folder = root / "step-00000002"
-    record = json.loads((folder / NAME).read_text())
+    record = json.loads((folder / MANIFEST_FILE).read_text())
     record["vectors"]["completion.optimizer/exp_avg"] = 700
     _sign(folder, record)
     with pytest.raises(Damaged, match=r"elements from 600 on of completion\.optimizer/exp_avg are in no file"):
@@ -191,7 +198,7 @@ def test_any_range_of_a_vector_is_read_and_none_beyond_it(root: Path) -> None:
 
 def forge(folder: Path, name: str) -> None:
     """Give a file's present size and checksum to the manifest."""
-    record = json.loads((folder / NAME).read_text())
+    record = json.loads((folder / MANIFEST_FILE).read_text())
     content = (folder / name).read_bytes()
     entry = File(len(content), xxhash.xxh3_128(content).hexdigest())
     record["files"][name] |= {"bytes": entry.bytes, "xxh3_128": entry.xxh3_128}
@@ -203,7 +210,7 @@ def _sign(folder: Path, record: dict[str, object]) -> None:
     text = json.dumps(record, indent=1)
     digest = xxhash.xxh3_128(text.encode()).hexdigest()
     signed = text.removesuffix("\n}") + f',\n "xxh3_128": "{digest}"\n}}\n'
-    (folder / NAME).write_text(signed)
+    (folder / MANIFEST_FILE).write_text(signed)
 
 
 def _problems(folder: Path, name: str) -> list[str]:

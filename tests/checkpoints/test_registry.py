@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from glci_dist.checkpoints.manifest import NAME, Checkpoint, Manifest, read
+from glci_dist.checkpoints.manifest import MANIFEST_FILE, Checkpoint, Manifest, read
 from glci_dist.checkpoints.registry import Registry, Stateful
-from glci_dist.checkpoints.state import Part
+from glci_dist.checkpoints.state import VectorShard
 from glci_dist.errors import UserError
 from tests.checkpoints.saves import saver
 
@@ -45,7 +45,7 @@ class Average:
         self.values, self.steps = values, steps
 
     def state_dict(self) -> dict[str, Any]:
-        return {"values": Part(0, len(self.values), [self.values]), "steps": self.steps}
+        return {"values": VectorShard(0, len(self.values), [self.values]), "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.values = torch.cat([state["values"].read(0, 2), state["values"].read(2, 6)])
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_before_there_was_a_registry_is_taken_up(tmp_path: Path)
     checkpoint = saved(tmp_path, {"completion.optimizer": Average(torch.arange(6.0), 3)})
     facts = dict(checkpoint.manifest.facts)
     facts["optimizers"] = {"completion": facts.pop("completion.optimizer")}
-    (checkpoint.path / NAME).write_bytes(Manifest(**{**vars(checkpoint.manifest), "facts": facts}).encode())
+    (checkpoint.path / MANIFEST_FILE).write_bytes(Manifest(**{**vars(checkpoint.manifest), "facts": facts}).encode())
     average = Average(torch.zeros(6), 0)
     Registry({"completion.optimizer": average}).load(read(checkpoint.path), verified=True)
     assert (average.steps, float(average.values.sum())) == (3, 15)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glci_dist.checkpoints.manifest import WHOLE, Checkpoint, folders
+from glci_dist.checkpoints.manifest import NETWORKS_FILE, Checkpoint, folders
 from glci_dist.checkpoints.reading import SavedVectors
 from glci_dist.checkpoints.retention import Retention
-from glci_dist.checkpoints.saver import Saved
+from glci_dist.checkpoints.saver import SaveResult
 from glci_dist.errors import Superseded
 from glci_dist.runs import attempts
 from tests.checkpoints.saves import save_some, saver, state
@@ -44,7 +44,7 @@ def save_and_be_killed(run: Path, operation: int) -> None:
 
 
 def is_all_of_its_step(found: Checkpoint) -> bool:
-    whole = load_file(found.path / WHOLE)
+    whole = load_file(found.path / NETWORKS_FILE)
     vector = SavedVectors(found).read("completion.optimizer/exp_avg", 0, 600)
     return (
         bool((whole["completion/weight"] == found.step).all())
@@ -82,7 +82,7 @@ def test_what_a_killed_attempt_left_behind_does_not_hinder_the_next_and_is_clear
     run_world(1, save_some, tmp_path, (1,))
     left = tmp_path / "attempts" / "0001" / "step-00000002.writing"
     left.mkdir()
-    (left / WHOLE).write_bytes(b"half")
+    (left / NETWORKS_FILE).write_bytes(b"half")
     run_world(1, save_some, tmp_path, (2,))
 
     found = newest_in(tmp_path / "checkpoints")
@@ -113,7 +113,7 @@ def save_with_a_damaged_one(run: Path) -> None:
             made.save(state(step), step=step, phase="joint", ends_phase=False)
             made.wait()
             if step == 2:
-                (run / "checkpoints" / "step-00000002" / WHOLE).write_bytes(b"cut")
+                (run / "checkpoints" / "step-00000002" / NETWORKS_FILE).write_bytes(b"cut")
 
 
 def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path: Path) -> None:
@@ -121,14 +121,14 @@ def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path: Path) -> None:
     assert [step for step, _ in folders(tmp_path / "checkpoints")] == [3, 2, 1]
 
 
-def save_on_a_disk_that_spoils_the_newest(run: Path) -> list[Saved]:
+def save_on_a_disk_that_spoils_the_newest(run: Path) -> list[SaveResult]:
     """Of four saves, keeping two, the last two are damaged before they are read back; their sizes stay."""
-    saved: list[Saved] = []
+    saved: list[SaveResult] = []
 
     def spoil(event: str, details: tuple[Any, ...]) -> None:
         if event == "glci.checkpoint" and details == ("verify", "step-00000004"):
             for step in (3, 4):
-                path = run / "checkpoints" / f"step-{step:08d}" / WHOLE
+                path = run / "checkpoints" / f"step-{step:08d}" / NETWORKS_FILE
                 path.write_bytes(path.read_bytes()[:-1] + b"?")
 
     with saver(run, Retention(keep=2, keep_every=0), saved) as made:
@@ -147,7 +147,7 @@ def test_before_anything_is_deleted_one_that_is_kept_is_read_back_whole(tmp_path
     assert [each.deleted for each in saved] == [(), (), ("step-00000001",), ()]
     assert [path.name for path, _, _ in saved[3].damaged] == ["step-00000004", "step-00000003"]
     for path, problem, aside in saved[3].damaged:
-        assert problem == f"{WHOLE} does not have its checksum"
+        assert problem == f"{NETWORKS_FILE} does not have its checksum"
         assert aside == tmp_path / "attempts" / "0001" / f"damaged-{path.name}"
     found = newest_in(tmp_path / "checkpoints")
     assert found is not None
@@ -171,7 +171,7 @@ def test_one_reading_back_serves_as_long_as_that_checkpoint_is_among_the_newest(
 
 
 def outlive_its_lease(run: Path) -> tuple[str, list[int], list[int]]:
-    saved: list[Saved] = []
+    saved: list[SaveResult] = []
     said = ""
     try:
         with saver(run, Retention(2, 0), saved) as made:
@@ -195,7 +195,7 @@ def go_back(run: Path) -> int | None:
     with saver(run) as made:
         for step in (2, 4, 6):
             made.save(state(step), step=step, phase="joint", ends_phase=False)
-        made.go_back(4)
+        made.rewind(4)
         made.save(state(6), step=6, phase="joint", ends_phase=False)
         made.wait()
         return made.committed
@@ -215,10 +215,13 @@ def time_of_copies(run: Path) -> list[float]:
     with saver(run) as made:
         first = state(1)
         made.save(
-            type(first)({"completion/weight": tensor}, first.parts, first.facts), step=1, phase="", ends_phase=False
+            type(first)({"completion/weight": tensor}, first.vectors, first.extra_state),
+            step=1,
+            phase="",
+            ends_phase=False,
         )
         tensor.fill_(7)
-    return [float(load_file(run / "checkpoints" / "step-00000001" / WHOLE)["completion/weight"].max())]
+    return [float(load_file(run / "checkpoints" / "step-00000001" / NETWORKS_FILE)["completion/weight"].max())]
 
 
 def test_what_training_does_after_the_copy_does_not_reach_the_checkpoint(tmp_path: Path) -> None:

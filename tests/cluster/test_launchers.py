@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from glci_dist.cluster.launchers import Launched, find, first_host, is_echo, settle
+from glci_dist.cluster.launchers import LaunchedRank, detect, first_host, is_silent, set_torch_variables
 from glci_dist.errors import UserError
 
 OMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
@@ -61,7 +61,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return kept
 
 
-def _place(found: Launched | None) -> tuple[int, int, int, int | None, str] | None:
+def _place(found: LaunchedRank | None) -> tuple[int, int, int, int | None, str] | None:
     return None if found is None else (found.rank, found.size, found.local_rank, found.local_size, found.address)
 
 
@@ -108,8 +108,8 @@ def test_a_process_knows_its_place(
     variables: dict[str, str], told: dict[str, str], place: tuple[int, int, int, int | None, str] | None
 ) -> None:
     variables |= told
-    assert _place(find()) == place
-    assert _place(settle()) == place
+    assert _place(detect()) == place
+    assert _place(set_torch_variables()) == place
     # Others' int(os.environ["RANK"]) would fail on an empty one.
     assert "" not in (variables.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
     if place is not None and place[1] > 1:
@@ -117,7 +117,7 @@ def test_a_process_knows_its_place(
         assert (variables["RANK"], variables["WORLD_SIZE"]) == (str(place[0]), str(place[1]))
         assert (variables["LOCAL_RANK"], variables["MASTER_ADDR"]) == (str(place[2]), place[4])
         assert 1024 <= int(variables["MASTER_PORT"]) < 65536
-        assert _place(find()) == place
+        assert _place(detect()) == place
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,14 @@ def test_only_a_launcher_says_that_others_run_the_same_words(
     variables: dict[str, str], told: dict[str, str], is_there: bool
 ) -> None:
     variables |= told
-    assert is_echo() == is_there
+    assert is_silent() == is_there
 
 
 def test_all_ranks_of_a_step_meet_at_one_port_and_those_of_another_one_elsewhere(variables: dict[str, str]) -> None:
     ports = []
     for job, rank in (("7", "0"), ("7", "3"), ("8", "3")):
         variables |= {**STEP, "SLURM_JOB_ID": job, "SLURM_PROCID": rank}
-        found = find()
+        found = detect()
         assert found is not None
         ports.append(found.port)
     assert ports[0] == ports[1] != ports[2]
@@ -198,7 +198,7 @@ def test_what_makes_no_world_is_refused_in_one_line(variables: dict[str, str], t
     variables |= told
     before = dict(variables)
     with pytest.raises(UserError) as refused:
-        settle()
+        set_torch_variables()
     assert said in str(refused.value)
     assert any(way in str(refused.value) for way in ("torchrun", "choose a free one", "one launcher alone"))
     assert "\n" not in str(refused.value)

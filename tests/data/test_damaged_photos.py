@@ -17,7 +17,7 @@ from PIL import Image
 
 from glci_dist.data import other_formats
 from glci_dist.data.decode import DecodeError, decode
-from glci_dist.data.photos import BadPhoto, to_shard_jpeg
+from glci_dist.data.shard_jpeg import BadPhoto, to_shard_jpeg
 from tests.data.conftest import draw_photo
 from tests.data.shards_help import PEAK, broken_avif, encoded, glci, jpeg, write_folder, write_tar
 

@@ -14,7 +14,7 @@ from glci_dist.config import DataConfig, HolesConfig, OrderConfig
 from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.index import load_index
 from glci_dist.data.loader import StepDataset
-from glci_dist.data.photos import BadPhoto, to_shard_jpeg
+from glci_dist.data.shard_jpeg import BadPhoto, to_shard_jpeg
 from tests.data import shards_help
 from tests.data.conftest import draw_photo
 from tests.data.shards_help import TURNS, glci, write_folder, write_tar

@@ -13,7 +13,7 @@ import simplejpeg
 import webdataset
 from PIL import Image
 
-from glci_dist.data.photos import BadPhoto, to_shard_jpeg
+from glci_dist.data.shard_jpeg import BadPhoto, to_shard_jpeg
 from tests.data.shards_help import (
     TURNS,
     contents,

@@ -10,7 +10,7 @@ import simplejpeg
 from PIL import Image
 
 from glci_dist.data.index import load_index
-from glci_dist.data.plan import BuildJournal, Finished
+from glci_dist.data.plan import BuildJournal, FinishedShard
 from tests.data.shards_help import encoded, glci, jpeg, pixels, write_folder, write_tar
 from tests.data.test_shards_build import read_samples
 from tests.data.test_shards_sources import build, rejects
@@ -63,6 +63,6 @@ def test_of_several_pictures_the_first_is_taken_and_told(tmp_path: Path, capsys:
 
 def test_a_build_that_was_stopped_still_knows_which_photos_had_several_pictures(tmp_path: Path) -> None:
     with BuildJournal(tmp_path) as journal:
-        journal.add(Finished("shard-000000.tar", None, (), ("a.gif",)))
+        journal.add(FinishedShard("shard-000000.tar", None, (), ("a.gif",)))
     with BuildJournal(tmp_path) as journal:
         assert journal.finished["shard-000000.tar"].several == ("a.gif",)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from glci_dist.data.index import load_index
-from glci_dist.data.plan import BuildJournal, Finished
+from glci_dist.data.plan import BuildJournal, FinishedShard
 from glci_dist.data.processes import in_processes
 from glci_dist.errors import UserError
 from tests.data.shards_help import contents, glci, jpeg, some_photos, write_folder
@@ -117,7 +117,7 @@ def test_ctrl_c_ends_a_build_that_can_be_completed(tmp_path: Path) -> None:
 def test_a_build_killed_twice_within_a_line_of_its_journal_loses_only_that_line(tmp_path: Path) -> None:
     for name in ("shard-000000.tar", "shard-000001.tar", "shard-000002.tar"):
         journal = BuildJournal(tmp_path)
-        journal.add(Finished(name, None, (("a.jpg", "an empty file"),)))
+        journal.add(FinishedShard(name, None, (("a.jpg", "an empty file"),)))
         journal.close()
         with open(tmp_path / "build.jsonl", "a") as file:
             file.write('{"name": "shard-0000')

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from glci_dist import compose
-from glci_dist.checkpoints.manifest import NAME, Manifest, folders, read
+from glci_dist.checkpoints.manifest import MANIFEST_FILE, Manifest, folders, read
 from glci_dist.errors import Ending
 from glci_dist.runs import attempts
 from glci_dist.slurm.outlook import look
@@ -73,7 +73,7 @@ def rewrite(checkpoint: Path, old: str, new: str) -> None:
     facts = {**manifest.facts, "config": manifest.facts["config"].replace(old, new)}
     assert facts != manifest.facts
     changed = Manifest(**{**vars(manifest), "facts": facts})
-    (checkpoint / NAME).write_bytes(changed.encode())
+    (checkpoint / MANIFEST_FILE).write_bytes(changed.encode())
 
 
 def test_what_cannot_go_on_is_in_the_journal_and_in_the_status(run: Path, faces_shards: str) -> None:

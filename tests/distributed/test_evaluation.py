@@ -15,9 +15,9 @@ from glci_dist.data.demo_faces import render_face
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import mean_colour, telea
 from glci_dist.evaluation.evaluate import evaluate
+from glci_dist.evaluation.evaluate_runs import complete_with
+from glci_dist.evaluation.feature_metrics import EfficientNet
 from glci_dist.evaluation.protocol import frozen_protocol
-from glci_dist.evaluation.run import complete_with
-from glci_dist.evaluation.yardsticks import EfficientNet
 from glci_dist.models.completion import CompletionNetwork
 from tests.worlds import run_world
 
@@ -34,7 +34,7 @@ def figures(size: int) -> dict[str, Any] | None:
         assert world.size == size
         methods = {"Telea": telea, "network": complete_with(network, world.device)}
         result = evaluate(
-            methods, photos, protocol, yardsticks=[EfficientNet(world.device)], batch=8, replicates=20, world=world
+            methods, photos, protocol, feature_metrics=[EfficientNet(world.device)], batch=8, replicates=20, world=world
         )
     return json.loads(result.to_json()) if result is not None else None
 

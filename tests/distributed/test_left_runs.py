@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from glci_dist import compose
-from glci_dist.checkpoints.manifest import NAME, Manifest, folders, read
+from glci_dist.checkpoints.manifest import MANIFEST_FILE, Manifest, folders, read
 from glci_dist.cli import main
 from glci_dist.errors import Ending
 from glci_dist.training.train import train
@@ -62,7 +62,7 @@ def rewrite(run: Path, old: str, new: str) -> None:
     for _, path in folders(run / "checkpoints"):
         manifest = read(path).manifest
         facts = {**manifest.facts, "config": manifest.facts["config"].replace(old, new, 1)}
-        (path / NAME).write_bytes(Manifest(**{**vars(manifest), "facts": facts}).encode())
+        (path / MANIFEST_FILE).write_bytes(Manifest(**{**vars(manifest), "facts": facts}).encode())
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ def test_checkpoints_of_the_format_before_go_on_bitwise(finished: Path, run: Pat
         facts = dict(manifest.facts)
         facts["optimizers"] = {side: facts.pop(f"{side}.optimizer") for side in ("completion", "discriminator")}
         changed = Manifest(**{**vars(manifest), "facts": facts, "format": "glci-checkpoint-3"})
-        (path / NAME).write_bytes(changed.encode())
+        (path / MANIFEST_FILE).write_bytes(changed.encode())
     assert "resume" in resume(run, faces_shards)
     assert final_files(run, 12) == final_files(finished, 12)
 
@@ -134,7 +134,7 @@ def test_others_are_refused_by_their_names_until_they_are_accepted(
 def test_a_manifest_of_a_newer_version_is_one_line_and_stands_as_it_was(
     run: Path, faces_shards: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = run / "checkpoints" / "step-00000010" / NAME
+    path = run / "checkpoints" / "step-00000010" / MANIFEST_FILE
     path.write_text(path.read_text().replace("glci-checkpoint-4", "glci-checkpoint-8"))
     said = resume(run, faces_shards)
     assert said.strip().count("\n") == 0
@@ -199,16 +199,16 @@ def test_what_is_saved_is_what_is_there(run: Path, faces_shards: str, capsys: py
     assert "the checkpoint of step 12 is not there any more" in status
     assert "the newest that stands is of step 10" in status
     assert json.loads(told(capsys, "status", str(run), "--json"))["saved"] == 10
-    (run / "checkpoints" / "step-00000010" / NAME).unlink()
+    (run / "checkpoints" / "step-00000010" / MANIFEST_FILE).unlink()
     status = told(capsys, "status", str(run))
     assert "the newest that stands is of step 8" in status
-    assert f"step-00000010 is damaged ({NAME} is missing)" in status
+    assert f"step-00000010 is damaged ({MANIFEST_FILE} is missing)" in status
     shutil.rmtree(run / "checkpoints" / "step-00000010")
     said = resume(run, faces_shards)
     assert "step-00000012 is not there any more: the run goes on from step 8" in said
     assert events(run, "missing")[0]["checkpoint"] == "step-00000012"
     for _, path in folders(run / "checkpoints"):
-        (path / NAME).rename(path / "aside")
+        (path / MANIFEST_FILE).rename(path / "aside")
     status = told(capsys, "status", str(run))
     assert "none stands, and the run does not start until they are mended or removed" in status
     for _, path in folders(run / "checkpoints"):

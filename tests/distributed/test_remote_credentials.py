@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glci_dist.cluster.environment import tell_cause
+from glci_dist.cluster.elastic import write_error_file
 from glci_dist.runs import attempts
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.events import ConfigurationChanged, DisplayFailed, Failed
@@ -70,7 +70,7 @@ def test_a_traceback_shows_no_credentials_and_neither_does_what_is_left_of_it(tm
 
 def test_what_a_run_writes_down_of_its_end_has_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    tell_cause("http://me:hunter2@host/x is gone")
+    write_error_file("http://me:hunter2@host/x is gone")
     endings = Endings(attempts.begin(tmp_path / "run", ranks=1), rank=0, host="here")
     assert endings.journal is not None
     endings.journal.write(DisplayFailed(1, observer="TensorBoard", error="http://me:hunter2@host/x"))

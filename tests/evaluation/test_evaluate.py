@@ -11,7 +11,7 @@ from torch import Tensor
 from glci_dist.config import HolesConfig
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import mean_colour, telea
-from glci_dist.evaluation.evaluate import take_samples
+from glci_dist.evaluation.evaluate import complete_samples
 from glci_dist.evaluation.protocol import Protocol, frozen_protocol
 from tests.evaluation.measured import evaluated, noise_photos
 
@@ -53,7 +53,7 @@ def test_figures_do_not_depend_on_the_batch(protocol: Protocol) -> None:
     assert one.holes_sha256 == other.holes_sha256
     assert one.keys == other.keys == tuple(key for key, _ in photos)
     for name in ("hole_l1_x100", "psnr_db", "ssim"):
-        assert np.allclose(one.figures["telea"][name], other.figures["telea"][name], rtol=1e-5)
+        assert np.allclose(one.per_photo["telea"][name], other.per_photo["telea"][name], rtol=1e-5)
 
 
 def test_means_are_over_photos_not_over_hole_values(protocol: Protocol) -> None:
@@ -127,12 +127,12 @@ def test_figures_by_the_holes_size_are_those_of_these_photos_alone(protocol: Pro
     for (low, high), size in zip(((0, 0.1), (0.1, 0.2), (0.2, 0.3)), document.values(), strict=True):
         rows = (shares >= low) & (shares < high)
         assert size["photos"] == rows.sum() > 1
-        assert size["psnr_db"] == pytest.approx(result.figures["Telea"]["psnr_db"][rows].mean())
+        assert size["psnr_db"] == pytest.approx(result.per_photo["Telea"]["psnr_db"][rows].mean())
 
 
 def test_samples_are_the_first_photos_with_the_holes_of_the_evaluation(protocol: Protocol) -> None:
     photos = noise_photos(5)
-    samples = take_samples({"telea": telea, "echo": echo}, photos, protocol, count=3)
+    samples = complete_samples({"telea": telea, "echo": echo}, photos, protocol, count=3)
     masks = protocol.masks(range(5))
     assert [sample.key for sample in samples] == [key for key, _ in photos[:3]]
     for number, sample in enumerate(samples):

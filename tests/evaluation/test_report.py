@@ -9,7 +9,7 @@ from PIL import Image
 
 from glci_dist.config import HolesConfig
 from glci_dist.evaluation.baselines import mean_colour, telea
-from glci_dist.evaluation.evaluate import take_samples
+from glci_dist.evaluation.evaluate import complete_samples
 from glci_dist.evaluation.protocol import frozen_protocol
 from glci_dist.evaluation.report import grid, with_hole, write_report
 from tests.evaluation.measured import evaluated
@@ -66,7 +66,7 @@ def test_a_report_is_a_table_json_and_a_picture(tmp_path: Path) -> None:
     protocol = frozen_protocol("box", 32, HolesConfig(min_side=8, max_side=16, patch=20))
     methods = {"Telea": telea, "network": mean_colour((0.2, 0.4, 0.6))}
     result = evaluated(methods, photos, protocol)
-    samples = take_samples(methods, photos, protocol, count=2)
+    samples = complete_samples(methods, photos, protocol, count=2)
     (tmp_path / "new").mkdir()
     picture = write_report(result, samples, tmp_path / "new", networks=["network"], beside="Telea")
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text())["photos"] == 3

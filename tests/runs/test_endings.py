@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glci_dist.cluster.environment import Part
+from glci_dist.cluster.elastic import FailureRole
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
@@ -43,9 +43,9 @@ def test_a_run_that_ended_well_is_not_made_a_failure_by_what_comes_after(tmp_pat
 def test_a_lost_rank_s_own_words_are_the_reason(tmp_path: Path) -> None:
     attempt = attempts.begin(tmp_path, ranks=3)
     mine, second, third = (endings(attempt, rank) for rank in range(3))
-    second.fail("rank 1 on node1 lost another rank", Part.LOST)
+    second.fail("rank 1 on node1 lost another rank", FailureRole.LOST)
     third.fail("rank 2 on node2: OSError: the disk is gone")
-    mine.fail("rank 0 on node0 lost another rank", Part.LOST)
+    mine.fail("rank 0 on node0 lost another rank", FailureRole.LOST)
     (event,) = read_journal(tmp_path)
     assert event["reason"] == "rank 0 on node0 lost another rank: rank 2 on node2: OSError: the disk is gone"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from glci_dist.cluster.environment import Part, tell_cause
+from glci_dist.cluster.elastic import FailureRole, write_error_file
 from glci_dist.slurm.agent import Bounds, Crash, order_of_cause, without_own_kills
 
 BOUNDS = Bounds(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
@@ -66,22 +66,22 @@ def test_a_node_is_blamed_for_crashes_that_all_began_there_and_not_in_one_step(
     assert BOUNDS.bad_node([replace(crash, time=20 * crash.time) for crash in found]) is None
 
 
-def failure(folder: Path, code: int, part: Part | None = None) -> ProcessFailure:
+def failure(folder: Path, code: int, part: FailureRole | None = None) -> ProcessFailure:
     """What torch's agent makes of a worker that ended with ``code``."""
     file = folder / "error.json"
     file.unlink(missing_ok=True)
     if part is not None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
-            tell_cause("it broke", part)
+            write_error_file("it broke", part)
     return ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file=str(file))
 
 
 def test_a_crash_is_put_down_to_who_broke_and_not_to_who_waited(tmp_path: Path) -> None:
-    broke = order_of_cause(failure(tmp_path, 1, Part.BROKE))
+    broke = order_of_cause(failure(tmp_path, 1, FailureRole.BROKE))
     killed = order_of_cause(failure(tmp_path, -9))
-    waited = order_of_cause(failure(tmp_path, 1, Part.WAITED))
-    lost = order_of_cause(failure(tmp_path, 1, Part.LOST))
+    waited = order_of_cause(failure(tmp_path, 1, FailureRole.WAITED))
+    lost = order_of_cause(failure(tmp_path, 1, FailureRole.LOST))
     aborted = order_of_cause(failure(tmp_path, -6))
     ended = order_of_cause(failure(tmp_path, -15))
     assert [place for place, _ in (broke, killed, waited, lost, aborted, ended)] == [0, 1, 2, 3, 3, 4]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from glci_dist import compose, stored
-from glci_dist.checkpoints.manifest import NAME
+from glci_dist.checkpoints.manifest import MANIFEST_FILE
 from glci_dist.data.index import load_index
 from glci_dist.errors import Fault, UserError
 from glci_dist.runs.folder import RunFolder
@@ -311,12 +311,12 @@ def test_a_run_is_complete_by_what_stands_of_its_checkpoints_and_not_by_their_na
     _save(request, 4)
     # Damaged, and what a deletion that was interrupted leaves.
     _save(request, 6)
-    (request.run / "checkpoints" / "step-00000006" / NAME).unlink()
+    (request.run / "checkpoints" / "step-00000006" / MANIFEST_FILE).unlink()
     (request.run / "checkpoints" / "step-00000008").mkdir()
     assert standing(request) is None
     assert refusals([request]) == []
     # Without one that stands it would not start.
-    (request.run / "checkpoints" / "step-00000004" / NAME).unlink()
+    (request.run / "checkpoints" / "step-00000004" / MANIFEST_FILE).unlink()
     (said,) = refusals([request])
     assert said.startswith(f"none of the 3 checkpoint(s) in {request.run}/checkpoints stands (step-00000008: ")
 
@@ -337,8 +337,8 @@ def _save(request: Request, step: int) -> None:
     """Have a checkpoint stand that the run could go on from."""
     with saver(request.run) as made:
         made_of = state(step)
-        facts = {**made_of.facts, "config": compose.to_yaml(request.config)}
-        made.save(replace(made_of, facts=facts), step=step, phase="joint", ends_phase=False)
+        facts = {**made_of.extra_state, "config": compose.to_yaml(request.config)}
+        made.save(replace(made_of, extra_state=facts), step=step, phase="joint", ends_phase=False)
 
 
 def _shards(words: list[str]) -> str:

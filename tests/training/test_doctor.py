@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from glci_dist.config import DoctorConfig, PhaseConfig
-from glci_dist.diagnosis.states import State, judge, summary
+from glci_dist.diagnosis.states import State, diagnose_window, summary
 from glci_dist.training.doctor import Diagnosis, Doctor
 from glci_dist.training.phases import Schedule
 
@@ -47,7 +47,7 @@ SCHEDULE = Schedule(
 
 @pytest.mark.parametrize("state", CHANGES)
 def test_a_state_is_named_where_its_limit_is_passed(state: State) -> None:
-    (finding,) = judge([{**HEALTHY, **CHANGES[state]}] * 20, HEALTHY)
+    (finding,) = diagnose_window([{**HEALTHY, **CHANGES[state]}] * 20, HEALTHY)
     assert finding.state == state
     assert finding.evidence[0] in finding.line
     assert finding.advice in finding.line
@@ -68,7 +68,7 @@ def test_a_state_is_named_where_its_limit_is_passed(state: State) -> None:
     ],
 )
 def test_what_stays_within_the_limits_is_healthy(change: dict[str, float]) -> None:
-    (finding,) = judge([{**HEALTHY, **change}] * 20, HEALTHY)
+    (finding,) = diagnose_window([{**HEALTHY, **change}] * 20, HEALTHY)
     assert finding.state == State.HEALTHY
 
 
@@ -78,15 +78,15 @@ def test_without_gradients_no_contest_is_told_by_losses_that_fall_together() -> 
         {**known, **{name: known[name] * 0.97**step for name in ("loss/adversarial", "loss/real", "loss/completed")}}
         for step in range(20)
     ]
-    assert [finding.state for finding in judge(falling, known)] == [State.NO_CONTEST]
+    assert [finding.state for finding in diagnose_window(falling, known)] == [State.NO_CONTEST]
     fighting = [{**each, "loss/adversarial": 1.5 + 0.1 * step} for step, each in enumerate(falling)]
-    assert [finding.state for finding in judge(fighting, known)] == [State.HEALTHY]
+    assert [finding.state for finding in diagnose_window(fighting, known)] == [State.HEALTHY]
 
 
 @pytest.mark.parametrize(("real", "completed", "words"), [(0.96, 0.05, "nearly all"), (0.05, 0.96, "hardly any")])
 def test_discriminators_that_call_all_photos_the_same_are_asleep(real: float, completed: float, words: str) -> None:
     leaning = {**HEALTHY, "accuracy/real": real, "accuracy/completed": completed}
-    (finding,) = judge([leaning] * 20, HEALTHY)
+    (finding,) = diagnose_window([leaning] * 20, HEALTHY)
     assert finding.state == State.ASLEEP
     assert f"{words} photos real" in finding.line
     assert not finding.overshoots
@@ -94,25 +94,25 @@ def test_discriminators_that_call_all_photos_the_same_are_asleep(real: float, co
 
 def test_several_states_are_told_in_their_order() -> None:
     both = {**HEALTHY, **CHANGES[State.DOMINATES], **CHANGES[State.DIVERGING]}
-    assert [finding.state for finding in judge([both] * 20, HEALTHY)] == [State.DIVERGING, State.DOMINATES]
+    assert [finding.state for finding in diagnose_window([both] * 20, HEALTHY)] == [State.DIVERGING, State.DOMINATES]
 
 
 @pytest.mark.parametrize("name", HEALTHY)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_diverging(name: str, value: float) -> None:
-    (finding,) = judge([{**HEALTHY, name: value}], HEALTHY)
+    (finding,) = diagnose_window([{**HEALTHY, name: value}], HEALTHY)
     assert finding.state == State.DIVERGING
     assert name in finding.evidence[0]
 
 
 def test_a_beginning_of_zero_ends_no_diagnosis() -> None:
-    (finding,) = judge([HEALTHY], {**HEALTHY, "loss/reconstruction": 0.0, "contest/diversity_of_photos": 0.0})
+    (finding,) = diagnose_window([HEALTHY], {**HEALTHY, "loss/reconstruction": 0.0, "contest/diversity_of_photos": 0.0})
     assert finding.state == State.HEALTHY
 
 
 def test_an_adversarial_loss_of_no_weight_is_no_contest() -> None:
     without = {name: value for name, value in HEALTHY.items() if not name.startswith("gradient_at_output")}
-    assert judge([{**without, "phase/alpha": 0.0}], HEALTHY)[0].state == State.NO_CONTEST
+    assert diagnose_window([{**without, "phase/alpha": 0.0}], HEALTHY)[0].state == State.NO_CONTEST
 
 
 def test_a_single_odd_step_moves_no_median() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from glci_dist.config import DoctorConfig, PhaseConfig
-from glci_dist.diagnosis.states import State, judge, judge_alone
+from glci_dist.diagnosis.states import State, diagnose_alone, diagnose_window
 from glci_dist.training.doctor import Diagnosis, Doctor
 from glci_dist.training.phases import Schedule
 from tests.training.test_doctor import CHANGES, HEALTHY
@@ -30,7 +30,7 @@ def swinging(width: float, margin: float = 0.49) -> list[dict[str, float]]:
 
 
 def test_discriminators_that_overshoot_are_asleep() -> None:
-    (finding,) = judge(swinging(0.41), HEALTHY)
+    (finding,) = diagnose_window(swinging(0.41), HEALTHY)
     assert finding.state == State.ASLEEP
     assert "overshoot" in finding.line
     assert "lower phases.*.discriminator_lr" in finding.line
@@ -42,7 +42,7 @@ def test_discriminators_that_overshoot_are_asleep() -> None:
         "leans to one side": [swinging(0.41)[0]] * 20,
         "too few updates": swinging(0.41)[:7],
     }
-    assert {name: judge(window, HEALTHY)[0].state for name, window in healthy.items()} == dict.fromkeys(
+    assert {name: diagnose_window(window, HEALTHY)[0].state for name, window in healthy.items()} == dict.fromkeys(
         healthy, State.HEALTHY
     )
 
@@ -146,7 +146,7 @@ def measured(updates: str) -> list[dict[str, float]]:
     ("updates", "state"), [(LEARNING, State.HEALTHY), (SLOW, State.HEALTHY), (TOO_FAST, State.ASLEEP)]
 )
 def test_young_discriminators_are_told_from_those_that_overshoot(updates: str, state: State) -> None:
-    (finding,) = judge_alone(measured(updates))
+    (finding,) = diagnose_alone(measured(updates))
     assert finding.state == state
     assert finding.overshoots == (state == State.ASLEEP)
 
@@ -221,7 +221,7 @@ def test_what_chance_does_in_small_batches_is_no_swing() -> None:
     window = swinging(0.9)
     swings = 0.9 * math.sqrt(20 / 19)
     assert math.sqrt(2 / 2) > swings > math.sqrt(2 / 4)
-    states = {photos: judge(window, HEALTHY, photos=photos)[0].state for photos in (0, 2, 4, 64)}
+    states = {photos: diagnose_window(window, HEALTHY, photos=photos)[0].state for photos in (0, 2, 4, 64)}
     assert states == {0: State.ASLEEP, 2: State.HEALTHY, 4: State.ASLEEP, 64: State.ASLEEP}
 
 

@@ -52,7 +52,7 @@ class GradientWatch(Callback):
         if rejected is None or done.batch is None:
             return
         step = done.report.plan.step
-        keys = tuple(key for rank in self._world.to_main(done.batch.keys) for key in rank)
+        keys = tuple(key for rank in self._world.gather_objects(done.batch.keys) for key in rank)
         # In fp16 an overflow now and then is how the loss scale finds its height.
         is_usual = self._config.precision == "fp16" and rejected.kind == "not-finite"
         answer = "skip" if is_usual else rejected.answer

@@ -34,7 +34,7 @@ class SampleAudit(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks, on rank 0; every rank calls it."""
-        used = self._world.to_main(self._own)
+        used = self._world.gather_objects(self._own)
         return dict(sum(used, self._before).to_json())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -80,14 +80,14 @@ class SampleWatch(Callback):
         self._replaced.sum_up()
 
     def _tell_replaced(self, step: int, batch: Batch) -> None:
-        for rank in self._world.to_main(batch.replaced):
+        for rank in self._world.gather_objects(batch.replaced):
             for each in rank:
                 self._replaced.add(step, each)
                 self._log.event(SampleReplaced(step, each.shard, each.key, each.slot, each.reason))
 
     def _tell_remade(self, step: int, batch: Batch) -> None:
         """Say and write down which loader workers were lost, of which rank, and to what."""
-        for rank, (host, reasons) in enumerate(self._world.to_main((self._world.host, batch.remade))):
+        for rank, (host, reasons) in enumerate(self._world.gather_objects((self._world.host, batch.remade))):
             for reason in reasons:
                 self._log.event(WorkerLost(step, rank, on=host, reason=reason))
                 self._log.say(

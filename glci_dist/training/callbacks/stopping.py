@@ -31,7 +31,7 @@ class StopSignals(Callback):
     def after_step(self, done: TrainedStep, control: Control) -> None:
         if not done.report.stop:
             return
-        step, names = done.report.plan.step, self._world.to_all(self._stop.name)
+        step, names = done.report.plan.step, self._world.all_gather_objects(self._stop.name)
         self._log.event(SignalReceived(step, tuple(names)))
         said = ", ".join(sorted({name for name in names if name is not None}))
         control.end(Interrupted(f"stopped by {said} after step {step}"))

@@ -19,9 +19,9 @@ from glci_dist.data.demo_faces import render_face
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import mean_colour
 from glci_dist.evaluation.distances import frechet
+from glci_dist.evaluation.feature_metrics import EfficientNet, Lpips, alexnet_trunk
 from glci_dist.evaluation.identity import Identity, find_models
 from glci_dist.evaluation.protocol import frozen_protocol
-from glci_dist.evaluation.yardsticks import EfficientNet, Lpips, alexnet_trunk
 from glci_dist.models.efficientnet import load_efficientnet
 from tests.evaluation.measured import evaluated, noise_photos
 
@@ -54,17 +54,17 @@ def test_efficientnet_sees_what_another_implementation_sees() -> None:
 
 
 def test_small_pictures_are_enlarged_and_others_are_not() -> None:
-    yardstick = EfficientNet(CPU)
+    metric = EfficientNet(CPU)
     with torch.no_grad():
-        small, large = (yardstick.look(shown, shown) for shown in (pictures(1, 40), pictures(1, 160)))
-    assert small.details[0].shape[-1] == 64
-    assert large.details[0].shape[-1] == 80
+        small, large = (metric.extract(shown, shown) for shown in (pictures(1, 40), pictures(1, 160)))
+    assert small.maps[0].shape[-1] == 64
+    assert large.maps[0].shape[-1] == 80
 
 
 def test_an_evaluation_holds_each_figure_around_the_hole_and_over_the_whole_photo() -> None:
     protocol = frozen_protocol("box", 32, HolesConfig(min_side=8, max_side=16, patch=20))
-    photos, yardstick = noise_photos(5), EfficientNet(CPU)
-    result = evaluated({"grey": mean_colour((0.5,) * 3)}, photos, protocol, yardsticks=[yardstick], replicates=20)
+    photos, metric = noise_photos(5), EfficientNet(CPU)
+    result = evaluated({"grey": mean_colour((0.5,) * 3)}, photos, protocol, feature_metrics=[metric], replicates=20)
     assert result.names("grey")[3:] == ["perceptual", "perceptual_hole", "frechet", "frechet_hole"]
     # By hand, for the whole and for the square around the hole.
     true = torch.from_numpy(np.stack([photo for _, photo in photos])).permute(0, 3, 1, 2).float() / 255
@@ -78,15 +78,13 @@ def test_an_evaluation_holds_each_figure_around_the_hole_and_over_the_whole_phot
             for each in (completed, true)
         )
         with torch.no_grad():
-            seen, known = (yardstick.look(each, true) for each in (one, other))
-        assert seen.features is not None
-        assert known.features is not None
+            seen, known = (metric.extract(each, true) for each in (one, other))
+        assert seen.pooled is not None
+        assert known.pooled is not None
         assert result.value("grey", f"perceptual{suffix}") == pytest.approx(
-            float(yardstick.compare(seen, known).mean()), rel=1e-4
+            float(metric.compare(seen, known).mean()), rel=1e-4
         )
-        assert result.value("grey", f"frechet{suffix}") == pytest.approx(
-            frechet(seen.features, known.features), rel=1e-4
-        )
+        assert result.value("grey", f"frechet{suffix}") == pytest.approx(frechet(seen.pooled, known.pooled), rel=1e-4)
     interval = result.summary("grey", "frechet")
     assert interval.low is not None
     assert interval.high is not None
@@ -110,10 +108,10 @@ def test_lpips_agrees_with_torchmetrics(alexnet_file: Path, monkeypatch: pytest.
     monkeypatch.setattr(theirs, "_get_tv_model_features", lambda *_: trunk)
     reference = theirs._LPIPS(pretrained=True, net="alex", pnet_rand=True)
     one, other = pictures(3, 64, 1), pictures(3, 64, 2)
-    yardstick = Lpips(alexnet_file, CPU)
+    metric = Lpips(alexnet_file, CPU)
     with torch.no_grad():
         expected = reference(one, other, normalize=True).flatten()
-        found = yardstick.compare(yardstick.look(one, one), yardstick.look(other, other))
+        found = metric.compare(metric.extract(one, one), metric.extract(other, other))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
@@ -133,12 +131,12 @@ def test_identity_is_the_distance_of_dlibs_embeddings_and_nan_without_a_face() -
     photos = torch.from_numpy(np.concatenate([faces, blank])).permute(0, 3, 1, 2).float() / 255
     changed = photos.clone()
     changed[:, :, 64:, :] = 1 - changed[:, :, 64:, :]
-    yardstick = Identity(processes=2)
+    metric = Identity(processes=2)
     try:
-        same = yardstick.compare(yardstick.look(photos, photos), yardstick.look(photos, photos))
-        other = yardstick.compare(yardstick.look(changed, photos), yardstick.look(photos, photos))
+        same = metric.compare(metric.extract(photos, photos), metric.extract(photos, photos))
+        other = metric.compare(metric.extract(changed, photos), metric.extract(photos, photos))
     finally:
-        yardstick.close()
+        metric.close()
     known = ~same.isnan()
     print(f"a face is found in {int(known.sum())} of 4 rendered faces")
     assert known.any()

@@ -34,7 +34,7 @@ _PAGE = mmap.PAGESIZE
 Layout = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
 
 
-class Image:
+class SafetensorsBuffer:
     """One safetensors file of tensors of a fixed ``layout`` (name, dtype, shape of each), reused by every save."""
 
     def __init__(self, layout: Layout, *, pinned: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glci_dist.cluster.environment import StepNote, noted_step
+from glci_dist.cluster.elastic import StepFile, read_step_file
 
 
 def test_the_last_step_that_was_begun_is_found_by_the_error_file(
@@ -14,15 +14,15 @@ def test_the_last_step_that_was_begun_is_found_by_the_error_file(
 ) -> None:
     error_file = str(tmp_path / "error.json")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", error_file)
-    assert noted_step(error_file) == -1
-    note = StepNote()
-    assert noted_step(error_file) == -1
+    assert read_step_file(error_file) == -1
+    note = StepFile()
+    assert read_step_file(error_file) == -1
     for step in (0, 7, 100_000):
         note.write(step)
-        assert noted_step(error_file) == step
+        assert read_step_file(error_file) == step
 
 
 def test_without_an_agent_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
-    StepNote().write(3)
-    assert noted_step("") == -1
+    StepFile().write(3)
+    assert read_step_file("") == -1

@@ -21,13 +21,13 @@ from glci_dist.config import Config, EngineConfig
 from glci_dist.data.index import Index, load_index
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError, make_folder
-from glci_dist.evaluation.baselines import Complete, mean_colour, telea
-from glci_dist.evaluation.evaluate import evaluate, take_samples
+from glci_dist.evaluation.baselines import CompletionMethod, mean_colour, telea
+from glci_dist.evaluation.evaluate import complete_samples, evaluate
+from glci_dist.evaluation.feature_metrics import EfficientNet, FeatureMetric, Inception, Lpips
 from glci_dist.evaluation.identity import Identity
 from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
 from glci_dist.evaluation.report import refuse_foreign, write_report
 from glci_dist.evaluation.result import Result
-from glci_dist.evaluation.yardsticks import EfficientNet, Inception, Lpips, Yardstick
 from glci_dist.models.build import build_completion
 from glci_dist.models.completion import fill_colour
 from glci_dist.runs.folder import RunFolder
@@ -37,7 +37,7 @@ MEAN_COLOUR, TELEA = "mean colour", "OpenCV Telea"
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """The arguments of an evaluation."""
 
     runs: Sequence[str]
@@ -57,7 +57,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedGenerator:
     """A completion network, loaded from a run's checkpoint."""
 
     config: Config
@@ -70,78 +70,84 @@ class Trained:
         return f"{self.config.name} (step {self.step})"
 
 
-def evaluate_runs(asked: Asked) -> None:
+def evaluate_runs(request: EvaluationRequest) -> None:
     """Measure runs on held-out shards, write the report and print it; on every rank of a launcher's world.
 
     Raises ``UserError`` for a folder without a checkpoint, shards that cannot be read, and runs that do not
     complete photos of one size.
     """
     for option, number, least in (
-        ("--photos", asked.photos if asked.photos is not None else 1, 1),
-        ("--batch", asked.batch, 1),
-        ("--resamples", asked.resamples, 0),
+        ("--photos", request.photos if request.photos is not None else 1, 1),
+        ("--batch", request.batch, 1),
+        ("--resamples", request.resamples, 0),
     ):
         if number < least:
             raise UserError(f"{option}={number} is too small: it must be at least {least}")
     with joined(EngineConfig()) as world:
         # Rank 0 chooses: a run that is still training may save another checkpoint meanwhile.
-        collectives.begin("verifying checkpoints", patient=True)
-        steps = world.once(lambda: [_newest_step(run) for run in asked.runs])
+        collectives.mark_progress("verifying checkpoints", unbounded=True)
+        steps = world.on_main(lambda: [_newest_step(run) for run in request.runs])
         problem = None
         try:
-            trained = [load_trained(_parted(run)[0], step) for run, step in zip(asked.runs, steps, strict=True)]
-            index = load_index(asked.shards, trained[0].config.data.cache)
+            generators = [
+                load_generator(_split_step(run)[0], step) for run, step in zip(request.runs, steps, strict=True)
+            ]
+            index = load_index(request.shards, generators[0].config.data.cache)
         except UserError as error:
             problem = str(error)
-        world.agree(problem)
-        _evaluate(asked, trained, index, world)
+        world.raise_on_all_ranks(problem)
+        _evaluate(request, generators, index, world)
 
 
-def _evaluate(asked: Asked, trained: Sequence[Trained], index: Index, world: World) -> Result | None:
-    first = trained[0].config
-    for each in trained:
+def _evaluate(
+    request: EvaluationRequest, generators: Sequence[LoadedGenerator], index: Index, world: World
+) -> Result | None:
+    first = generators[0].config
+    for each in generators:
         for key in ("size", "short_edge"):
             one, other = (getattr(config.data, key) for config in (first, each.config))
             if one != other and (key == "size" or one[0] != other[0]):
                 raise UserError(
-                    f"{trained[0].name} has data.{key}={one} and {each.name} {other}: measure them by themselves"
+                    f"{generators[0].name} has data.{key}={one} and {each.name} {other}: measure them by themselves"
                 )
-    names = [each.name for each in trained]
+    names = [each.name for each in generators]
     if len(set(names)) < len(names):
         # Runs in different folders may have the same name.
-        names = [f"{_parted(run)[0]} (step {each.step})" for run, each in zip(asked.runs, trained, strict=True)]
+        names = [
+            f"{_split_step(run)[0]} (step {each.step})" for run, each in zip(request.runs, generators, strict=True)
+        ]
     if len(set(names)) < len(names):
         raise UserError(f"{max(names, key=names.count)} is named twice: name each run, or RUN@STEP, once")
-    target = asked.out or _parted(asked.runs[0])[0] / "evaluation"
+    target = request.out or _split_step(request.runs[0])[0] / "evaluation"
     store = ShardStore(index, first.data.cache)
     photos = EvaluationPhotos(
-        index, store, size=first.data.size, short_edge=first.data.short_edge[0], count=asked.photos
+        index, store, size=first.data.size, short_edge=first.data.short_edge[0], count=request.photos
     )
-    protocol = frozen_protocol(asked.masks, first.data.size, first.holes)
-    methods: dict[str, Complete] = {
-        MEAN_COLOUR: mean_colour(fill_colour(trained[0].network).flatten().tolist()),
+    protocol = frozen_protocol(request.masks, first.data.size, first.holes)
+    methods: dict[str, CompletionMethod] = {
+        MEAN_COLOUR: mean_colour(fill_colour(generators[0].network).flatten().tolist()),
         TELEA: telea,
-        **{name: complete_with(each.network, world.device) for name, each in zip(names, trained, strict=True)},
+        **{name: complete_with(each.network, world.device) for name, each in zip(names, generators, strict=True)},
     }
-    with _yardsticks(asked, world) as yardsticks:
+    with _feature_metrics(request, world) as feature_metrics:
         # Before the long part, so that a folder that cannot be written fails early.
-        world.once(lambda: _make_target(target))
+        world.on_main(lambda: _make_target(target))
         result = evaluate(
             methods,
             photos,
             protocol,
-            yardsticks=yardsticks,
+            feature_metrics=feature_metrics,
             baselines=(MEAN_COLOUR, TELEA),
-            batch=asked.batch,
-            replicates=asked.resamples,
+            batch=request.batch,
+            replicates=request.resamples,
             world=world,
             progress=True,
         )
     # Rank 0 works alone here; the other ranks wait without bound.
-    collectives.begin("the intervals of an evaluation", patient=True)
+    collectives.mark_progress("the intervals of an evaluation", unbounded=True)
     if result is not None:
         result.resample(progress=True)
-        samples = take_samples(methods, photos, protocol, count=_SAMPLES)
+        samples = complete_samples(methods, photos, protocol, count=_SAMPLES)
         picture = write_report(result, samples, target, networks=names, beside=TELEA)
         print(result.table(names), end="")
         print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
@@ -155,7 +161,7 @@ def _make_target(folder: Path) -> None:
 
 def _newest_step(run: str) -> int:
     """The step after ``@``, or that of the run's newest intact checkpoint; prints which newer ones are damaged."""
-    folder, step = _parted(run)
+    folder, step = _split_step(run)
     found = RunFolder(folder)
     for note in stored.read(found.config_file).notes():
         print(f"{found.config_file} has {note}: the network is read with what is known")
@@ -166,7 +172,7 @@ def _newest_step(run: str) -> int:
         print(f"{path} is damaged ({problem}): an older one is taken")
 
     try:
-        checkpoint = reading.newest(found.checkpoints, damaged=say)
+        checkpoint = reading.newest_intact(found.checkpoints, damaged=say)
     except Unreadable as error:
         raise UserError(f"{error}: mend that, and try again") from error
     if checkpoint is None:
@@ -174,7 +180,7 @@ def _newest_step(run: str) -> int:
     return checkpoint.step
 
 
-def load_trained(folder: Path, step: int) -> Trained:
+def load_generator(folder: Path, step: int) -> LoadedGenerator:
     """The network of a run's checkpoint; raises ``UserError`` if that is missing or damaged."""
     found = RunFolder(folder)
     config = _known_config(found.config_file)
@@ -182,14 +188,14 @@ def load_trained(folder: Path, step: int) -> Trained:
     if not path.is_dir():
         raise UserError(f"{folder} has no checkpoint of step {step}: glci checkpoints list {folder}")
     try:
-        checkpoint, problems = reading.examine(path)
+        checkpoint, problems = reading.verify_checkpoint(path)
     except Unreadable as error:
         raise UserError(f"{error}: mend that, and try again") from error
     if checkpoint is None:
         raise UserError(f"{path} is damaged ({'; '.join(problems)}): name another step")
     network = build_completion(config)
     Registry({"average" if config.engine.ema else "completion": network}).load(checkpoint, verified=True)
-    return Trained(config, step, network.eval())
+    return LoadedGenerator(config, step, network.eval())
 
 
 def _known_config(path: Path) -> Config:
@@ -203,7 +209,7 @@ def _known_config(path: Path) -> Config:
     return found.config
 
 
-def complete_with(network: nn.Module, device: torch.device) -> Complete:
+def complete_with(network: nn.Module, device: torch.device) -> CompletionMethod:
     """The network as a method."""
     network.to(device)
 
@@ -214,7 +220,7 @@ def complete_with(network: nn.Module, device: torch.device) -> Complete:
     return complete
 
 
-def _parted(run: str) -> tuple[Path, int | None]:
+def _split_step(run: str) -> tuple[Path, int | None]:
     """A run's folder, and the step after ``@`` if there is one."""
     before, at, step = run.rpartition("@")
     if not at or Path(run).is_dir():
@@ -225,23 +231,23 @@ def _parted(run: str) -> tuple[Path, int | None]:
 
 
 @contextmanager
-def _yardsticks(asked: Asked, world: World) -> Iterator[list[Yardstick]]:
+def _feature_metrics(request: EvaluationRequest, world: World) -> Iterator[list[FeatureMetric]]:
     """The requested metrics; what fails on one rank raises ``UserError`` on every rank."""
-    found: list[Yardstick] = []
+    found: list[FeatureMetric] = []
     identity: Identity | None = None
     problem = None
     try:
         found.append(EfficientNet(world.device))
-        if asked.lpips_weights is not None:
-            found.append(Lpips(asked.lpips_weights, world.device))
-        if asked.fid_weights is not None:
-            found.append(Inception(asked.fid_weights, world.device))
-        if asked.identity:
+        if request.lpips_weights is not None:
+            found.append(Lpips(request.lpips_weights, world.device))
+        if request.fid_weights is not None:
+            found.append(Inception(request.fid_weights, world.device))
+        if request.identity:
             identity = Identity(max(1, len(os.sched_getaffinity(0)) // world.local_size))
             found.append(identity)
     except UserError as error:
         problem = str(error)
-    world.agree(problem)
+    world.raise_on_all_ranks(problem)
     try:
         yield found
     finally:

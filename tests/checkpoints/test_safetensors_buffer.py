@@ -1,4 +1,4 @@
-"""An image is a safetensors file: what is copied into it is what the library reads from the disk."""
+"""A buffer is a safetensors file: what is copied into it is what the library reads from the disk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from glci_dist.checkpoints.image import Image, layout_of
 from glci_dist.checkpoints.manifest import checksum
+from glci_dist.checkpoints.safetensors_buffer import SafetensorsBuffer, layout_of
 
 TENSORS: dict[str, list[Tensor]] = {
     "weight": [torch.randn(3, 5, 2)],
@@ -25,17 +25,17 @@ TENSORS: dict[str, list[Tensor]] = {
 }
 
 
-def filled(tensors: dict[str, list[Tensor]]) -> Image:
-    image = Image(layout_of(tensors), pinned=False)
+def filled(tensors: dict[str, list[Tensor]]) -> SafetensorsBuffer:
+    buffer = SafetensorsBuffer(layout_of(tensors), pinned=False)
     for name, pieces in tensors.items():
-        image.fill(name, pieces)
-    return image
+        buffer.fill(name, pieces)
+    return buffer
 
 
 @pytest.mark.parametrize("folder", ["disk", "/dev/shm"])
 def test_safetensors_reads_what_was_filled_in(tmp_path: Path, folder: str) -> None:
     # A file system in memory may refuse to be written around the page cache.
-    path = (tmp_path if folder == "disk" else Path(folder)) / f"image-{os.getpid()}.safetensors"
+    path = (tmp_path if folder == "disk" else Path(folder)) / f"buffer-{os.getpid()}.safetensors"
     try:
         written = filled(TENSORS).write(path)
         found = load_file(path)
@@ -52,18 +52,18 @@ def test_safetensors_reads_what_was_filled_in(tmp_path: Path, folder: str) -> No
 @pytest.mark.parametrize("elements", [0, 1, 1021, 1024, 5_000_000])
 def test_every_size_is_written_whole(tmp_path: Path, elements: int) -> None:
     tensor = torch.arange(elements, dtype=torch.float32)
-    image = filled({"x": [tensor]})
+    buffer = filled({"x": [tensor]})
     path = tmp_path / "x.safetensors"
-    assert image.write(path) == checksum(path)
-    assert path.stat().st_size == image.bytes
+    assert buffer.write(path) == checksum(path)
+    assert path.stat().st_size == buffer.bytes
     assert load_file(path)["x"].equal(tensor)
 
 
 def test_an_image_is_filled_again_for_the_next_save(tmp_path: Path) -> None:
-    image = filled({"x": [torch.zeros(5000)]})
-    image.write(tmp_path / "first")
-    image.fill("x", [torch.ones(5000)])
-    image.write(tmp_path / "second")
+    buffer = filled({"x": [torch.zeros(5000)]})
+    buffer.write(tmp_path / "first")
+    buffer.fill("x", [torch.ones(5000)])
+    buffer.write(tmp_path / "second")
     assert load_file(tmp_path / "first")["x"].eq(0).all()
     assert load_file(tmp_path / "second")["x"].eq(1).all()
 

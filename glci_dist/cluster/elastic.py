@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from glci_dist.cluster.collectives import place
+from glci_dist.cluster.collectives import progress
 from glci_dist.urls import without_secrets
 
 
@@ -26,7 +26,7 @@ def job() -> dict[str, str]:
     }
 
 
-class Part(enum.StrEnum):
+class FailureRole(enum.StrEnum):
     """A process's role in a failure."""
 
     BROKE = "broke"
@@ -37,32 +37,32 @@ class Part(enum.StrEnum):
     """It ends because another rank is gone: that rank's cause is the one to report."""
 
 
-_listener: Callable[[str, Part], None] | None = None
+_listener: Callable[[str, FailureRole], None] | None = None
 
 
-def on_ending(listener: Callable[[str, Part], None] | None) -> None:
+def on_ending(listener: Callable[[str, FailureRole], None] | None) -> None:
     """Set the function that is called with the reason before this process ends for any reason; None: remove it."""
     global _listener
     _listener = listener
 
 
-def say_ending(why: str, part: Part = Part.BROKE) -> None:
+def notify_ending(why: str, part: FailureRole = FailureRole.BROKE) -> None:
     """Call the listener that ``on_ending`` set with why this process ends."""
     if _listener is not None:
         _listener(without_secrets(why), part)
 
 
-def tell_cause(why: str, part: Part = Part.BROKE) -> None:
+def write_error_file(why: str, part: FailureRole = FailureRole.BROKE) -> None:
     """Write why this process fails, and in which step, to the error file of torch's elastic agent; once."""
-    say_ending(why, part)
+    notify_ending(why, part)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not Path(file).exists():
-        record = {"message": without_secrets(why), "timestamp": int(time.time()), "step": place().step, "part": part}
+        record = {"message": without_secrets(why), "timestamp": int(time.time()), "step": progress().step, "part": part}
         with suppress(OSError):
             Path(file).write_text(json.dumps(record), encoding="utf-8")
 
 
-class StepNote:
+class StepFile:
     """Keeps the current step in a file next to the error file, where the agent finds it even after a SIGKILL."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class StepNote:
             os.pwrite(self._handle, step.to_bytes(8, "little"), 0)
 
 
-def noted_step(error_file: str) -> int:
+def read_step_file(error_file: str) -> int:
     """The step that the worker with this error file was in when it ended; -1: it had begun none."""
     try:
         written = _step_file(error_file).read_bytes() if error_file else b""

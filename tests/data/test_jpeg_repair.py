@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from glci_dist.data import mending
+from glci_dist.data import jpeg_repair
 from glci_dist.data.decode import DecodeError, decode
 from tests.data.conftest import draw_photo
 from tests.data.shards_help import encoded
@@ -25,7 +25,7 @@ CUT = SOUND[: len(SOUND) // 2]
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mending, "_known", {})
+    monkeypatch.setattr(jpeg_repair, "_known", {})
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def test_a_damaged_jpeg_is_refused_for_the_same_reason_when_it_is_known(decoded_
 
 
 def test_what_is_known_of_photos_is_bounded_and_forgetting_changes_no_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mending, "_MOST_KNOWN", 2)
+    monkeypatch.setattr(jpeg_repair, "_MOST_KNOWN", 2)
     photos = [*FLAWED.values(), FLAWED["no end"]]
     for _ in range(2):
         for photo in photos:
             assert (decode(photo, short_edge=64) == decode(SOUND, short_edge=64)).all()
-            assert len(mending._known) <= 2
+            assert len(jpeg_repair._known) <= 2
 
 
 def test_restart_markers_without_an_end_lose_nothing_in_any_mode() -> None:

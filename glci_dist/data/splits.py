@@ -11,7 +11,7 @@ from glci_dist.data.sources import Source
 from glci_dist.errors import UserError
 
 
-def other_parts(folder: Path, source: str) -> dict[str, str]:
+def other_splits(folder: Path, source: str) -> dict[str, str]:
     """Other builds of ``source`` in folders beside ``folder``: their --include, by folder name."""
     parts: dict[str, str] = {}
     try:
@@ -30,22 +30,24 @@ def other_parts(folder: Path, source: str) -> dict[str, str]:
     return parts
 
 
-def told_of_parts(photos: Source, folder: Path, include: str, others: dict[str, str]) -> list[str]:
+def split_messages(photos: Source, folder: Path, include: str, others: dict[str, str]) -> list[str]:
     """Messages on the photos that are in no part, and on those that are in two; none if there is one part."""
     if not others:
         return []
     in_none = [name for name in photos.left_out.not_included if not _matches(name, others)]
-    told: list[str] = []
+    messages: list[str] = []
     if in_none:
         every = {folder.name: include, **others}
         patterns = ", ".join(f"{name} (--include {pattern!r})" for name, pattern in every.items())
         total = len(photos.photos) + len(photos.left_out.not_included)
-        told.append(f"{len(in_none):,} of {total:,} photos are in no part: not in {patterns}: {shown(in_none)}")
+        messages.append(f"{len(in_none):,} of {total:,} photos are in no part: not in {patterns}: {shown(in_none)}")
     for name, pattern in others.items():
         in_both = [photo.name for photo in photos.photos if _matches(photo.name, {name: pattern})]
         if in_both:
-            told.append(f"in {name} (--include {pattern!r}), too: {counted(len(in_both), 'photo')}: {shown(in_both)}")
-    return told
+            messages.append(
+                f"in {name} (--include {pattern!r}), too: {counted(len(in_both), 'photo')}: {shown(in_both)}"
+            )
+    return messages
 
 
 def _matches(name: str, parts: dict[str, str]) -> bool:

@@ -20,66 +20,66 @@ from glci_dist.evaluation.distances import perceptual
 from glci_dist.models.efficientnet import load_efficientnet
 from glci_dist.models.inception import InceptionV3
 
-WHOLE, HOLE = "", "_hole"
+WHOLE_PHOTO, HOLE_PATCH = "", "_hole"
 """The region of a picture, as the suffix of a metric's name: all of it, or the patch around the hole."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class Features:
     """Features of N pictures."""
 
-    details: Sequence[Tensor]
+    maps: Sequence[Tensor]
     """For ``compare``."""
-    features: Tensor | None = None
+    pooled: Tensor | None = None
     """(N, D), for the Frechet distance."""
 
 
-class Yardstick(ABC):
+class FeatureMetric(ABC):
     """Metrics on the features of one network."""
 
-    pair: str | None = None
+    distance_name: str | None = None
     """Name of the metric that ``compare`` gives."""
-    distribution: str | None = None
+    frechet_name: str | None = None
     """Name of the Frechet distance between its features."""
-    regions: Sequence[str] = (WHOLE, HOLE)
+    regions: Sequence[str] = (WHOLE_PHOTO, HOLE_PATCH)
     for_baselines = True
     """Whether it is cheap enough for the baselines' composites too."""
 
     @abstractmethod
-    def look(self, pictures: Tensor, photos: Tensor) -> Seen:
+    def extract(self, pictures: Tensor, photos: Tensor) -> Features:
         """Features of pictures (N, 3, H, W) in [0, 1], which are composites of ``photos`` or those themselves."""
 
-    def compare(self, one: Seen, other: Seen) -> Tensor:
+    def compare(self, one: Features, other: Features) -> Tensor:
         """Distance between pictures, (N,)."""
         raise NotImplementedError(f"{type(self).__name__} compares distributions alone")
 
 
-class EfficientNet(Yardstick):
+class EfficientNet(FeatureMetric):
     """Frechet and perceptual distance on EfficientNet-Lite0, whose weights come in a package. Not FID, not LPIPS.
 
     Pictures smaller than 128 px are enlarged to that: the network's features of smaller ones are poor.
     """
 
-    pair, distribution = "perceptual", "frechet"
+    distance_name, frechet_name = "perceptual", "frechet"
     _LEAST = 128
 
     def __init__(self, device: torch.device) -> None:
         self._network = load_efficientnet().to(device)
         self._device = device
 
-    def look(self, pictures: Tensor, photos: Tensor) -> Seen:
+    def extract(self, pictures: Tensor, photos: Tensor) -> Features:
         pictures = enlarged(pictures.to(self._device), self._LEAST)
         maps, pooled = self._network(pictures.contiguous(memory_format=torch.channels_last))
-        return Seen(maps, pooled.cpu())
+        return Features(maps, pooled.cpu())
 
-    def compare(self, one: Seen, other: Seen) -> Tensor:
-        return perceptual(one.details, other.details).cpu()
+    def compare(self, one: Features, other: Features) -> Tensor:
+        return perceptual(one.maps, other.maps).cpu()
 
 
-class Inception(Yardstick):
+class Inception(FeatureMetric):
     """FID, on InceptionV3 (``pt_inception-2015-12-05-6726825d.pth``)."""
 
-    distribution = "fid"
+    frechet_name = "fid"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         """Raises UserError if the weights cannot be read or are another network's."""
@@ -90,16 +90,16 @@ class Inception(Yardstick):
             raise UserError(f"--fid-weights={weights} holds other weights than InceptionV3's for FID") from error
         self._device = device
 
-    def look(self, pictures: Tensor, photos: Tensor) -> Seen:
+    def extract(self, pictures: Tensor, photos: Tensor) -> Features:
         # The published metric is defined on bytes.
         levels = (pictures.to(self._device) * 255).round()
-        return Seen((), self._network(levels).cpu())
+        return Features((), self._network(levels).cpu())
 
 
-class Lpips(Yardstick):
+class Lpips(FeatureMetric):
     """LPIPS (Zhang et al., CVPR 2018), version 0.1 on AlexNet (``alexnet-owt-7be5be79.pth``)."""
 
-    pair = "lpips"
+    distance_name = "lpips"
     _LEAST = 64
     """px; AlexNet's last pooling fails on much smaller ones."""
 
@@ -115,7 +115,7 @@ class Lpips(Yardstick):
         self._slices = self._slices.to(device).eval().requires_grad_(False)
         self._device, self._channels = device, [each.to(device) for each in _learned_channels()]
 
-    def look(self, pictures: Tensor, photos: Tensor) -> Seen:
+    def extract(self, pictures: Tensor, photos: Tensor) -> Features:
         pictures = enlarged(pictures.to(self._device), self._LEAST)
         x = (pictures * 2 - 1 - pictures.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)) / pictures.new_tensor(
             [0.458, 0.448, 0.450]
@@ -125,12 +125,12 @@ class Lpips(Yardstick):
             x = layer(x)
             if isinstance(layer, nn.ReLU):
                 maps.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())
-        return Seen(maps)
+        return Features(maps)
 
-    def compare(self, one: Seen, other: Seen) -> Tensor:
+    def compare(self, one: Features, other: Features) -> Tensor:
         distances = [
             ((a - b).square() * channels).sum(1).mean((1, 2))
-            for a, b, channels in zip(one.details, other.details, self._channels, strict=True)
+            for a, b, channels in zip(one.maps, other.maps, self._channels, strict=True)
         ]
         return torch.stack(distances).sum(0).cpu()
 

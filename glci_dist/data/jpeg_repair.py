@@ -8,7 +8,7 @@ import re
 import numpy as np
 import simplejpeg
 
-from glci_dist.data.jpeg import Jpeg, ends_whole, tidied
+from glci_dist.data.jpeg import Jpeg, cleaned, ends_whole
 from glci_dist.data.pixels import DecodeError, Pixels, check_size, raise_if_out_of_memory, reason_of
 
 _REST = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
@@ -24,13 +24,13 @@ _MOST_KNOWN = 1 << 16
 _known: dict[bytes, tuple[_Verdict]] = {}
 
 
-def mended(encoded: bytes, error: Exception) -> bytes | None:
+def repaired(encoded: bytes, error: Exception) -> bytes | None:
     """A version of ``encoded`` that the strict decoder accepts; it refused ``encoded`` itself with ``error``.
 
     None if another decoder may support the format; DecodeError if data of the picture are lost.
     """
     digest = hashlib.sha256(encoded).digest()
-    jpeg = tidied(encoded)
+    jpeg = cleaned(encoded)
     known = _known.get(digest)
     if known is None:
         known = (_verdict(encoded, jpeg, reason_of(error)),)

@@ -1,7 +1,7 @@
 """Ends a rank that waits too long in a collective, and reports which rank it waited for, where and how long.
 
-Each rank writes its progress (``collectives.Place``) to the launcher's store every second. A collective that one rank
-never enters blocks all the others; on a time-out a rank reads everybody's progress from the store.
+Each rank writes its progress (``collectives.Progress``) to the launcher's store every second. A collective that one
+rank never enters blocks all the others; on a time-out a rank reads everybody's progress from the store.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from glci_dist import output
-from glci_dist.cluster.collectives import Place, place
-from glci_dist.cluster.environment import Part, tell_cause
+from glci_dist.cluster.collectives import Progress, progress
+from glci_dist.cluster.elastic import FailureRole, write_error_file
 
 _TICK_S = 1.0
 _ANSWER_S = 5.0
@@ -27,7 +27,7 @@ _SIGN_S = 3.0
 """A live process writes its progress at least this often."""
 
 
-class Watch:
+class Watchdog:
     """A thread that checks the training thread's progress once a second."""
 
     def __init__(self, *, rank: int, size: int, host: str, timeout_s: float) -> None:
@@ -54,48 +54,48 @@ class Watch:
     def _run(self) -> None:
         told = 0.0
         while not self._ended.wait(_TICK_S):
-            here = place()
+            here = progress()
             if self._store is None:
                 continue
             with suppress(RuntimeError):
                 self._store.set(_key(self._rank), self._describe(here))
             now = time.monotonic()
-            if here.is_bounded and now - max(here.since, told) > self._timeout_s:
-                self._look_around(here, now - here.since)
+            if here.has_timeout and now - max(here.since, told) > self._timeout_s:
+                self._end_if_stuck(here, now - here.since)
                 told = time.monotonic()
 
-    def _look_around(self, here: Place, waited: float) -> None:
-        """End this process, unless all ranks that it waits for are alive and marked their work as patient."""
-        first = self._ask()
+    def _end_if_stuck(self, here: Progress, waited: float) -> None:
+        """End this process, unless all ranks that it waits for are alive and may take any time."""
+        first = self._read_all()
         time.sleep(_SIGN_S)
-        second = self._ask()
-        if place().since != here.since or self._ended.is_set():
+        second = self._read_all()
+        if progress().since != here.since or self._ended.is_set():
             return
         where = f"{here.name} of step {here.step}" if here.step >= 0 else here.name
         doing = "waited" if here.is_collective else "did not get beyond"
-        behind = missing(here, self._rank, first, second)
+        behind = missing_ranks(here, self._rank, first, second)
         waiting = f"rank {self._rank} on {self._host} {doing} {waited + _SIGN_S:.0f} s in {where}"
-        if behind and all(each.is_patient for each in behind):
-            output.say(f"glci: {waiting} and goes on waiting: {blame(behind)}")
+        if behind and all(each.is_unbounded for each in behind):
+            output.say(f"glci: {waiting} and goes on waiting: {describe_missing(behind)}")
             return
-        why = f"{waiting}, more than engine.timeout_s={self._timeout_s:g}: {blame(behind)}"
-        tell_cause(why, Part.WAITED if here.is_collective else Part.BROKE)
+        why = f"{waiting}, more than engine.timeout_s={self._timeout_s:g}: {describe_missing(behind)}"
+        write_error_file(why, FailureRole.WAITED if here.is_collective else FailureRole.BROKE)
         output.say(f"glci: fault: {why}; the same command goes on from the last checkpoint")
         os._exit(1)
 
-    def _describe(self, here: Place) -> str:
+    def _describe(self, here: Progress) -> str:
         return json.dumps(
             {
                 "host": self._host,
                 "step": here.step,
                 "name": here.name,
                 "count": here.count,
-                "is_patient": here.is_patient,
+                "is_unbounded": here.is_unbounded,
                 "signs": time.monotonic(),
             }
         )
 
-    def _ask(self) -> list[dict[str, object] | None]:
+    def _read_all(self) -> list[dict[str, object] | None]:
         """Each rank's last progress; None where the store has none, or does not answer."""
         found: list[dict[str, object] | None] = [None] * self._size
 
@@ -114,39 +114,39 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingRank:
     """A rank that has not entered the collective in which another one waits."""
 
     rank: int
     what: str
     """Its host and last progress, for messages."""
-    is_patient: bool
-    """It is alive, and its work may take any time (``collectives.begin``)."""
+    is_unbounded: bool
+    """It is alive, and its work may take any time (``collectives.mark_progress``)."""
 
 
-def missing(
-    here: Place,
+def missing_ranks(
+    here: Progress,
     rank: int,
     first: Sequence[dict[str, object] | None],
     second: Sequence[dict[str, object] | None],
-) -> list[Missing]:
+) -> list[MissingRank]:
     """The ranks that have not entered the collective in which ``rank`` waits, from two samples of all progress."""
     behind = []
     for other, (before, now) in enumerate(zip(first, second, strict=True)):
         if other == rank:
             continue
         if now is None:
-            behind.append(Missing(other, "(no word of it in the launcher's store)", False))
+            behind.append(MissingRank(other, "(no word of it in the launcher's store)", False))
             continue
         at, is_quiet = f"{now['name']} of step {now['step']}", before is not None and before["signs"] == now["signs"]
         if is_quiet:
-            behind.append(Missing(other, f"on {now['host']} (no sign of life, last in {at})", False))
+            behind.append(MissingRank(other, f"on {now['host']} (no sign of life, last in {at})", False))
         elif int(str(now["count"])) < here.count:
-            behind.append(Missing(other, f"on {now['host']} (alive, in {at})", bool(now["is_patient"])))
+            behind.append(MissingRank(other, f"on {now['host']} (alive, in {at})", bool(now["is_unbounded"])))
     return behind
 
 
-def blame(behind: Sequence[Missing]) -> str:
+def describe_missing(behind: Sequence[MissingRank]) -> str:
     """The missing ranks, for a message."""
     if not behind:
         return "every other rank is there too: look at the network between the hosts"

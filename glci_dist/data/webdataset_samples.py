@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glci_dist.data.members import Member, Note, follow_links
+from glci_dist.data.members import Member, SkippedEntry, follow_links
 from glci_dist.data.names import PHOTO_EXTENSIONS, UNREAD_EXTENSIONS, is_hidden, is_photo, shown
 from glci_dist.data.pixels import too_many_bytes, unread_format
 from glci_dist.data.tars import tar_entries
@@ -60,7 +60,7 @@ def tar_samples(path: Path, *, image: str | None = None) -> Samples:
     run: list[tuple[str, Member]] = []
     key = ""
     for member in follow_links(tar_entries(path)):
-        if isinstance(member, Note):
+        if isinstance(member, SkippedEntry):
             continue
         if is_hidden(member.name):
             if is_photo(member.name):

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glci_dist.diagnosis.log import Point
-from glci_dist.diagnosis.states import YOUNG, Finding, State, judge, summary
+from glci_dist.diagnosis.states import YOUNG_UPDATES, Finding, State, diagnose_window, summary
 
 _FEWEST = 3
 """Minimum of points in a window; also the number of first points that it is compared with."""
 
 
 @dataclass(frozen=True)
-class Stretch:
+class StateSpan:
     """Consecutive steps of a contest in one state."""
 
     first: int
@@ -23,8 +23,8 @@ class Stretch:
     """At the last step."""
 
 
-def diagnose(contest: Sequence[Point], *, window: int, since: int | None = None) -> list[Stretch]:
-    """The stretches of a contest, in order; each point is diagnosed by the ``window`` steps up to it.
+def diagnose(contest: Sequence[Point], *, window: int, since: int | None = None) -> list[StateSpan]:
+    """The spans of a contest, in order; each point is diagnosed by the ``window`` steps up to it.
 
     ``since``: the step from which the discriminators were trained; by default the contest's first. Empty if the
     contest has fewer than six points.
@@ -32,26 +32,28 @@ def diagnose(contest: Sequence[Point], *, window: int, since: int | None = None)
     if len(contest) < 2 * _FEWEST:
         return []
     beginning = summary([point.scalars for point in contest[:_FEWEST]])
-    found: list[Stretch] = []
+    found: list[StateSpan] = []
     steps = [point.step for point in contest]
     for place in range(_FEWEST, len(contest)):
         point = contest[place]
         start = min(bisect_right(steps, point.step - window), place + 1 - _FEWEST)
-        are_young = point.step - (contest[0].step if since is None else since) < YOUNG
-        finding = judge([each.scalars for each in contest[start : place + 1]], beginning, are_young=are_young)[0]
+        are_young = point.step - (contest[0].step if since is None else since) < YOUNG_UPDATES
+        finding = diagnose_window(
+            [each.scalars for each in contest[start : place + 1]], beginning, are_young=are_young
+        )[0]
         if found and found[-1].finding.state == finding.state:
-            found[-1] = Stretch(found[-1].first, point.step, finding)
+            found[-1] = StateSpan(found[-1].first, point.step, finding)
         else:
-            found.append(Stretch(point.step, point.step, finding))
+            found.append(StateSpan(point.step, point.step, finding))
     return found
 
 
-def verdict(stretches: Sequence[Stretch]) -> Stretch:
-    """The stretch to report first: the last, or the longest unhealthy one if it is longer than all healthy ones."""
-    last = stretches[-1]
+def main_span(spans: Sequence[StateSpan]) -> StateSpan:
+    """The span to report first: the last, or the longest unhealthy one if it is longer than all healthy ones."""
+    last = spans[-1]
     if last.finding.state != State.HEALTHY:
         return last
-    ill = [each for each in stretches if each.finding.state != State.HEALTHY]
+    ill = [each for each in spans if each.finding.state != State.HEALTHY]
     longest = max(ill, key=lambda each: each.last - each.first, default=last)
-    healthy = sum(each.last - each.first for each in stretches if each.finding.state == State.HEALTHY)
+    healthy = sum(each.last - each.first for each in spans if each.finding.state == State.HEALTHY)
     return longest if longest.last - longest.first > healthy else last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from glci_dist.config.fields import Rule, above, at_least, free_mapping, one_of
+from glci_dist.config.fields import Rule, above, at_least, free_mapping, one_of_or_path
 
 RESERVED_PORTS = 1000
 """From ``cluster.reserved_port`` on."""
@@ -16,8 +16,9 @@ _ONE_WORD = Rule(lambda value: isinstance(value, str | None), "has the wrong typ
 class ClusterConfig:
     """Where `glci submit` puts the run, and what it does when the cluster takes something away (docs/slurm.md)."""
 
-    executor: str = one_of("slurm", "local", "debug")
-    """``slurm``; ``local`` (processes of this machine) or ``debug`` (this process), to try a submission."""
+    executor: str = one_of_or_path("slurm", "local", "debug", see="docs/slurm.md")
+    """``slurm``; ``local`` (processes of this machine) or ``debug`` (this process), to try a submission; or the dotted
+    path of a class of your own, such as ``my_launchers.Flux`` (docs/slurm.md)."""
     partition: str = ""
     """Partition of the job, or several with commas; empty: the cluster's default."""
     account: str = ""

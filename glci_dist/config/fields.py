@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +30,14 @@ def ruled(*rules: Rule, **default: Any) -> Any:
 
 def one_of(*choices: str) -> Any:
     """A field that is one of these words; the first is the default."""
-    return ruled(
-        Rule(choices.__contains__, f"is not known: choose one of {', '.join(choices)}", choices), default=choices[0]
-    )
+    otherwise = f"is not known: choose one of {', '.join(choices)}"
+    return ruled(Rule(choices.__contains__, otherwise, choices), default=choices[0])
+
+
+def one_of_or_path(*choices: str, see: str) -> Any:
+    """As ``one_of``, or the dotted path of a class of the user's, which ``see`` explains."""
+    otherwise = f"is not known: choose one of {', '.join(choices)}, or the dotted path of a class of your own ({see})"
+    return ruled(Rule(lambda word: word in choices or _is_path(word), otherwise, choices), default=choices[0])
 
 
 def at_least(least: int, *further: Rule, default: Any) -> Any:
@@ -53,6 +59,10 @@ def below_one(*, default: float) -> Any:
 def free_mapping(each: Rule | None = None) -> Any:
     """A field that is a mapping whose keys are the user's; ``each``: the rule for its values. Empty by default."""
     return field(default_factory=dict, metadata={_FREE: each})
+
+
+def _is_path(word: str) -> bool:
+    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", word) is not None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _submit(parsed: argparse.Namespace) -> int:
         print(f"  how it goes:   glci status {run}")
         print(f"  its output:    {_shown(Path(told.out))}")
         print(f"  the curves:    tensorboard --logdir {run}/tensorboard", flush=True)
-    if not parsed.wait and wanted[0].config.cluster.executor != "debug":
+    if not parsed.wait and not wanted[0].backend.is_followed:
         return 0
     return max(follow(request.run, *job) for request, job in zip(wanted, made, strict=True))
 
@@ -97,7 +97,8 @@ def _tell_environment(request: Request) -> None:
     """Say what counts of this process's environment, and what does not."""
     from glci_dist.slurm import inherited
 
-    for line in inherited.lines(request.config.cluster, os.environ):
+    chosen = request.backend
+    for line in inherited.lines(request.config.cluster, os.environ, counts=chosen.counts, left_out=chosen.left_out):
         print(line, flush=True)
 
 
@@ -141,15 +142,15 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 
 def _cancel(parsed: argparse.Namespace) -> int:
-    from glci_dist.slurm import local, scheduler
     from glci_dist.slurm.asking import patience
+    from glci_dist.slurm.backends.choice import NAMED, backend
     from glci_dist.slurm.jobs import active, submitted, unnoted
 
     jobs = submitted(parsed.folder)
     with patience(_SUBMIT_S):
         if not jobs:
-            left = unnoted(parsed.folder)
-            for number in left:
+            left = [found for name in NAMED for found in unnoted(parsed.folder, backend(name))]
+            for scheduler, number in left:
                 scheduler.cancel(number)
                 print(f"job {number} is cancelled, of which {parsed.folder} says nothing (was it removed?)")
             if left:
@@ -159,7 +160,7 @@ def _cancel(parsed: argparse.Namespace) -> int:
         if not waiting:
             print(f"job {jobs[-1].job} of {parsed.folder} has ended already")
         for each in waiting:
-            (local.end if each.executor == "local" else scheduler.cancel)(each.job)
+            backend(each.executor).cancel(each.job)
             print(f"job {each.job} of {parsed.folder} is cancelled; to go on: glci submit {shlex.join(each.overrides)}")
     return 0
 

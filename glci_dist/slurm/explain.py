@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +19,9 @@ from glci_dist.runs.events import CheckpointSaved
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
-from glci_dist.slurm import scheduler
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.refusals import refusals, waits_for
-from glci_dist.slurm.submit import Request, batch_script
+from glci_dist.slurm.submit import Request
 from glci_dist.training.differences import expected
 
 _DISK_BYTES_S = 200e6
@@ -99,9 +96,8 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
     )
     yield from _checkpoints(request)
     yield from _time(request, images_per_second)
-    if cluster.executor == "slurm":
-        with suppress(UserError):
-            yield from _script(request)
+    with suppress(UserError):
+        yield from request.backend.explain(request.job())
     if silence is not None:
         raise silence
     if reasons:
@@ -184,18 +180,6 @@ def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
         f"time       {seconds / 3600:.1f} h at {speed:.0f} img/s ({how}); with {cluster.time_min} min an attempt it is "
         f"queued again {again} time(s)"
     )
-
-
-def _script(request: Request) -> Iterator[str]:
-    """When it would start, and the batch script."""
-    with tempfile.TemporaryDirectory(prefix="glci-explain-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(batch_script(request), encoding="utf-8")
-        with suppress(UserError):
-            yield f"scheduler  {scheduler.expected_start(script)}"
-        yield ""
-        yield from script.read_text(encoding="utf-8").rstrip().splitlines()
-        yield ""
 
 
 def _activations(config: Config, completion: nn.Module, discriminators: nn.Module) -> int:

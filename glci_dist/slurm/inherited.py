@@ -8,12 +8,12 @@ what the programs print. A submission depends on its configuration alone, so the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from glci_dist.config import ClusterConfig
 
-_COUNTS = ("SLURM_CONF", "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
+COUNTS = ("SLURM_CONF", "SLURM_JWT", "SLURM_SACK_KEY", "SLURM_SACK_JWKS")
 """Which cluster it is, and who asks."""
 _SECRET = ("SLURM_JWT", "SLURM_SACK_KEY", "SBATCH_EXPORT")
 """Whose values are not shown: the last may give a job variables of any kind."""
@@ -27,7 +27,7 @@ _NAMES = (
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "LOCAL_SIZE", "CROSS_SIZE"),
     *("ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
-_DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 """Of the machine that it is submitted from; the job's are the scheduler's to choose."""
 _LIBRARIES = ("NCCL_", "GLOO_", "OMP_", "TORCH_", "PYTORCH_", "MKL_", "UCX_", "FI_")
 """Settings of libraries, which a job inherits as any program does."""
@@ -54,16 +54,16 @@ _KEYS = {
 _SHOWN = 12
 
 
-def reduced(environment: Mapping[str, str], *, executor: str = "slurm") -> dict[str, str]:
-    """The environment without what would change a submission by ``executor`` unseen."""
-    return {name: value for name, value in environment.items() if not _is_left_out(name, executor)}
+def reduced(environment: Mapping[str, str], left_out: Collection[str] = DEVICES) -> dict[str, str]:
+    """The environment without what would change a submission unseen, and without ``left_out``."""
+    return {name: value for name, value in environment.items() if not _is_left_out(name, left_out)}
 
 
 @contextmanager
-def applied(executor: str = "slurm") -> Iterator[None]:
+def applied(left_out: Collection[str] = DEVICES) -> Iterator[None]:
     """Have this process and those that it starts be without these variables for a while."""
     before = dict(os.environ)
-    for name in set(before) - set(reduced(before, executor=executor)):
+    for name in set(before) - set(reduced(before, left_out)):
         del os.environ[name]
     try:
         yield
@@ -72,14 +72,19 @@ def applied(executor: str = "slurm") -> Iterator[None]:
         os.environ.update(before)
 
 
-def lines(cluster: ClusterConfig, environment: Mapping[str, str]) -> Iterator[str]:
+def lines(
+    cluster: ClusterConfig,
+    environment: Mapping[str, str],
+    *,
+    counts: Collection[str] = COUNTS,
+    left_out: Collection[str] = DEVICES,
+) -> Iterator[str]:
     """What is to be said of the caller's environment: which variables count, and which are left out."""
-    if cluster.executor == "slurm":
-        counts = [name for name in _COUNTS if environment.get(name)]
-        told = [name if name in _SECRET else f"{name}={environment[name]}" for name in counts]
-        if told:
-            yield f"{', '.join(told)} of the environment counts: which cluster it is"
-    out = sorted(name for name in environment if _is_left_out(name, cluster.executor))
+    there = [name for name in counts if environment.get(name)]
+    told = [name if name in _SECRET else f"{name}={environment[name]}" for name in there]
+    if told:
+        yield f"{', '.join(told)} of the environment counts: which cluster it is"
+    out = sorted(name for name in environment if _is_left_out(name, left_out))
     if out:
         # First those that are asked for elsewhere.
         out.sort(key=lambda name: name not in _KEYS)
@@ -96,7 +101,7 @@ def _told(name: str, value: str) -> str:
     return f"{shown} (say {_KEYS[name]})" if name in _KEYS else shown
 
 
-def _is_left_out(name: str, executor: str) -> bool:
-    if name in _COUNTS:
+def _is_left_out(name: str, further: Collection[str]) -> bool:
+    if name in COUNTS:
         return False
-    return name in _NAMES or name.startswith(_PREFIXES) or (executor == "slurm" and name in _DEVICES)
+    return name in _NAMES or name.startswith(_PREFIXES) or name in further

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glci_dist.errors import UserError
-from glci_dist.slurm import local, scheduler
+from glci_dist.slurm.backends.base import Backend
+from glci_dist.slurm.backends.choice import backend
+from glci_dist.slurm.backends.scheduling import Scheduler
 
 
 @dataclass(frozen=True)
@@ -47,35 +49,28 @@ def _job(line: str) -> Submitted | None:
 
 
 def active(run: Path) -> list[Submitted]:
-    """Those of the run's jobs that wait in the queue, or run. Raises ``UserError`` without SLURM's answer."""
-    return [each for each in submitted(run) if _is_active(each)]
+    """Those of the run's jobs that wait in the queue, or run. Raises ``UserError`` without the scheduler's answer."""
+    return [each for each in submitted(run) if backend(each.executor).is_alive(each)]
 
 
-def check_idle(run: Path, executor: str) -> None:
+def check_idle(run: Path, chosen: Backend) -> None:
     """Raise ``UserError`` where a job carries the run already."""
     for job in active(run):
         raise UserError(f"{run} has job {job.job} in the queue already: see `glci status`, or end it by `glci cancel`")
-    for number in unnoted(run) if executor == "slurm" else []:
+    for scheduler, number in unnoted(run, chosen):
         raise UserError(
             f"{run} has job {number} in the queue already, though its folder says nothing of it (was it removed?): "
-            f"scancel {number}"
+            f"{scheduler.CANCEL} {number}"
         )
 
 
-def unnoted(run: Path) -> list[str]:
+def unnoted(run: Path, chosen: Backend) -> list[tuple[Scheduler, str]]:
     """Jobs in the queue that the run was submitted as, and of which its folder says nothing, as after its removal."""
-    if not scheduler.is_there():
+    scheduler = chosen.scheduler
+    if scheduler is None or not scheduler.is_there():
         return []
     noted = {each.job.split("_")[0] for each in submitted(run)}
-    return [number for number in scheduler.jobs_of(run.absolute() / "jobs") if number not in noted]
-
-
-def _is_active(job: Submitted) -> bool:
-    if job.executor == "local":
-        return local.is_alive(job.job, job.folder)
-    # Where there is no scheduler, a run may go on that was on one once.
-    there = scheduler.queued(job.job) if job.executor == "slurm" and scheduler.is_there() else None
-    return there is not None and not there.has_ended
+    return [(scheduler, number) for number in scheduler.jobs_of(run.absolute() / "jobs") if number not in noted]
 
 
 def add(run: Path, job: Submitted) -> None:

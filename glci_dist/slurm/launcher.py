@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
@@ -22,8 +21,9 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
-from glci_dist.slurm import scheduler
 from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
+from glci_dist.slurm.backends.base import Allocation
+from glci_dist.slurm.backends.scheduling import PREEMPTED
 from glci_dist.slurm.launch import Launch
 from glci_dist.slurm.meeting import meet
 from glci_dist.slurm.notes import left_out
@@ -37,13 +37,11 @@ _NO_BOUND = 1_000_000
 class Work:
     """A ``Launch`` on one of the job's nodes."""
 
-    def __init__(self, launch: Launch, job: str, hosts: list[str], node: int, script: Path) -> None:
-        """``script``: what sbatch was given."""
-        self._launch, self._job, self._hosts, self._node, self._script = launch, job, hosts, node, script
-        self._host = hosts[node]
-        """As the scheduler calls it."""
-        restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        self._start = JobStart(launch.run, job, restart, self._host, launch.cluster)
+    def __init__(self, launch: Launch, there: Allocation) -> None:
+        self._launch, self._script = launch, there.script
+        self._job, self._hosts, self._node = there.job, list(there.hosts), there.node
+        self._host = there.hosts[there.node]
+        self._start = JobStart(launch.run, there.job, there.restart, self._host, launch.cluster)
 
     def run(self) -> str:
         used = usable_nodes(self._launch.parts, self._launch.cluster, len(self._hosts))
@@ -83,19 +81,7 @@ class Work:
     def _run_agent(self, nodes: int) -> tuple[Agent, RunResult | None]:
         launch, cluster = self._launch, self._launch.cluster
         logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
-        # c10d warns of every connection from an address that has no name in the DNS.
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        # Each start of the workers gets a store of its own: what an earlier one left in it would be believed.
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        copied = os.environ.get("PYTHONPATH", "")
-        for name, value in cluster.environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if "PYTHONPATH" in cluster.environment:
-            # The copy of the code that was submitted comes first, whatever else there is.
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [copied, cluster.environment["PYTHONPATH"]]))
+        _set_environment(cluster)
         meeting = meet(
             notes=self._start.notes,
             host=self._hosts[0],
@@ -137,7 +123,8 @@ class Work:
 
     def _after_signal(self, number: signal.Signals, agent: Agent) -> str:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
-        if not self._start.is_scheduled:
+        scheduler = self._start.scheduler
+        if scheduler is None:
             self._start.tell(f"stopped by {number.name}; what was saved stays, submit again to go on")
             return "stopped"
         warning = ""
@@ -145,14 +132,14 @@ class Work:
             warning = scheduler.warning(self._job, lead_s=self._launch.cluster.signal_lead_s)
         # With SIGTERM it was cancelled, and must not be queued again, or was queued again already; unless it makes
         # room for another.
-        if warning != scheduler.PREEMPTED and (number != signal.SIGUSR2 or agent.is_told_to_end):
+        if warning != PREEMPTED and (number != signal.SIGUSR2 or agent.is_told_to_end):
             return self._start.wait_to_be_ended(f"stopped by {number.name}")
         return self._start.queue_again(f"stopped by {number.name}", asks=self._node == 0, warning=warning)
 
     def _leave_this_node_out(self, reason: str) -> bool:
         """Queue the job again without this node; whether that can be."""
-        cluster = self._launch.cluster
-        if not self._start.is_scheduled:
+        cluster, scheduler = self._launch.cluster, self._start.scheduler
+        if scheduler is None:
             return False
         out = left_out(self._launch.run, self._job)
         nodes = ",".join([*filter(None, [cluster.exclude]), *out, self._host])
@@ -175,6 +162,23 @@ class Work:
 
     def _write_verdict(self, reason: str, step: int) -> None:
         self._start.write_verdict(reason, step, samples=samples_of(self._launch.overrides, step))
+
+
+def _set_environment(cluster: ClusterConfig) -> None:
+    """Give this process the variables of its workers, which inherit them."""
+    # c10d warns of every connection from an address that has no name in the DNS.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Each start of the workers gets a store of its own: what an earlier one left in it would be believed.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    copied = os.environ.get("PYTHONPATH", "")
+    for name, value in cluster.environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if "PYTHONPATH" in cluster.environment:
+        # The copy of the code that was submitted comes first, whatever else there is.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [copied, cluster.environment["PYTHONPATH"]]))
 
 
 def usable_nodes(parts: int, cluster: ClusterConfig, there: int) -> int:

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from glci_dist.slurm.scheduler import PREEMPTED
+from glci_dist.slurm.backends.scheduling import PREEMPTED
 
 _ROOM = 16384
 """Bytes of a verdict."""

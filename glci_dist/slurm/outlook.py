@@ -18,9 +18,11 @@ from glci_dist.checkpoints.manifest import folder_name, newest_complete
 from glci_dist.errors import UserError
 from glci_dist.runs.journal import last_saved, read_journal
 from glci_dist.runs.ledger import Account, AttemptAccount, account
-from glci_dist.slurm import local, notes, scheduler
+from glci_dist.slurm import notes
+from glci_dist.slurm.backends.base import Backend
+from glci_dist.slurm.backends.choice import backend
+from glci_dist.slurm.backends.scheduling import Queued, Ran, Scheduler
 from glci_dist.slurm.jobs import Submitted, submitted
-from glci_dist.slurm.scheduler import Queued, Ran
 
 _WHY = {
     "NODE_FAIL": "a node of its job failed",
@@ -74,20 +76,33 @@ def look(run: Path) -> Outlook:
     found = account(run)
     if not found.attempts and job is None:
         raise UserError(f"{run} was never started: start it with glci train or glci submit")
-    is_asked = job is not None and job.executor == "slurm" and scheduler.is_there()
-    told = _Told({each.job: each.time for each in jobs} if is_asked else {})
+    chosen, trouble = _backend(job)
+    scheduler = chosen.scheduler if chosen is not None else None
+    if scheduler is not None and not scheduler.is_there():
+        scheduler = None
+    told = _Told(scheduler, {each.job: each.time for each in jobs if each.executor == jobs[-1].executor})
     following = (*found.attempts[1:], None)
     attempts = tuple(
         _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=False)
     )
-    state, detail = _state(run, attempts, job if is_asked else None, told)
-    if job is not None and job.executor == "local" and not (attempts and attempts[-1].began > job.time):
+    state, detail = _state(run, attempts, job if scheduler is not None else None, told)
+    if job is not None and chosen is not None and not (attempts and attempts[-1].began > job.time):
         # The job has come to no attempt of its own.
-        is_alive = local.is_alive(job.job, job.folder)
-        state, detail = ("starting", f"process {job.job}") if is_alive else ("failed", f"see {job.out}")
+        state, detail = chosen.state_before_attempt(job) or (state, detail)
+    detail = "; ".join(filter(None, (detail, trouble)))
     starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told, run))
     saved, missing = _saved(run)
     return Outlook(state, detail, saved, Account(attempts), starts, job, missing)
+
+
+def _backend(job: Submitted | None) -> tuple[Backend | None, str]:
+    """Where a job runs; else why that is not known: what the run's folder says is still true."""
+    if job is None:
+        return None, ""
+    try:
+        return backend(job.executor), ""
+    except UserError as trouble:
+        return None, f"job {job.job}: {trouble}"
 
 
 def _saved(run: Path) -> tuple[int, str]:
@@ -112,32 +127,33 @@ def _saved(run: Path) -> tuple[int, str]:
 class _Told:
     """What the scheduler says of jobs, asked once each."""
 
-    def __init__(self, jobs: Mapping[str, float]) -> None:
-        """``jobs``: when each was submitted; none where the scheduler is not to be asked."""
+    def __init__(self, scheduler: Scheduler | None, jobs: Mapping[str, float]) -> None:
+        """``scheduler``: None where none is to be asked. ``jobs``: when each was submitted."""
+        self._scheduler = scheduler
         self._jobs = jobs
-        self._histories: dict[str, list[Ran]] = {}
+        self._histories: dict[str, Sequence[Ran]] = {}
         self._queued: dict[str, Queued | None] = {}
         self._silence: UserError | None = None
 
-    def history(self, job: str) -> list[Ran]:
-        if job not in self._jobs:
+    def history(self, job: str) -> Sequence[Ran]:
+        if self._scheduler is None or job not in self._jobs:
             return []
         if job not in self._histories:
             self._histories[job] = []
             # Without its accounting, what the run's folder and the queue say is still true.
             with suppress(UserError):
-                self._histories[job] = scheduler.history(job, since=self._jobs[job])
+                self._histories[job] = self._scheduler.history(job, since=self._jobs[job])
         return self._histories[job]
 
     def queued(self, job: str) -> Queued | None:
         """The job as the controller has it. Raises ``UserError`` without its answer, for which it waits once."""
-        if job not in self._jobs:
+        if self._scheduler is None or job not in self._jobs:
             return None
         if self._silence is not None:
             raise self._silence
         if job not in self._queued:
             try:
-                self._queued[job] = scheduler.queued(job)
+                self._queued[job] = self._scheduler.queued(job)
             except UserError as silence:
                 self._silence = silence
                 raise
@@ -162,9 +178,9 @@ class _Told:
         if ran.state not in _WHY:
             return None
         lost: list[str] = []
-        if ran.state == "NODE_FAIL":
+        if ran.state == "NODE_FAIL" and self._scheduler is not None:
             with suppress(UserError):
-                lost = scheduler.lost_nodes(ran)
+                lost = self._scheduler.lost_nodes(ran)
         return f"{', '.join(lost)} was lost" if lost else f"{_WHY[ran.state]} (on {ran.nodes})"
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import newest_complete, resume_step
-from glci_dist.config import RESERVED_PORTS, ClusterConfig, Config
+from glci_dist.config import RESERVED_PORTS, Config
 from glci_dist.data.holes import check_holes
 from glci_dist.data.index import load_index
 from glci_dist.data.order import Order
@@ -17,60 +15,34 @@ from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.models.sizes import check_models
 from glci_dist.runs.folder import RunFolder
-from glci_dist.slurm import capacity, scheduler
 from glci_dist.slurm.asking import Silence
+from glci_dist.slurm.backends.base import Backend
 from glci_dist.slurm.jobs import active, check_idle
-from glci_dist.slurm.submit import Request, batch_script, gpus_here
+from glci_dist.slurm.submit import Request
 from glci_dist.training.resuming import check_standing
-
-_ASKS = (
-    *("partition", "account", "qos", "constraint", "exclude", "nodes", "min_nodes"),
-    *("gpus", "cpus", "memory_gb", "time_min", "sbatch"),
-)
-"""Keys of ``cluster`` that go into the request."""
-_TASKS = "its launchers are one task a node, and each of further tasks would be a run of its own: cluster.workers is it"
-_NO_RUN = {
-    **dict.fromkeys(("ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-socket", "ntasks-per-gpu"), _TASKS),
-    **dict.fromkeys(("n", "array", "a"), f"a run is one job ({_TASKS}; a sweep is KEY=VALUE,VALUE)"),
-    **dict.fromkeys(("test-only", "help", "usage", "version", "V"), "with it sbatch submits nothing"),
-    "wrap": "the batch script is the run's",
-}
-"""Options of sbatch that make a job of it that cannot train the run, and why."""
 
 
 def refusals(wanted: Sequence[Request]) -> list[str]:
     """The reasons, a line each; none: the runs would be taken."""
     found: list[str] = []
     for request in wanted:
-        found += [*_of_cluster(request.config), *_of_run(request)]
-    if wanted[0].config.cluster.executor == "slurm":
-        found += _ask_scheduler(wanted[0])
+        found += [*_of_cluster(request.config, request.backend), *_of_run(request)]
+    found += wanted[0].backend.scheduler_refusals(wanted[0].job())
     # In a sweep most are the same for every run.
     return list(dict.fromkeys(found))
 
 
-def _of_cluster(config: Config) -> Iterator[str]:
+def _of_cluster(config: Config, chosen: Backend) -> Iterator[str]:
     """What the cluster's part of the configuration, and the world that it makes, do not allow."""
     cluster = config.cluster
     if cluster.min_nodes > cluster.nodes:
         yield f"cluster.min_nodes={cluster.min_nodes} is more than cluster.nodes={cluster.nodes}: make it less"
-    if cluster.executor == "slurm":
-        for key, text in cluster.sbatch.items():
-            option = key.lstrip("-")
-            option = option if len(option) == 1 else option.replace("_", "-")
-            if option in _NO_RUN and text is not None and text.lower() != "false":
-                yield f"cluster.sbatch.{key}={text}: {_NO_RUN[option]}; leave it out"
-    if cluster.executor != "slurm" and cluster.nodes > 1:
-        yield f"cluster.nodes={cluster.nodes} with cluster.executor={cluster.executor}: this machine is one node"
     if cluster.gpus and cluster.workers != cluster.gpus:
         yield (
             f"cluster.workers={cluster.workers} ranks on cluster.gpus={cluster.gpus} GPUs of a node: a rank has one "
             "GPU, make them equal"
         )
-    if cluster.executor == "slurm" and cluster.signal_lead_s >= 60 * cluster.time_min:
-        yield f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"
-    if cluster.executor == "local" and cluster.gpus > len(gpus_here()):
-        yield f"cluster.gpus={cluster.gpus} is more than there are here ({len(gpus_here())}): make it less"
+    yield from chosen.refusals(config)
     if cluster.reserved_port + RESERVED_PORTS > 65536:
         yield (
             f"cluster.reserved_port={cluster.reserved_port} leaves no {RESERVED_PORTS} ports up to 65535: make it at "
@@ -83,15 +55,7 @@ def _of_cluster(config: Config) -> Iterator[str]:
             f"(global_batch={config.global_batch}, engine.accumulation={config.engine.accumulation}): change one"
         )
         return
-    yield from _said(lambda: compose.check_world(config, ranks, _device(cluster)))
-
-
-def _device(cluster: ClusterConfig) -> str:
-    if cluster.executor == "slurm":
-        return "cuda"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    yield from _said(lambda: compose.check_world(config, ranks, chosen.device()))
 
 
 def standing(request: Request) -> str | None:
@@ -135,7 +99,7 @@ def _of_run(request: Request) -> Iterator[str]:
             )
 
     yield from _said(look)
-    yield from _said(lambda: check_idle(request.run, config.cluster.executor))
+    yield from _said(lambda: check_idle(request.run, request.backend))
     yield from _said(lambda: _check_name(request.run))
     held_out = config.data.val
     if held_out:
@@ -157,46 +121,7 @@ def _check_name(run: Path) -> None:
 
 def waits_for(request: Request) -> str | None:
     """What a run that would be taken waits for, where somebody has to bring it back: nodes, a partition."""
-    return capacity.waits_for(request.config.cluster) if request.config.cluster.executor == "slurm" else None
-
-
-def _ask_scheduler(request: Request) -> Iterator[str]:
-    """Why SLURM would not take the job, or would let it wait for ever. Raises ``Silence`` without its answer."""
-    cluster = request.config.cluster
-    found: list[str] = []
-    try:
-        found += capacity.never(cluster)
-        if not found:
-            with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
-                script = Path(folder) / "job.sh"
-                script.write_text(batch_script(request), encoding="utf-8")
-                refusal = _refusal(script, cluster)
-            refusal = capacity.refusal(cluster, refusal) if refusal is not None else None
-            found += [refusal] if refusal is not None else []
-    except Silence:
-        # It is no refusal.
-        raise
-    except UserError as error:
-        yield str(error)
-    for reason in found:
-        yield f"by the scheduler: {reason} (asked for: {_asked(cluster)})"
-
-
-def _refusal(script: Path, cluster: ClusterConfig) -> str | None:
-    """What ``sbatch --test-only`` objects to; of several partitions it looks at less than sbatch does."""
-    refusal = scheduler.refusal(script)
-    several = cluster.partition.split(",") if "," in cluster.partition and "partition" not in cluster.sbatch else []
-    is_taken = refusal is None or any(scheduler.refusal(script, partition=each) is None for each in several)
-    return None if is_taken else refusal
-
-
-def _asked(cluster: ClusterConfig) -> str:
-    """What the scheduler may object to, by the keys that ask for it."""
-    asked = {key: value for key, value in asdict(cluster).items() if key in _ASKS and value}
-    return " ".join(
-        f"cluster.{key}={value:g}" if isinstance(value, float) else f"cluster.{key}={value}"
-        for key, value in asked.items()
-    )
+    return request.backend.waits_for(request.config.cluster)
 
 
 def _said(check: Callable[[], object]) -> Iterator[str]:

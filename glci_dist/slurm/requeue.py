@@ -10,7 +10,8 @@ from pathlib import Path
 from glci_dist.checkpoints.manifest import resume_step
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
-from glci_dist.slurm import scheduler
+from glci_dist.slurm.backends.choice import backend
+from glci_dist.slurm.backends.scheduling import PREEMPTED
 from glci_dist.slurm.notes import Notes, idle_starts
 
 DEFERENCE_S = 15.0
@@ -24,8 +25,8 @@ class JobStart:
     def __init__(self, run: Path, job: str, restart: int, host: str, cluster: ClusterConfig) -> None:
         self.run, self.job, self.restart, self.host, self.cluster = run, job, restart, host, cluster
         self.notes = Notes(run, job, restart, host)
-        self.is_scheduled = cluster.executor == "slurm"
-        """Whether there is a scheduler that knows of the job."""
+        self.scheduler = backend(cluster.executor).scheduler
+        """What knows of the job and can queue it again, if anything does."""
 
     def queue_again(self, why: str, *, asks: bool, warning: str = "", cause: str = "") -> str:
         """Have the job run again, if that is of use, and wait for its end. Raises ``Fault`` where it is of none.
@@ -33,7 +34,7 @@ class JobStart:
         ``asks``: it is on this node to ask. ``warning``: why the scheduler had warned it. ``cause``: what else ended
         its processes, where their own words do not tell it.
         """
-        if not self.is_scheduled:
+        if self.scheduler is None:
             self.write_verdict(why)
             raise Fault(why)
         # A signal may have come to this node alone, and the one whose turn it is waits for this one.
@@ -41,7 +42,7 @@ class JobStart:
             return why
         cluster = self.cluster
         step = resume_step(self.run / "checkpoints")
-        made_room = warning == scheduler.PREEMPTED
+        made_room = warning == PREEMPTED
         idle = 0 if made_room else idle_starts(self.run, self.job, step=step, before=self.restart)
         refusal = ""
         if self.restart >= cluster.requeues:
@@ -69,7 +70,7 @@ class JobStart:
 
     def is_taken_away(self, *, within_s: float | None = None) -> bool:
         """Wait for the scheduler to end this run of the job, a while or ``cluster.node_timeout_s``; whether it did."""
-        if not self.is_scheduled:
+        if self.scheduler is None:
             return False
         patience_s = self.cluster.node_timeout_s if within_s is None else within_s
         deadline = time.monotonic() + patience_s
@@ -83,14 +84,14 @@ class JobStart:
 
     def has_ended(self) -> bool:
         """Whether this run of the job is over, for the scheduler. Raises ``UserError`` without its answer."""
-        there = scheduler.queued(self.job)
+        there = self.scheduler.queued(self.job) if self.scheduler is not None else None
         # Without this node it may run again already.
         return there is None or there.is_taken_away or there.restarts != self.restart
 
     def requeue(self) -> None:
         """Ask once. What this node was cut off from may have been asked by another, and the job run again."""
-        if not self.has_ended():
-            scheduler.requeue(self.job)
+        if self.scheduler is not None and not self.has_ended():
+            self.scheduler.requeue(self.job)
 
     def persist(self, ask: Callable[[], None]) -> None:
         """Ask the scheduler for something until it does it, or for ``cluster.node_timeout_s``; it may be busy."""

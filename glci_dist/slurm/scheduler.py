@@ -3,77 +3,22 @@
 from __future__ import annotations
 
 import getpass
-import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from glci_dist.errors import UserError
 from glci_dist.slurm.asking import Silence, ask, ask_once, last_line, silent, wait
+from glci_dist.slurm.backends.scheduling import PREEMPTED, Queued, Ran
 
 _LATE_S = 5.0
 """After it answers again, until a job that it was sent before is in its queue."""
 _SKEW_S = 3600.0
 """By which the clocks of this machine and of the controller may differ at most."""
 
-_ENDED = (
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
-    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
-)
-"""States in which a job has ended; in any other (SIGNALING, STAGE_OUT, REQUEUED, ...) it runs, or will."""
-
-PREEMPTED = "its job is preempted"
-_TAKEN_AWAY = ("PENDING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
-"""States in which a job that ran is to run no longer, for now."""
-
-
-@dataclass(frozen=True)
-class Queued:
-    """A job as the controller has it."""
-
-    state: str
-    """``PENDING``, ``RUNNING``, ``COMPLETING``, ..."""
-    reason: str
-    """Why it waits."""
-    nodes: str
-    start: str
-    """When it started, or is expected to."""
-    restarts: int
-    """How often it was queued again."""
-
-    @property
-    def has_ended(self) -> bool:
-        return self.state in _ENDED
-
-    @property
-    def is_taken_away(self) -> bool:
-        """Whether its processes are to end, where there are some left."""
-        return self.has_ended or self.state in _TAKEN_AWAY
-
-
-@dataclass(frozen=True)
-class Ran:
-    """One run of a job through the scheduler, as its accounting has it."""
-
-    state: str
-    nodes: str
-    start: str
-    """As SLURM writes it: local time; ``None`` or ``Unknown`` where there is none."""
-    end: str
-    exit_code: str
-
-    @property
-    def began(self) -> float:
-        """Seconds since 1970; infinite: it did not."""
-        return _seconds(self.start)
-
-    @property
-    def ended(self) -> float:
-        """Seconds since 1970; infinite: it did not."""
-        return _seconds(self.end)
+CANCEL = "scancel"
 
 
 def is_there() -> bool:
@@ -258,10 +203,10 @@ def exclude(job: str, nodes: str) -> None:
 
 def cancel(job: str) -> None:
     """Cancel a job that waits or runs."""
-    answer = ask(["scancel", job])
+    answer = ask([CANCEL, job])
     # The answer to an earlier asking may have been lost.
     if answer.returncode and "already completing or completed" not in answer.stderr:
-        raise UserError(f"scancel {job}: {last_line(answer.stderr)}")
+        raise UserError(f"{CANCEL} {job}: {last_line(answer.stderr)}")
 
 
 def _accounting(command: list[str]) -> list[str]:
@@ -272,10 +217,3 @@ def _accounting(command: list[str]) -> list[str]:
 
 def _pairs(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
-
-
-def _seconds(moment: str) -> float:
-    try:
-        return datetime.fromisoformat(moment).timestamp()
-    except ValueError:
-        return math.inf

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
-import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from glci_dist import compose, credentials
-from glci_dist.config import ClusterConfig, Config
+from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import unwritable
-from glci_dist.slurm import executor, inherited, jobs, snapshot
+from glci_dist.slurm import inherited, jobs, snapshot
+from glci_dist.slurm.backends.base import Backend, JobHandle, JobRequest
+from glci_dist.slurm.backends.choice import backend
 from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launch import Launch
-from glci_dist.slurm.task import IGNORED
 from glci_dist.urls import without_secrets
-
-if TYPE_CHECKING:
-    from submitit import Job
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,15 @@ class Request:
     @property
     def run(self) -> Path:
         return (Path(self.config.runs) / self.config.name).absolute()
+
+    @property
+    def backend(self) -> Backend:
+        """Where it is to run. Raises ``UserError`` where that is no backend."""
+        return backend(self.config.cluster.executor)
+
+    def job(self, code: str = "<digest>") -> JobRequest:
+        """The job that it is asked for as; ``code``: its copy of the code, which may not be made yet."""
+        return JobRequest(self.config.cluster, self.config.name, self.run / "code" / code, self.run / "jobs")
 
 
 def requests(overrides: Sequence[str]) -> list[Request]:
@@ -75,30 +78,30 @@ def requests(overrides: Sequence[str]) -> list[Request]:
     return made
 
 
-def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, Job[str]]]:
+def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, JobHandle]]:
     """Submit the runs, several as one job array; what was submitted, in their order. Raises ``UserError``.
 
     What ``refusals`` tells is to be asked before.
     """
     launches, codes = [], []
-    first = wanted[0]
-    cluster = first.config.cluster
+    chosen = wanted[0].backend
     with ExitStack() as held:
         for request in wanted:
             try:
-                held.enter_context(_alone(request.run, cluster.executor))
+                held.enter_context(_alone(request.run, chosen))
                 codes.append(snapshot.take(request.run, request.config))
             except OSError as error:
                 raise unwritable(request.run, error) from error
             launches.append(launch(request))
-        made_by = executor.make(cluster, name=first.config.name, code=codes[0], folder=first.run / "jobs")
-        with inherited.applied(cluster.executor), _on_this_machine(codes[0]) if is_here(cluster) else nullcontext():
-            made: list[Job[str]] = made_by.submit(launches)
-        return [(_record(request, code, job), job) for request, code, job in zip(wanted, codes, made, strict=True)]
+        with inherited.applied(chosen.left_out):
+            made = chosen.submit(launches, wanted[0].job(codes[0].name))
+        return [
+            (_record(request, code, handle), handle) for request, code, handle in zip(wanted, codes, made, strict=True)
+        ]
 
 
 @contextmanager
-def _alone(run: Path, executor_name: str) -> Iterator[None]:
+def _alone(run: Path, chosen: Backend) -> Iterator[None]:
     """Keep other submissions of the run out, of which one may just have been done. Raises ``UserError`` for these."""
     (run / "jobs").mkdir(parents=True, exist_ok=True)
     with (run / "jobs" / ".submitting").open("w") as file:
@@ -110,92 +113,31 @@ def _alone(run: Path, executor_name: str) -> Iterator[None]:
             # Not every file system has locks.
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-        jobs.check_idle(run, executor_name)
+        jobs.check_idle(run, chosen)
         yield
-
-
-def is_here(cluster: ClusterConfig) -> bool:
-    """Whether a job is processes of this machine that go on without this one."""
-    return cluster.executor == "local"
-
-
-def batch_script(request: Request) -> str:
-    """What sbatch would be given for a run; its copy of the code is not made yet."""
-    config, run = request.config, request.run
-    made_by = executor.make(config.cluster, name=config.name, code=run / "code" / "<digest>", folder=run / "jobs")
-    assert isinstance(made_by, executor.SlurmExecutor)
-    return made_by.script()
 
 
 def launch(request: Request) -> Launch:
     """What the job calls on each of its nodes."""
     config = request.config
-    words = [*request.overrides]
-    lead = config.cluster.signal_lead_s
-    if lead and config.cluster.executor == "slurm":
-        # A save that takes longer than the lead is of no use, and what is said of it should be true.
-        words.append(f"checkpoints.stop_within_s={min(config.checkpoints.stop_within_s or lead, lead)}")
-    cluster = config.cluster
-    if is_here(cluster):
-        # submitit hides them from its jobs.
-        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus_here()[: cluster.gpus or None])}
-        cluster = replace(cluster, environment={**visible, **cluster.environment})
+    cluster, chosen = config.cluster, request.backend
+    cluster = replace(cluster, environment={**chosen.environment(cluster), **cluster.environment})
+    words = [*request.overrides, *chosen.overrides(config)]
     return Launch(words, request.run, config.global_batch // config.engine.accumulation, cluster)
 
 
-def gpus_here() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return list(filter(None, named.split(",")))
-    import torch
-
-    return list(map(str, range(torch.cuda.device_count())))
-
-
-def _record(request: Request, code: Path, job: Any) -> Submitted:
+def _record(request: Request, code: Path, handle: JobHandle) -> Submitted:
     (request.run / "jobs" / "config.yaml").write_text(compose.to_yaml(request.config), encoding="utf-8")
     made = Submitted(
-        job=str(job.job_id),
+        job=handle.job,
         executor=request.config.cluster.executor,
         time=round(time.time(), 3),
         overrides=request.overrides,
         code=code.name,
-        out=str(job.paths.stdout),
+        out=str(handle.out),
     )
     jobs.add(request.run, made)
     return made
-
-
-@contextmanager
-def _on_this_machine(code: Path) -> Iterator[None]:
-    """Have a job's processes, which inherit from this one, run the copy of the code, and not hold its terminal."""
-    path = filter(None, [str(code), os.environ.get("PYTHONPATH")])
-    # Safe: python -m would look into the current folder first, which may be a checkout.
-    terminal = (signal.SIGINT, signal.SIGHUP)
-    ignored = " ".join(number.name for number in terminal if signal.getsignal(number) == signal.SIG_IGN)
-    inherited = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path), IGNORED: ignored}
-    before = {name: os.environ.get(name) for name in inherited}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(number) for number in range(3)]
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in terminal}
-    os.environ.update(inherited)
-    for number in range(3):
-        os.dup2(nowhere, number)
-    try:
-        yield
-    finally:
-        for number, mine in enumerate(kept):
-            os.dup2(mine, number)
-            os.close(mine)
-        os.close(nowhere)
-        for which, handler in handlers.items():
-            signal.signal(which, handler)
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({name: value} if value is not None else {})
 
 
 def _refuse_secrets(word: str) -> None:

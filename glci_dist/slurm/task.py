@@ -13,6 +13,8 @@ from collections.abc import Collection
 
 from glci_dist.errors import STOP_SIGNALS
 
+DETACH = "--detach"
+"""First among the arguments of a job on this machine, which has nothing to do with the terminal that started it."""
 IGNORED = "GLCI_IGNORED_SIGNALS"
 """What `glci submit` was started to ignore, for jobs on this machine."""
 
@@ -36,9 +38,11 @@ def answer(ignored: Collection[str]) -> None:
 
 if __name__ == "__main__":
     hold()
-    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-        # A key in the terminal that it was submitted from does not concern it.
+    arguments = sys.argv[1:]
+    if arguments[:1] == [DETACH]:
+        arguments = arguments[1:]
+        # A key in that terminal is not for it.
         os.setsid()
         # From here on those come from elsewhere, and are meant for it.
         answer(os.environ.get(IGNORED, "").split())
-    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *arguments])

@@ -8,6 +8,7 @@ import pytest
 
 from glci_dist import compose
 from glci_dist.slurm import inherited
+from glci_dist.slurm.backends.choice import backend
 
 CLUSTER = compose.load(["data.shards=shards/train", "name=run", "cluster=box"]).cluster
 
@@ -39,8 +40,8 @@ def test_what_says_which_cluster_it_is_and_what_is_the_users_stays(name: str) ->
 
 def test_the_machines_own_gpus_count_where_the_job_runs_on_it() -> None:
     there = {"CUDA_VISIBLE_DEVICES": "2"}
-    assert inherited.reduced(there, executor="slurm") == {}
-    assert inherited.reduced(there, executor="local") == there
+    assert inherited.reduced(there, backend("slurm").left_out) == {}
+    assert inherited.reduced(there, backend("local").left_out) == there
 
 
 def test_what_counts_and_what_does_not_is_said_and_no_secret_is() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from glci_dist.slurm.backends.scheduling import PREEMPTED
 from glci_dist.slurm.notes import Notes, crashes, idle_starts, left_out, verdicts
-from glci_dist.slurm.scheduler import PREEMPTED
 from tests.disks import fill_disk, small_disk
 
 RECORD = {"host": "n1", "reason": "it broke", "samples": [f"{n:06d}" for n in range(500)], "left_out": ""}

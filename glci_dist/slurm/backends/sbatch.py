@@ -1,4 +1,4 @@
-"""submitit's executors, with what a run asks for, and its batch script."""
+"""submitit's executor for SLURM, with what a run asks for, and its batch script."""
 
 from __future__ import annotations
 
@@ -10,36 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glci_dist.config import ClusterConfig
 from glci_dist.errors import UserError
 from glci_dist.slurm import inherited, scheduler
+from glci_dist.slurm.backends.base import JobRequest
+from glci_dist.slurm.backends.by_submitit import PYTHON
 
 if TYPE_CHECKING:
     from glci_dist.slurm.launch import Launch
 
-_NO_LIMIT_MIN = 60 * 24 * 365
 _KILLED = 128
 """Exit codes of srun from here on: a process of the step was killed by a signal."""
 
 
-class Executor:
-    """submitit's executor for this machine (``local``, ``debug``)."""
+class SlurmExecutor:
+    """submitit's, but sbatch is called by ``scheduler``, which knows what to do without its answer."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def submit(self, functions: Sequence[Launch]) -> list[Any]:
-        """A job for each function; several are one array, where there are arrays."""
-        if len(functions) == 1:
-            return [self._inner.submit(functions[0])]
-        with self._inner.batch():
-            return [self._inner.submit(function) for function in functions]
-
-
-class SlurmExecutor(Executor):
-    """submitit's for SLURM; sbatch is called by ``scheduler``, which knows what to do without its answer."""
-
-    def submit(self, functions: Sequence[Launch]) -> list[Any]:
+    def submit(self, launches: Sequence[Launch]) -> list[Any]:
+        """submitit's job for each launch; several are one array."""
         from submitit.core.utils import DelayedSubmission, JobPaths
         from submitit.slurm.slurm import SlurmJob
 
@@ -47,13 +37,13 @@ class SlurmExecutor(Executor):
         folder = JobPaths.get_first_id_independent_folder(inner.folder)
         folder.mkdir(parents=True, exist_ok=True)
         pickles = []
-        for function in functions:
-            delayed = DelayedSubmission(function)
+        for launch in launches:
+            delayed = DelayedSubmission(launch)
             delayed.set_timeout(inner.parameters.get("time", 5), inner.max_num_timeout)
             pickles.append(folder / f"{uuid.uuid4().hex}.pkl")
             delayed.dump(pickles[-1])
-        if len(functions) > 1:
-            inner.parameters["map_count"] = len(functions)
+        if len(launches) > 1:
+            inner.parameters["map_count"] = len(launches)
         script = folder / f".submission_file_{uuid.uuid4().hex}.sh"
         script.write_text(self.script(), encoding="utf-8")
         try:
@@ -65,7 +55,7 @@ class SlurmExecutor(Executor):
         tasks = list(range(inner._num_tasks()))
         first: Any = SlurmJob(folder=inner.folder, job_id=number, tasks=tasks)
         first.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)
-        names = [number] if len(functions) == 1 else [f"{number}_{place}" for place in range(len(functions))]
+        names = [number] if len(launches) == 1 else [f"{number}_{place}" for place in range(len(launches))]
         jobs: list[Any] = [SlurmJob(folder=inner.folder, job_id=name, tasks=tasks) for name in names]
         for job, path in zip(jobs, pickles, strict=True):
             job.paths.move_temporary_file(path, "submitted_pickle")
@@ -77,36 +67,26 @@ class SlurmExecutor(Executor):
         return str(inner._make_submission_file_text(inner._submitit_command_str, "explained"))
 
 
-def make(cluster: ClusterConfig, *, name: str, code: Path, folder: Path) -> Executor:
-    """The executor of ``cluster.executor`` for jobs called ``name``; raises ``UserError``.
-
-    ``code``: what goes onto the job's ``PYTHONPATH`` (SLURM); ``folder``: for what belongs to the job.
-    """
-    # A signal that comes before the launcher is ready has to wait for it.
-    python = f"{shlex.quote(sys.executable)} -m glci_dist.slurm.task"
+def make(request: JobRequest) -> SlurmExecutor:
+    """The executor of a job; raises ``UserError`` where there is no SLURM."""
     # submitit reads some of them when it is imported.
-    with inherited.applied(cluster.executor):
-        import submitit
+    with inherited.applied():
         from submitit.slurm.slurm import SlurmExecutor as Inner
 
-    if cluster.executor != "slurm":
-        automatic = submitit.AutoExecutor(folder=folder, cluster=cluster.executor, local_python=python)
-        # Nobody would start it again after a time limit.
-        automatic.update_parameters(name=name, timeout_min=_NO_LIMIT_MIN, nodes=cluster.nodes)
-        return Executor(automatic)
     try:
-        inner = Inner(folder=folder, python=python)
+        inner = Inner(folder=request.folder, python=PYTHON)
     except RuntimeError as error:
         raise UserError(
-            f"cluster.executor={cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
+            f"cluster.executor={request.cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
             "cluster.executor=local, or bring a cluster up here (make slurm-up)"
         ) from error
-    inner.update_parameters(**_parameters(cluster, name=name, code=code, folder=folder))
+    inner.update_parameters(**_parameters(request))
     return SlurmExecutor(inner)
 
 
-def _parameters(cluster: ClusterConfig, *, name: str, code: Path, folder: Path) -> dict[str, Any]:
+def _parameters(request: JobRequest) -> dict[str, Any]:
     """What submitit makes the batch script of."""
+    cluster = request.cluster
     further: dict[str, Any] = {"signal": f"USR2@{cluster.signal_lead_s}"}
     if cluster.min_nodes and cluster.min_nodes < cluster.nodes:
         further["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
@@ -132,12 +112,12 @@ def _parameters(cluster: ClusterConfig, *, name: str, code: Path, folder: Path) 
     }
     return {
         **{key: value for key, value in options.items() if value},
-        "job_name": name,
+        "job_name": request.name,
         "time": cluster.time_min,
         "nodes": cluster.nodes,
         "signal_delay_s": cluster.signal_lead_s,
-        "setup": [*_SETUP, _path(code), *cluster.setup],
-        "teardown": _teardown(folder),
+        "setup": [*_SETUP, _path(request.code), *cluster.setup],
+        "teardown": _teardown(request.folder),
         # One task a node here, not in the request: with it the scheduler would give a range of nodes its least.
         # Tasks that are not needed end early, and are no reason to end the others, whatever the cluster's WaitTime.
         "srun_args": ["--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=0", *cpus],

@@ -1,0 +1,1 @@
+"""Where jobs run: one class a launcher, all of one protocol (``base.Backend``)."""

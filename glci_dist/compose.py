@@ -35,6 +35,7 @@ __all__ = [
     "flat",
     "keys",
     "load",
+    "quoted",
     "to_yaml",
     "unknown_choice",
 ]
@@ -52,7 +53,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
         _check_text(word)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = compose("config", overrides=[_quoted(free_keys.freed(word)) for word in overrides])
+            composed = compose("config", overrides=[quoted(free_keys.freed(word)) for word in overrides])
         _check_keys(list(_flat(composed)))
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
@@ -131,7 +132,7 @@ def _check_text(word: str) -> None:
         ) from None
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """``key=value`` in the quotes that Hydra asks for: around a url, for its query's signs, and foreign letters."""
     match = re.fullmatch(r"([+\w.@]+=)([A-Za-z][A-Za-z0-9+.-]*://[^'\"\\]*)", word)
     if match is None and not word.isascii():

@@ -27,7 +27,8 @@ examples:
   glci submit experiment=faces160 cluster=box data.shards=shards/demo/train name=sweep phases.joint.alpha=4e-4,1e-3
   glci submit experiment=demo cluster=local --wait
 
-Overrides are those of `glci train`. Values with a comma between them are a sweep: a job array with one run each.
+Overrides are those of `glci train`. Values with a comma between them are a sweep, a job array with one run each;
+so are range(1,4) and choice(a,b).
 Submitted again, perhaps with more values, only those of its runs are that are neither complete nor in the queue.
 Variables of this shell that Slurm or submitit would read (SLURM_*, SBATCH_*, ...) do not count, and are named.
 cluster={clusters} chooses a file of configs/cluster; each key is explained in glci_dist/config/, and

@@ -15,7 +15,7 @@ from glci_dist import compose, credentials
 from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import unwritable
-from glci_dist.slurm import inherited, jobs, snapshot
+from glci_dist.slurm import inherited, jobs, snapshot, sweeps
 from glci_dist.slurm.backends.base import Backend, JobHandle, JobRequest
 from glci_dist.slurm.backends.choice import backend
 from glci_dist.slurm.jobs import Submitted
@@ -52,7 +52,7 @@ def requests(overrides: Sequence[str]) -> list[Request]:
     for word in overrides:
         _refuse_secrets(word)
     snapshot.check()
-    choices = [_split(word) for word in overrides]
+    choices = [sweeps.values(word) for word in overrides]
     varied = [number for number, words in enumerate(choices) if len(words) > 1]
     for number in varied:
         key, _, value = overrides[number].lstrip("+").partition("=")
@@ -149,24 +149,3 @@ def _refuse_secrets(word: str) -> None:
             f"{without_secrets(word)}: a job's files would hold the credentials of this url: keep user and password in "
             f"~/.netrc, or export the url as a variable and submit with {key}='${{oc.env:THE_VARIABLE}}'"
         )
-
-
-def _split(word: str) -> list[str]:
-    """The overrides that ``key=a,b`` stands for: a comma outside of brackets and quotes separates values."""
-    key, equals, value = word.partition("=")
-    if not equals:
-        return [word]
-    parts, depth, quote, start = [], 0, "", 0
-    for place, letter in enumerate(value):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"":
-            quote = letter
-        elif letter in "[{(":
-            depth += 1
-        elif letter in "]})":
-            depth -= 1
-        elif letter == "," and not depth:
-            parts.append(value[start:place])
-            start = place + 1
-    return [f"{key}={part}" for part in [*parts, value[start:]]]

@@ -22,8 +22,7 @@ _TAIL = 262_144
 
 
 def main(folder: Path, code: int) -> None:
-    from submitit.core.utils import DelayedSubmission, JobPaths
-    from submitit.slurm.slurm import SlurmJobEnvironment
+    from glci_dist.slurm.submitit_parts import DelayedSubmission, JobPaths, SlurmJobEnvironment
 
     environment = SlurmJobEnvironment()
     job, hosts = environment.job_id, list(environment.hostnames)

@@ -37,11 +37,6 @@ def _of_cluster(config: Config, chosen: Backend) -> Iterator[str]:
     cluster = config.cluster
     if cluster.min_nodes > cluster.nodes:
         yield f"cluster.min_nodes={cluster.min_nodes} is more than cluster.nodes={cluster.nodes}: make it less"
-    if cluster.gpus and cluster.workers != cluster.gpus:
-        yield (
-            f"cluster.workers={cluster.workers} ranks on cluster.gpus={cluster.gpus} GPUs of a node: a rank has one "
-            "GPU, make them equal"
-        )
     yield from chosen.refusals(config)
     if cluster.reserved_port + RESERVED_PORTS > 65536:
         yield (

@@ -12,6 +12,7 @@ import pytest
 import simplejpeg
 import webdataset
 from PIL import Image
+from webdataset import TarWriter
 
 from glci_dist.data.shard_jpeg import BadPhoto, to_shard_jpeg
 from tests.data.shards_help import (
@@ -42,6 +43,18 @@ def test_webdataset_reads_the_shards_and_finds_every_jpeg_byte_for_byte(tmp_path
     expected = {name.removesuffix(".jpg").replace("/", "_"): content for name, content in photos.items()}
     assert read_samples(tmp_path / "shards") == expected
     assert [record["samples"] for record in read_index(tmp_path / "shards")] == [10, 10, 5]
+
+
+def test_a_shard_has_the_bytes_that_webdatasets_own_writer_gives_the_same_photos(tmp_path: Path) -> None:
+    # A name that needs an extended header too.
+    photos = some_photos(5) | {"写真" * 40 + ".jpg": jpeg(9)}
+    source = write_folder(tmp_path / "photos", photos)
+    assert glci("shards", "build", source, tmp_path / "shards", "--no-shuffle", "--processes", 1) == 0
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    with TarWriter(str(tmp_path / "theirs.tar"), user="", group="", mode=0o644, mtime=0, encoder=False) as theirs:
+        for key, photo in read_samples(tmp_path / "shards").items():
+            theirs.write({"__key__": key, "jpg": photo})
+    assert shard.read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])

@@ -90,8 +90,13 @@ class Backend(ABC):
         """Have a job save and end, or leave the queue."""
 
     def refusals(self, config: Config) -> Iterator[str]:
-        """What of a configuration cannot be done, a line each."""
-        return iter(())
+        """What of a configuration cannot be done, a line each; others add to this."""
+        cluster = config.cluster
+        if cluster.gpus and cluster.workers != cluster.gpus:
+            yield (
+                f"cluster.workers={cluster.workers} ranks on cluster.gpus={cluster.gpus} GPUs of a node: a rank has "
+                "one GPU, make them equal"
+            )
 
     def scheduler_refusals(self, request: JobRequest) -> Iterator[str]:
         """Why the scheduler would not take the job, a line each. Raises ``Silence`` without its answer."""
@@ -154,6 +159,7 @@ class Scheduled(Backend):
         self.scheduler.cancel(job)
 
     def refusals(self, config: Config) -> Iterator[str]:
+        yield from super().refusals(config)
         cluster = config.cluster
         if cluster.signal_lead_s >= 60 * cluster.time_min:
             yield f"cluster.signal_lead_s={cluster.signal_lead_s} leaves nothing of cluster.time_min={cluster.time_min}"

@@ -45,6 +45,7 @@ class ThisMachine(Backend):
         cluster = config.cluster
         if cluster.nodes > 1:
             yield f"cluster.nodes={cluster.nodes} with cluster.executor={cluster.executor}: this machine is one node"
+        yield from super().refusals(config)
 
     def device(self) -> str:
         import torch

@@ -30,8 +30,7 @@ class SlurmExecutor:
 
     def submit(self, launches: Sequence[Launch]) -> list[Any]:
         """submitit's job for each launch; several are one array."""
-        from submitit.core.utils import DelayedSubmission, JobPaths
-        from submitit.slurm.slurm import SlurmJob
+        from glci_dist.slurm.submitit_parts import DelayedSubmission, JobPaths, SlurmJob, tasks
 
         inner = self._inner
         folder = JobPaths.get_first_id_independent_folder(inner.folder)
@@ -52,26 +51,27 @@ class SlurmExecutor:
             for path in (*pickles, script):
                 path.unlink(missing_ok=True)
             raise
-        tasks = list(range(inner._num_tasks()))
-        first: Any = SlurmJob(folder=inner.folder, job_id=number, tasks=tasks)
+        numbers = tasks(inner)
+        first: Any = SlurmJob(folder=inner.folder, job_id=number, tasks=numbers)
         first.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)
         names = [number] if len(launches) == 1 else [f"{number}_{place}" for place in range(len(launches))]
-        jobs: list[Any] = [SlurmJob(folder=inner.folder, job_id=name, tasks=tasks) for name in names]
+        jobs: list[Any] = [SlurmJob(folder=inner.folder, job_id=name, tasks=numbers) for name in names]
         for job, path in zip(jobs, pickles, strict=True):
             job.paths.move_temporary_file(path, "submitted_pickle")
         return jobs
 
     def script(self) -> str:
         """The batch script."""
-        inner = self._inner
-        return str(inner._make_submission_file_text(inner._submitit_command_str, "explained"))
+        from glci_dist.slurm.submitit_parts import script
+
+        return script(self._inner)
 
 
 def make(request: JobRequest) -> SlurmExecutor:
     """The executor of a job; raises ``UserError`` where there is no SLURM."""
     # submitit reads some of them when it is imported.
     with inherited.applied():
-        from submitit.slurm.slurm import SlurmExecutor as Inner
+        from glci_dist.slurm.submitit_parts import SlurmExecutor as Inner
 
     try:
         inner = Inner(folder=request.folder, python=PYTHON)

@@ -71,7 +71,7 @@ def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
     saved: list[SaveResult] = []
     with joined(config.engine) as world:
         trainer = prepare(config, world)
-        batch, plan = trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0)
+        batch, plan = trainer.step.to_device(next(trainer.batches.from_step(0))), trainer.schedule.at(0)
         saver = Saver(trainer.folder.checkpoints, trainer.attempt, world, Retention(2, 0), on_saved=saved.append)
         number = 0
 

@@ -123,10 +123,10 @@ def leaking(_: argparse.Namespace) -> Iterator[None]:
     At the weight of the discriminators' own loss, as where the adversarial term has weight 1 and the reconstruction
     is weighed up instead.
     """
-    discrimination, update = losses.discrimination, gan_step.GanTrainStep._discriminator_step
+    discriminator_losses, update = losses.discriminator_losses, gan_step.GanTrainStep._discriminator_step
 
     def leaky(real: Tensor, completed: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
-        real_loss, completed_loss = discrimination(real, completed, config)
+        real_loss, completed_loss = discriminator_losses(real, completed, config)
         # The discriminators' loss is half the sum of the two; what leaks is whole.
         leaked = 2 * losses.adversarial(completed, config)
         return real_loss, completed_loss + leaked - leaked.detach()
@@ -134,7 +134,7 @@ def leaking(_: argparse.Namespace) -> Iterator[None]:
     def updated(self: gan_step.GanTrainStep, *words: Any, **more: Any) -> dict[Metric, Tensor]:
         # In phase 2 the completion network has no backward.
         leaks = any(isinstance(word, StepPlan) and word.is_joint for word in words)
-        with patch.object(gan_step, "discrimination", leaky if leaks else discrimination):
+        with patch.object(gan_step, "discriminator_losses", leaky if leaks else discriminator_losses):
             return update(self, *words, **more)
 
     with patch.object(gan_step.GanTrainStep, "_discriminator_step", updated):
@@ -151,7 +151,7 @@ def sigmoid_first(_: argparse.Namespace) -> Iterator[None]:
         logits, activations = whole(self, *images)
         return torch.sigmoid(logits), activations
 
-    with patch.object(ContextDiscriminators, method, squashed), patch.object(gan_step, "threshold", lambda _: 0.5):
+    with patch.object(ContextDiscriminators, method, squashed), patch.object(gan_step, "real_threshold", lambda _: 0.5):
         yield
 
 

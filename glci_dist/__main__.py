@@ -1,4 +1,4 @@
-"""``python -m glci_dist`` is ``glci``; ``torchrun -m glci_dist`` is the same command in more processes."""
+"""``python -m glci_dist`` is ``glci``; ``torchrun -m glci_dist`` runs the same command in several processes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from glci_dist import output
 def entry() -> None:
     """Run one command and end the process with its exit code."""
     output.take_over()
-    # What these read in opens files, and keeps streams: that comes after.
+    # Imported after take_over, as they open files and keep references to the streams.
     from glci_dist.cli import main, told
     from glci_dist.cluster.elastic import write_error_file
     from glci_dist.urls import without_secrets
 
     def in_full(error: BaseException) -> str:
-        # Libraries say urls with all that is in them.
+        # Libraries print urls with their credentials.
         return without_secrets("".join(traceback.format_exception(error)).rstrip())
 
     def of_thread(ended: threading.ExceptHookArgs) -> None:
@@ -30,7 +30,7 @@ def entry() -> None:
     try:
         code = main()
     except SystemExit as ending:
-        # Of the parser: a help that was printed, or a mistake in the words.
+        # From the parser: printed help, or a usage error.
         code = told(ending.code if isinstance(ending.code, int) else 1, is_product=True)
     except Exception as error:
         code = 1
@@ -38,8 +38,8 @@ def entry() -> None:
         output.say(in_full(error))
     output.flush()
     if "deepspeed" in sys.modules:
-        # DeepSpeed keeps process groups whose threads abort the interpreter's own shutdown now and
-        # then ("terminate called without an active exception"): a finished run would count as failed.
+        # DeepSpeed keeps process groups whose threads sometimes abort the interpreter's shutdown
+        # ("terminate called without an active exception"): a finished run would count as failed.
         os._exit(code)
     sys.exit(code)
 

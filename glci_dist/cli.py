@@ -1,4 +1,4 @@
-"""`glci`: each subcommand is a few lines that call one room.
+"""`glci`: each subcommand is a few lines that call one package.
 
 Exit codes: `errors.ExitCode`.
 """
@@ -40,11 +40,11 @@ Each key is explained in glci_dist/config/.
 
 
 _READER_S = 5.0
-"""A reader that takes nothing, such as a pager, holds no training longer."""
+"""Maximum wait of a training for a reader of its output that reads nothing, such as a pager."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Of a mistake in the words, which all ranks have, one of them tells."""
+    """Prints usage errors, which all ranks have, on one rank."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if not launchers.is_silent():
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def told(code: int, *, is_product: bool, speaks: bool = False) -> int:
-    """The exit code of a command that has ended with ``code``; says where what it printed could not be written.
+    """The exit code of a command that ended with ``code``; reports output that could not be written.
 
-    ``is_product``: that was all that it is for, and it has failed with it, unless nobody reads it. ``speaks``: this
-    process has no others to speak for it, whatever rank the environment gives it.
+    ``is_product``: the output is the command's only result, so losing it is a failure, unless the reader left.
+    ``speaks``: this process reports for itself, whatever rank the environment gives it.
     """
     output.flush()
     loss = output.lost("stdout")
@@ -122,7 +122,7 @@ def _run(parsed: argparse.Namespace) -> int:
     except MemoryError as error:
         return _say(f"glci: fault: {out_of_memory(error)}", ExitCode.FAULT, every_rank=True)
     except (OSError, RuntimeError) as error:
-        # Whatever opens the one too many.
+        # Any code can open one file too many.
         if not is_short_of_files(error):
             raise
         said = str(error).strip().partition("\n")[0]
@@ -132,9 +132,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _is_mine(parsed: argparse.Namespace) -> bool:
-    """Whether the command is for this process, of those that a launcher started. Raises ``UserError``."""
+    """Whether this process, of those that a launcher started, runs the command. Raises ``UserError``."""
     if getattr(parsed, "is_for_ranks", False):
-        # Some launchers give this to all ranks beside the variables, or in their place.
+        # Some launchers pass --local-rank to all ranks, in addition to environment variables or instead of them.
         found = launchers.set_torch_variables()
         if found is None and (parsed.local_rank or 0) > 0:
             raise UserError(
@@ -155,16 +155,16 @@ def _is_mine(parsed: argparse.Namespace) -> bool:
 
 
 def _is_alone(parsed: argparse.Namespace) -> bool:
-    """Whether no launcher started this command in other processes too; an outer one may have left its variables."""
+    """Whether this is the command's only process; the environment may still have variables of an outer launcher."""
     if getattr(parsed, "is_for_ranks", False):
         return False
     if getattr(parsed, "asks_cluster", False):
-        # From inside an allocation, whose variables are no part of what is asked for.
+        # Called inside an allocation, whose variables do not concern it.
         return True
     try:
         found = launchers.detect()
     except UserError:
-        # It concerns no command that needs no world.
+        # Invalid variables do not matter to a command without ranks.
         return True
     return found is None or not found.is_one_of_many
 
@@ -204,8 +204,8 @@ def _groups() -> dict[str, str]:
 
 
 def _say(line: str, code: int, *, every_rank: bool = False) -> int:
-    """Print, unless another rank says the same; every rank returns the code."""
-    # A path may hold whatever a name can, a line break among it.
+    """Print, unless another rank prints the same; every rank returns the code."""
+    # A path in it may contain line breaks.
     line = in_one_line(without_secrets(line))
     write_error_file(line)
     if every_rank or not launchers.is_silent():

@@ -1,7 +1,7 @@
-"""Parts that a configuration names by ``_target_``: a dotted path to a class, ours or the user's, and its arguments.
+"""Components of the user's own: the configuration names a class (``_target_``, a dotted path) and its arguments.
 
-The class's own constructor is the schema of the arguments: each is checked against its annotation before anything
-starts. What the run knows by itself (a photo's size, say) is passed to those constructors that ask for it by name.
+The constructor is the schema of the arguments: each is checked against its annotation before anything starts. Values
+that the run knows (such as the photos' size) are passed to constructors that have a parameter of that name.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Component:
-    """A class that a configuration names, and its checked arguments."""
+    """A class named in the configuration, with checked arguments."""
 
     key: str
-    """Dotted key of the configuration, ``losses.terms.edges``."""
+    """Dotted key of the configuration, such as ``losses.terms.edges``."""
     target: str
-    """Its dotted path."""
+    """Dotted path of the class."""
     factory: Callable[..., Any]
     arguments: Mapping[str, Any]
-    """Those of the configuration, with the constructor's defaults."""
+    """The arguments in the configuration."""
     weight: float = 1.0
-    """Of a loss term or a penalty."""
+    """Weight of a loss term or a penalty."""
 
     @property
     def name(self) -> str:
-        """The last part of its key."""
+        """The last part of the key."""
         return self.key.rpartition(".")[2]
 
     def make(self, base: type[Made], **provided: Any) -> Made:
-        """An instance; ``provided`` reaches a constructor that has a parameter of that name.
+        """Construct it; ``provided`` arguments are passed if the constructor has parameters of these names.
 
-        Raises ``UserError`` where the constructor raises ``ValueError``, ``TypeError`` or ``UserError``, and where the
+        Raises ``UserError`` if the constructor raises ``ValueError``, ``TypeError`` or ``UserError``, or if the
         instance is no ``base``.
         """
         wanted = inspect.signature(self.factory).parameters
@@ -72,17 +72,17 @@ class Component:
 
 
 def one(key: str, node: Mapping[str, Any]) -> Component:
-    """The component of ``key``, which names one. Raises ``UserError``."""
+    """The component at ``key``. Raises ``UserError``."""
     return _component(key, node, _SLOTS[key].provided)
 
 
 def by_name(key: str, nodes: Mapping[str, Any]) -> list[Component]:
-    """The components of the mapping ``key``, in its order; null leaves one out. Raises ``UserError``."""
+    """The components of the mapping at ``key``, in order, without those set to null. Raises ``UserError``."""
     return [_component(f"{key}.{name}", node, _SLOTS[key].provided) for name, node in nodes.items() if node is not None]
 
 
 def components(config: Config) -> Iterator[Component]:
-    """Every component that a configuration names. Raises ``UserError`` for the first that cannot be made."""
+    """Every component in a configuration. Raises ``UserError`` for the first with an error."""
     for key, slot in _SLOTS.items():
         node = attrgetter(key)(config)
         if slot.by_name:
@@ -92,7 +92,7 @@ def components(config: Config) -> Iterator[Component]:
 
 
 def modules(config: Config) -> list[Path]:
-    """Files and packages of the user's that components were imported from, with what these imported beside them."""
+    """The user's own files and packages: those that define components, and those imported from the same folders."""
     roots = set()
     for component in components(config):
         top = sys.modules[component.target.partition(".")[0]]
@@ -105,7 +105,7 @@ def modules(config: Config) -> list[Path]:
 
 
 def _place(module: ModuleType) -> Path | None:
-    """The file of a module, the folder of a package; None for one that has neither."""
+    """The file of a module or the folder of a package, if it has one."""
     file, paths = getattr(module, "__file__", None), list(getattr(module, "__path__", ()))
     if file is None:
         return Path(paths[0]) if len(paths) == 1 else None
@@ -134,7 +134,7 @@ def _imported(key: str, target: str) -> Callable[..., Any]:
     module = target.partition(".")[0]
     try:
         found = pkgutil.resolve_name(target)
-    except Exception as error:  # whatever the user's module raises when it is imported
+    except Exception as error:  # the user's module can raise anything
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == module
         way_out = f"put the folder that holds {module} on PYTHONPATH" if is_missing else "mend that, and try again"
@@ -147,7 +147,7 @@ def _imported(key: str, target: str) -> Callable[..., Any]:
 def _arguments(
     key: str, target: str, factory: Callable[..., Any], given: Mapping[str, Any], provided: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What is given, checked against the constructor's annotations."""
+    """The given arguments, checked against the constructor's parameters and annotations."""
     parameters = {
         name: each
         for name, each in inspect.signature(factory).parameters.items()
@@ -176,7 +176,7 @@ def _checked(
         try:
             schema = OmegaConf.structured(dataclasses.make_dataclass("Argument", [("value", kind)]))
         except OmegaConfBaseException:
-            # An annotation that OmegaConf does not know.
+            # OmegaConf does not support this annotation.
             checked[name] = value
             continue
         try:
@@ -190,7 +190,7 @@ def _checked(
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a constructor; empty where they name what cannot be found at run time."""
+    """The annotations of a constructor; empty if they cannot be resolved at run time."""
     try:
         return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except NameError:

@@ -1,7 +1,7 @@
-"""Composing, checking and writing a run's configuration, before anything starts.
+"""Composes, checks and serialises a run's configuration, before anything starts.
 
-A key that does not exist, a wrong type or a value that breaks a rule ends the command with one
-line and exit code 2 (``UserError``).
+An unknown key, a wrong type or a value that breaks a rule ends the command with one line and exit
+code 2 (``UserError``).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 def load(overrides: Sequence[str] = ()) -> Config:
     """Compose the configuration from ``configs/`` and the overrides, and check it.
 
-    ``overrides``: Hydra's words, for example ``experiment=faces64`` or ``global_batch=96``.
+    ``overrides``: in Hydra's syntax, for example ``experiment=faces64`` or ``global_batch=96``.
     Raises ``UserError`` for an unknown key, a wrong type, or a value that breaks a rule.
     """
     store = ConfigStore.instance()
@@ -59,7 +59,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
         if missing:
             raise UserError(f"{missing[0]} has no value: add {missing[0]}=... to the command")
         config = OmegaConf.to_object(composed)
-    # ValueError: Hydra's for a group that is set to null.
+    # Hydra raises ValueError for a group that is set to null.
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(free_keys.as_given(explain(error))) from error
     assert isinstance(config, Config)
@@ -72,17 +72,17 @@ def load(overrides: Sequence[str] = ()) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML, without the credentials of its urls: it is for files and screens."""
+    """The resolved configuration as YAML, without credentials in urls, as it is stored and printed."""
     return OmegaConf.to_yaml(OmegaConf.create(without_secrets_in(OmegaConf.to_container(OmegaConf.structured(config)))))
 
 
 def differences(one: Config, other: Config) -> list[str]:
     """The dotted keys in which two configurations differ, with both values.
 
-    Credentials in urls make no difference: a configuration that was stored has none.
+    Credentials in urls are ignored, as stored configurations have none.
     """
     flat_one, flat_other = _flat(OmegaConf.structured(one)), _flat(OmegaConf.structured(other))
-    # The order of phases is part of what a run is, unlike that of other keys.
+    # Unlike for other keys, the order of phases matters.
     flat_one["phases"], flat_other["phases"] = list(one.phases), list(other.phases)
     keys = [*flat_one, *(key for key in flat_other if key not in flat_one)]
     return [
@@ -98,19 +98,19 @@ def keys(config: Config) -> list[str]:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Every dotted key of a configuration with its value."""
+    """Every dotted key of a configuration, with its value."""
     return _flat(OmegaConf.structured(config))
 
 
 def config_folder() -> Path:
-    """Where ``configs/`` lies: inside the installed package, or beside it in a checkout."""
+    """The folder ``configs/``: inside the installed package, or next to the package in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def _check_keys(composed: list[str]) -> None:
-    """Refuse the keys that ``+key`` added and ``~key`` removed, which slip past Hydra's own check."""
+    """Refuse keys that were added by ``+key`` or removed by ``~key``, which Hydra does not check."""
     schema = list(_flat(OmegaConf.structured(Config())))
     for key in composed:
         in_phase = key.startswith("phases.") and key.split(".")[-1] in PhaseConfig.__dataclass_fields__
@@ -122,7 +122,7 @@ def _check_keys(composed: list[str]) -> None:
 
 
 def _check_text(word: str) -> None:
-    """Raise ``UserError`` for an override whose bytes are no text in this locale, as no file of a run could hold it."""
+    """Raise ``UserError`` for an override that does not decode in this locale, as it could not be stored."""
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -133,7 +133,7 @@ def _check_text(word: str) -> None:
 
 
 def quoted(word: str) -> str:
-    """``key=value`` in the quotes that Hydra asks for: around a url, for its query's signs, and foreign letters."""
+    """``key=value``, quoted as Hydra requires for urls (special characters in queries) and non-ASCII values."""
     match = re.fullmatch(r"([+\w.@]+=)([A-Za-z][A-Za-z0-9+.-]*://[^'\"\\]*)", word)
     if match is None and not word.isascii():
         match = re.fullmatch(r"([+\w.@]+=)([\w/.+-][\w/.+ -]*)", word)

@@ -1,7 +1,7 @@
-"""Credentials that the configuration would bring into a run's files: they are refused, whatever the command.
+"""Refuses credentials in the configuration, for every command, as they would be stored in a run's files.
 
-What a job's processes are given by ``cluster`` stands in the run's folder, in the batch script and in what `glci
-explain` prints. The environment of whoever submits reaches a job without being stored.
+The values of ``cluster`` are stored in the run's folder and in the batch script, and printed by `glci explain`. The
+environment in which a job is submitted reaches the job without being stored.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _NAME = re.compile(
     r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CONNECTION_STRING|(?:API|ACCESS|PRIVATE|AUTH)_?(?:KEY|TOKEN)"
     r"|(?:^|_)(?:PASS|TOKEN|KEY|PAT|JWT|SAS)(?:_|$)|_PWD$"
 )
-# What they end in says that they hold no credential, but where it is, or whose.
+# Names with these endings hold the place or the owner of a credential.
 _HARMLESS = ("_FILE", "_PATH", "_DIR", "_ID", "_NAME", "_HOST")
 _ASSIGNED = re.compile(r"(?:^|[\s,;&(])([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|[^\s,;]*)")
-# What stands for a value that is kept elsewhere: in a shell, and in a configuration.
+# References to values that are kept elsewhere, in a shell and in a configuration.
 _IN_SHELL = re.compile(r"\$(?:\w+|\{[^}]*\}|\([^)]*\))|`[^`]*`")
 _IN_CONFIGURATION = re.compile(r"\$\{[^}]*\}")
 _PARTS = re.compile(r"(?<=://)(?:[^/\s:@]*:)?\0@|(?<=[?&;])[\w.-]+=\0(?=[&;\s'\"]|$)")
 
 
 def check(cluster: ClusterConfig) -> None:
-    """Raise ``UserError`` for a credential in the variables, the options and the shell lines of ``cluster``."""
+    """Raise ``UserError`` for a credential in the variables, shell lines or sbatch options of ``cluster``."""
     for name, value in cluster.environment.items():
         _check_variable(f"cluster.environment.{name}", name, value)
     for number, line in enumerate(cluster.setup):
@@ -46,7 +46,7 @@ def check_arguments(key: str, arguments: Mapping[str, object]) -> None:
 
 
 def check_override(key: str, value: str) -> None:
-    """Raise ``UserError`` for a credential in an override of ``cluster``, before anything can say what it is."""
+    """Raise ``UserError`` for a credential in an override of ``cluster``, before any error message can print it."""
     if key.startswith("cluster.environment.") and value.strip("'\"") not in ("", "null"):
         _check_variable(key, key.removeprefix("cluster.environment."), value)
     if key.startswith("cluster."):
@@ -54,12 +54,12 @@ def check_override(key: str, value: str) -> None:
 
 
 def holds_url_credentials(text: str) -> bool:
-    """Whether a url in ``text`` of a configuration has credentials, other than by ``${...}``."""
+    """Whether a url in ``text`` of a configuration contains credentials; ``${...}`` does not count."""
     return _holds(_without(_IN_CONFIGURATION, text))
 
 
 def _without(elsewhere: re.Pattern[str], text: str) -> str:
-    """``text`` without the credentials of its urls that are kept elsewhere."""
+    """``text`` without the credentials in its urls that match ``elsewhere``."""
     return _PARTS.sub("", elsewhere.sub("\0", text))
 
 
@@ -68,7 +68,7 @@ def _holds(text: str) -> bool:
 
 
 def _check_variable(key: str, name: str, value: object) -> None:
-    """Of the variable ``name``, which ``key`` gives a job."""
+    """Check the environment variable ``name``, which is set by ``key``."""
     if not value:
         return
     bare = name.upper()
@@ -78,7 +78,7 @@ def _check_variable(key: str, name: str, value: object) -> None:
 
 
 def _check_text(key: str, text: str) -> None:
-    """Of a line for a shell, or an option."""
+    """Check a shell line or an option."""
     text = _without(_IN_SHELL, text)
     for name, value in _ASSIGNED.findall(text):
         if not value.strip("\"'").startswith("\0"):

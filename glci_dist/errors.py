@@ -1,4 +1,4 @@
-"""The ways a command ends early."""
+"""Exit codes, and the exceptions that end a command early."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 _NO_FILES = "Too many open files"
 _FILES = 1024
-"""Open files that are enough for a rank, as a rule."""
+"""Number of open files that is usually enough for a rank."""
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""What SLURM, submitit, a terminal and users send to have a run stop; to all processes of a job, as a rule."""
+"""Signals by which SLURM, submitit, terminals and users stop a run; usually sent to all processes of a job."""
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """The exit codes of all commands."""
 
     DONE = 0
     FAULT = 1
-    """It cannot go on, by no mistake in what was asked."""
+    """The command failed, though the request was valid."""
     REFUSED = 2
-    """What was asked cannot be done; one line says why."""
+    """The request was invalid; one line says why."""
     STOPPED = 3
-    """By a signal, in good order: the same command goes on."""
+    """Stopped by a signal, with the state saved: the same command resumes."""
     SUPERSEDED = 4
     """A newer attempt owns the run."""
     INTERRUPTED = 130
@@ -35,8 +35,8 @@ class ExitCode(IntEnum):
 class Ending(Exception):
     """Why a command ends, in one line.
 
-    With ``one_rank`` only this rank knows (its node's disk, a lost peer), so this rank has to say it.
-    A line that tells of too many open files is given the way out, which is the same wherever that happens.
+    ``one_rank``: only this rank knows (its node's disk, a lost peer), so this rank has to print it.
+    Advice is appended to messages about too many open files.
     """
 
     def __init__(self, message: str, *, one_rank: bool = False) -> None:
@@ -47,28 +47,28 @@ class Ending(Exception):
 
 
 class UserError(Ending):
-    """What was asked cannot be done: exit code 2. Names the value, the rule it breaks and the way out."""
+    """The request is invalid: exit code 2. The message has the value, the rule it breaks and what to do."""
 
 
 class Interrupted(Ending):
-    """A signal stopped the run in good order; the same command resumes it: exit code 3."""
+    """A signal stopped the run, with the state saved; the same command resumes it: exit code 3."""
 
 
 class Fault(Ending):
-    """The run cannot go on, by no mistake in what was asked: exit code 1."""
+    """The run cannot continue, though the request was valid: exit code 1."""
 
 
 class Superseded(Fault):
-    """A newer attempt owns the run, so this one ends without a trace: exit code 4, not to be restarted."""
+    """A newer attempt owns the run, so this one ends without writing anything: exit code 4, not to be restarted."""
 
 
 def is_short_of_files(said: BaseException | str) -> bool:
-    """Whether it tells that no more files can be opened; libraries have no error class for that."""
+    """Whether an error is about too many open files; libraries have no error class for it."""
     return _NO_FILES in str(said)
 
 
 def more_files(said: BaseException | str = "") -> str:
-    """The way out where no more files can be opened, as ``said``: by this process, or on this machine at all."""
+    """Advice for too many open files, in this process or, if ``said`` says so, on the whole machine."""
     if f"{_NO_FILES} in system" in str(said):
         return "the whole machine has too many open (not ulimit -n): raise sysctl fs.file-max, or close some"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,7 +79,7 @@ def more_files(said: BaseException | str = "") -> str:
 
 
 def out_of_memory(error: MemoryError, at: str = "") -> Fault:
-    """What to end a command with that has too little memory; ``at``: for what."""
+    """The ``Fault`` for a command that is out of memory; ``at``: what needed it."""
     said = " ".join(str(error).split())
     return Fault(
         f"out of memory{f' at {at}' if at else ''}{f' ({said})' if said else ''}: free some or raise its limit, or use "
@@ -88,7 +88,7 @@ def out_of_memory(error: MemoryError, at: str = "") -> Fault:
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make the folder that a command writes into; ``UserError`` that names ``option`` where that cannot be."""
+    """Make the folder that a command writes into. Raises ``UserError`` with ``option`` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()

@@ -1,6 +1,6 @@
-"""All that a part of your own is made of: what to derive it from, and what it is given (docs/extending.md).
+"""The public API for your own components: base classes and their arguments (docs/extending.md).
 
-Names here stay from version to version; import them from here.
+Import these names from here; they stay stable from version to version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A wrong override in one line that a user can act on, from what Hydra and OmegaConf raised."""
+"""Converts errors of Hydra and OmegaConf about an override into one line that a user can act on."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _GROUPS = ("recipe", "experiment")
 
 
 def explain(error: Exception) -> str:
-    """What is wrong with the override that made Hydra or OmegaConf raise ``error``."""
+    """What is wrong with the override for which Hydra or OmegaConf raised ``error``."""
     if isinstance(error, OverrideParseException):
-        # What is for a job's processes may hold what is not for a screen.
+        # Values of cluster.* may contain credentials.
         given, key = str(error.override), str(error.override).partition("=")[0]
         shown = f"{key}=..." if key.lstrip("+").startswith("cluster.") else given
         return (
@@ -52,7 +52,7 @@ def explain(error: Exception) -> str:
         return f"{key}: {what}: write the value itself"
     if re.match(r"Key '.*' (is )?not in", text):
         asked = re.match(r"Could not override '(.*)'", str(error))
-        # OmegaConf names the group at which it gave up, Hydra the whole key.
+        # OmegaConf names the innermost known group, Hydra the whole key.
         return unknown_key(asked[1] if asked and asked[1].startswith(key) else key)
     merging = re.match(r"Error merging override ([+~]*)([^=]*)", _first_line(error))
     if merging is None:
@@ -69,7 +69,7 @@ def explain(error: Exception) -> str:
 
 
 def unknown_key(key: str) -> str:
-    """That ``key`` does not exist, and which one may have been meant."""
+    """The message that ``key`` does not exist, with a suggestion."""
     if key in _GROUPS:
         return f"{key} is a choice of a file in configs/{key}: write {key}=NAME"
     group, phase, inner = (*key.split(".", 2), "", "")[:3]
@@ -87,12 +87,12 @@ def unknown_key(key: str) -> str:
 
 
 def removed_key(key: str) -> str:
-    """That ``~key`` cannot be done."""
+    """The message that ``~key`` is not possible."""
     return f"~{key}: a key cannot be removed from the configuration; give it another value"
 
 
 def key_types() -> Iterator[tuple[str, str]]:
-    """Every dotted key of the schema, groups too, with its type; a phase's are ``phases.*.<key>``."""
+    """Every dotted key of the schema, groups included, with its type; those of phases are ``phases.*.<key>``."""
     for key, each in walk(Config):
         yield key, str(each.type)
         if key == "phases":

@@ -1,7 +1,7 @@
-"""What a command prints is no part of what it does: a reader that leaves or a full disk ends nothing.
+"""Standard streams that never raise, so that a closed pipe or a full disk does not end a command.
 
-``take_over`` makes the standard streams such that a write never raises. What is lost is noted with its reason, once a
-stream: a run tells it to its journal, and the command line says what a lost output means for the exit code.
+``take_over`` replaces the standard streams. The first loss of each stream is recorded with its reason: a run writes it
+into its journal, and the command line decides what it means for the exit code.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any, TextIO
 
 _NAMES = ("stdin", "stdout", "stderr")
 _FOR_EVER = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ENODEV, errno.ECONNRESET, errno.ESHUTDOWN)
-"""After these nothing that is written to a pipe, a socket or a terminal will ever arrive."""
+"""Permanent errors of pipes, sockets and terminals."""
 _CHUNK = 4096
-"""Bytes that a pipe which can be written to takes at once (PIPE_BUF)."""
+"""Bytes that a writable pipe accepts without blocking (PIPE_BUF)."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """That something which was printed did not arrive."""
+    """Output that could not be written."""
 
     stream: str
     """stdout or stderr."""
     reason: str
     nobody_reads: bool
-    """The reader left, or the stream was closed: it is not missed."""
+    """The reader left, or the stream was closed."""
 
 
 class _Losses:
-    """The first of each stream."""
+    """The first loss of each stream."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,7 +63,7 @@ _patience_s: float | None = None
 
 
 class _Guarded(io.FileIO):
-    """A file descriptor; what cannot be written to it is noted and dropped."""
+    """A file descriptor; output that cannot be written is recorded as a loss and dropped."""
 
     def __init__(self, number: int, stream: str) -> None:
         super().__init__(number, "w", closefd=False)
@@ -81,13 +81,13 @@ class _Guarded(io.FileIO):
                 except OSError as error:
                     is_gone = error.errno in _FOR_EVER and not stat.S_ISREG(os.fstat(self.fileno()).st_mode)
                     if is_gone:
-                        # Also for what writes to it by itself: libraries, child processes.
+                        # For libraries and child processes that write to the descriptor directly.
                         _open_nowhere(self.fileno())
                     return self._lose(error.strerror or str(error), size, nobody_reads=is_gone)
         return size
 
     def _is_ready(self) -> bool:
-        """Wait until something can be written, as long as ``wait_at_most`` allows; at once where it was in vain."""
+        """Wait until the stream is writable, up to ``wait_at_most``; without waiting if the last wait failed."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLOUT)
         patience_s = 0.0 if self._is_stuck else _patience_s
@@ -100,10 +100,10 @@ class _Guarded(io.FileIO):
 
 
 def take_over() -> None:
-    """Make this process's standard streams safe, from now on to its end; called before anything else is opened.
+    """Replace this process's standard streams; call it before anything else is opened.
 
-    A stream that was closed would lend its number to the next file or socket, and what libraries print would be
-    written into that: it is opened on the null device.
+    A closed stream is opened on the null device. Otherwise the next file or socket would get its descriptor, and
+    output of libraries would be written into it.
     """
     for number, name in enumerate(_NAMES):
         stream: TextIO | None = getattr(sys, name)
@@ -116,36 +116,36 @@ def take_over() -> None:
         if stream is None or not is_there:
             _losses.note(Loss(name, "it was closed when the command began", nobody_reads=True))
         if stream is None and is_there:
-            # Something else was opened under its number already.
+            # The descriptor is already used by something else.
             number = os.open(os.devnull, os.O_WRONLY)
         setattr(sys, name, _guarded(number, name, stream))
 
 
 def wait_at_most(seconds: float) -> None:
-    """From now on a reader that takes nothing, such as a paused terminal, is waited for so long, once."""
+    """From now on, wait at most this long, once, for a reader that reads nothing, such as a paused terminal."""
     global _patience_s
     _patience_s = seconds
 
 
 def flush() -> None:
-    """Have all that was printed written, as far as it can be."""
+    """Flush both streams, as far as possible."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
 
 
 def lost(stream: str) -> Loss | None:
-    """What was first lost of ``stdout`` or ``stderr``; None: nothing that was written so far."""
+    """The first loss of ``stdout`` or ``stderr``, if there was one so far."""
     return _losses.of(stream)
 
 
 def take_losses() -> list[Loss]:
-    """What was lost since the last call, one a stream at the most."""
+    """The losses since the last call, at most one per stream and process."""
     return _losses.take()
 
 
 def say(line: str) -> None:
-    """Print a line to stderr, also where that is no longer possible."""
+    """Print a line to stderr; never raises."""
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)
@@ -161,10 +161,10 @@ def _guarded(number: int, name: str, before: TextIO | None) -> TextIO:
         encoding, errors, lines, at_once = "utf-8", "strict", name == "stderr", False
     raw = _Guarded(number, name)
     return io.TextIOWrapper(
-        # As Python makes them itself: with -u there is nothing in between.
+        # As Python does: with -u unbuffered.
         raw if at_once else io.BufferedWriter(raw),
         encoding=encoding,
-        # A name that the terminal's encoding does not have is shown by its numbers.
+        # Characters that the terminal's encoding lacks are escaped.
         errors="backslashreplace" if errors == "strict" else errors,
         newline="\n",
         line_buffering=lines,

@@ -1,6 +1,6 @@
-"""The rules of a configuration: each value by itself, as its field declares, and values against each other.
+"""Checks a configuration: each value against its field's rule, and values against each other.
 
-What breaks one is told in a line that names the key, the value and the way out (``UserError``).
+The error (``UserError``) is one line with the key, the value and what to do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from glci_dist.errors import UserError
 def check(config: Config) -> None:
     """Raise ``UserError`` for the first value that breaks a rule.
 
-    Rules that need the corpus or the world are checked where those are known.
+    Rules that need the corpus or the world size are checked where these are known.
     """
     if Path(config.name).name != config.name or config.name in ("", ".", ".."):
         raise UserError(f"name={config.name!r} is no name of a folder: give a plain one (runs=... says where it lies)")
@@ -32,7 +32,7 @@ def check(config: Config) -> None:
 
 
 def unknown_choice(config: Config, prefix: str) -> str | None:
-    """The first ``key=value`` of the keys with ``prefix`` that is none of the key's choices; None: there is none."""
+    """The first ``key=value`` under ``prefix`` whose value is not one of the key's choices, or None."""
     for key, each in walk(Config):
         value = attrgetter(key)(config)
         if key.startswith(prefix) and any(rule.choices and not rule.holds(value) for rule in rules_of(each)):
@@ -41,7 +41,7 @@ def unknown_choice(config: Config, prefix: str) -> str | None:
 
 
 def check_world(config: Config, world_size: int, device: str) -> None:
-    """Raise ``UserError`` where this world cannot run the configuration."""
+    """Raise ``UserError`` if this world size and device cannot run the configuration."""
     parts = world_size * config.engine.accumulation
     if config.global_batch % parts:
         raise UserError(
@@ -62,7 +62,7 @@ def check_world(config: Config, world_size: int, device: str) -> None:
 
 
 def _check_values(group: Any, prefix: str = "") -> None:
-    """Each value of a dataclass of the schema by itself."""
+    """Check each value of a schema dataclass by itself."""
     declared = [(f"{prefix}{key}", attrgetter(key)(group), each) for key, each in walk(type(group))]
     for key, value, _ in declared:
         if isinstance(value, float) and not math.isfinite(value):
@@ -91,12 +91,12 @@ def _check_data(config: Config) -> None:
 
 
 def _check_contest(config: Config) -> None:
-    """Settings of the losses and the discriminators that do not go together."""
+    """Refuse incompatible settings of the losses and the discriminators."""
     losses, judge = config.losses, config.model.discriminator
     penalties = {"losses.r1": losses.r1, "losses.gradient_penalty": losses.gradient_penalty}
     penalties |= {f"losses.penalties.{name}": 1.0 for name, each in losses.penalties.items() if each is not None}
     for key, weight in penalties.items():
-        # Discriminators of the user's are looked at when they are built.
+        # Discriminators of the user's own are checked when they are built.
         if weight and judge.normalization == "batch" and not judge.custom:
             raise UserError(
                 f"{key}={weight} needs each photo judged by itself, but batch norm mixes the photos of a batch: "

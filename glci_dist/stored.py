@@ -1,7 +1,7 @@
-"""Configurations that a run's folder or checkpoint holds, written by this version or by another one.
+"""Reads configurations that are stored in a run's folder or checkpoint, by this version or another one.
 
-A key of another version is no mistake of the user's: what this version knows of the configuration is read, what it
-does not know is named. ``changes`` says in what such a configuration differs from another.
+Keys of another version are not an error: known keys are read, unknown ones are reported. ``changes`` compares such a
+configuration with another.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from glci_dist.errors import UserError
 from glci_dist.mistakes import explain
 
 GONE, NEW = "(no such key in this version)", "(no such key in the version that wrote it)"
-"""What stands in a change in the place of the value that is not there."""
+"""Placeholders in a change for a value that one of the versions lacks."""
 
 _EMPTY = Config(name="", data=DataConfig(shards=""))
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored configuration, and what of it is of another version."""
+    """A stored configuration, and its differences from this version's schema."""
 
     config: Config
-    """With this version's default, which means "as before", for each key that it lacks or whose value is unknown."""
+    """Keys that it lacks, or whose value is unknown, have this version's default, which means "as before"."""
     gone: Mapping[str, Any] = field(default_factory=dict)
-    """Keys that this version does not have, or whose value it cannot take, with that value."""
+    """Keys that this version does not have, or whose value it does not accept, with the stored value."""
     new: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of this version that it lacks, with the default that stands for them."""
+    """Keys of this version that it lacks, with their default."""
 
     def notes(self) -> list[str]:
-        """What is of another version, a line for each kind of it; none: nothing is."""
+        """The differences from this version's schema, a line per kind."""
         told = []
         if self.gone:
             told.append(f"keys or values that this version does not know: {_pairs(self.gone)}")
@@ -47,7 +47,7 @@ class Stored:
         return told
 
     def changes(self, now: Config) -> list[str]:
-        """The keys in which it differs from ``now``, with both values; what one of the versions lacks is said so."""
+        """The keys in which it differs from ``now``, with both values, or ``GONE`` and ``NEW``."""
         found = []
         for line in compose.differences(self.config, now):
             key, _, values = line.partition(": ")
@@ -59,7 +59,7 @@ class Stored:
 
 
 def read(path: Path) -> Stored:
-    """The configuration in a run's file; raises ``UserError`` where it holds none."""
+    """The configuration in a run's file; raises ``UserError`` if it holds none."""
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -73,11 +73,11 @@ def read(path: Path) -> Stored:
 
 
 def parse(text: str, source: Path) -> Stored:
-    """The configuration in ``text``, YAML as ``to_yaml`` made it, found in ``source``; raises ``UserError``."""
+    """The configuration in ``text``, YAML from ``to_yaml``; ``source``: for error messages. Raises ``UserError``."""
     try:
         made = OmegaConf.create(text)
         found = OmegaConf.to_container(made, resolve=True) if OmegaConf.is_dict(made) else None
-    # OSError, ValueError: OmegaConf's for text that is no mapping.
+    # OmegaConf raises OSError or ValueError for text that is no mapping.
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, AttributeError) as error:
         raise UserError(f"{source} is no configuration: {_what(error)}") from error
     if not isinstance(found, dict) or not found or not any(isinstance(key, str) for key in found):
@@ -90,7 +90,7 @@ def parse(text: str, source: Path) -> Stored:
         raise UserError(f"{source} is no configuration of a run: it has none of its keys ({', '.join(list(gone)[:3])})")
     config = _merged(known)
     if config is None:
-        # By groups first: each attempt merges the whole schema.
+        # Groups first, as each attempt merges the whole schema.
         unfit = {name: value for name, value in known.items() if _merged({name: value}) is None}
         for key, value in _leaves(unfit):
             if _merged(_nested(key, value)) is None:
@@ -105,7 +105,7 @@ def parse(text: str, source: Path) -> Stored:
 def _known(
     found: Mapping[Any, Any], schema: Any, prefix: str, gone: dict[str, Any], new: dict[str, Any]
 ) -> dict[str, Any]:
-    """Those of the keys of ``found`` that the schema has; the others go into ``gone`` and ``new``."""
+    """The keys of ``found`` that the schema has; adds the others to ``gone``, and missing ones to ``new``."""
     known: dict[str, Any] = {}
     for name, value in found.items():
         key = f"{prefix}{name}"
@@ -123,7 +123,7 @@ def _known(
         else:
             known[name] = value
     for name, value in schema.items():
-        # A run's name is its folder's.
+        # The name is that of the run's folder.
         if name in found or f"{prefix}{name}" in ("name", "phases"):
             continue
         key = f"{prefix}{name}"
@@ -132,7 +132,7 @@ def _known(
 
 
 def _merged(known: Mapping[str, Any]) -> Config | None:
-    """The schema with these values; None where it does not take one."""
+    """The schema with these values; None if it does not accept one."""
     try:
         whole = OmegaConf.merge(OmegaConf.structured(_EMPTY), OmegaConf.create(dict(known)))
         config = OmegaConf.to_object(whole)
@@ -146,7 +146,7 @@ def _is_group(value: Any) -> bool:
 
 
 def _leaves(value: Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    """Dotted keys and values."""
+    """The dotted keys of a nested mapping, with their values."""
     found: list[tuple[str, Any]] = []
     for name, each in value.items():
         inner = _leaves(each) if _is_group(each) else None

@@ -102,7 +102,7 @@ def test_a_sigmoid_stands_before_the_loss_and_is_judged_by_its_own_threshold() -
     photos = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def look() -> tuple[Tensor, float | None]:
-        return network.logits(photos, photos[..., :8, :8]).detach(), gan_step.threshold(LossConfig())
+        return network.logits(photos, photos[..., :8, :8]).detach(), gan_step.real_threshold(LossConfig())
 
     (wrong, half), (right, zero) = with_and_without("sigmoid", look)
     torch.testing.assert_close(wrong, torch.sigmoid(right))
@@ -117,7 +117,7 @@ def contests(overrides: list[str]) -> dict[str, list[Measures]]:
             swap = FAILURES[name].swap if name in FAILURES else None
             with swap(argparse.Namespace()) if swap is not None else nullcontext():
                 run = prepare(compose.load([*overrides, f"name={name.replace(' ', '-')}"]), world)
-                batch = run.step.to_device(next(run.batches.since(0)))
+                batch = run.step.to_device(next(run.batches.from_step(0)))
                 plans = [run.schedule.at(1), replace(run.schedule.at(2), alpha=0.0 if name == "no contest" else 0.5)]
                 found[name] = [run.step.gan.update(batch, plan) for plan in plans]
                 run.close()

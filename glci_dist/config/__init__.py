@@ -1,4 +1,4 @@
-"""The typed schema of ``configs/``: a field's docstring is its documentation, its rule stands beside its type.
+"""The typed schema of ``configs/``: each field with its documentation (the docstring) and the rule for its value.
 
 ``glci_dist.compose`` fills it from Hydra's files and overrides; ``glci_dist.rules`` checks it.
 """

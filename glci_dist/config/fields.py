@@ -1,4 +1,4 @@
-"""How a field of the schema declares the rule for its value, and how the declarations are found again."""
+"""Declares the rule for a field of the schema, and finds the declared rules."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _RULES, _FREE, _COMPONENT = "rules", "free", "component"
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value has to be, whatever the other values are."""
+    """A rule for one value, independent of the other values."""
 
     holds: Callable[[Any], bool]
-    """Whether a value keeps to it."""
+    """Whether a value satisfies the rule."""
     otherwise: str
-    """What follows ``key=value`` in the line that refuses a value."""
+    """The error message after ``key=value``."""
     choices: tuple[str, ...] = ()
-    """All that the value may be, where it is a choice."""
+    """The allowed values of a choice."""
 
 
 def ruled(*rules: Rule, **default: Any) -> Any:
@@ -41,13 +41,13 @@ def one_of_or_path(*choices: str, see: str) -> Any:
 
 
 def at_least(least: int, *further: Rule, default: Any) -> Any:
-    """A field that is a number from ``least`` on."""
+    """A field that is a number >= ``least``."""
     rule = Rule(lambda value: value >= least, f"is too small: it must be at least {least}")
     return ruled(rule, *further, default=default)
 
 
 def above(limit: int, *, default: Any) -> Any:
-    """A field that is a number greater than ``limit``."""
+    """A field that is a number > ``limit``."""
     return ruled(Rule(lambda value: value > limit, f"is too small: it must be greater than {limit}"), default=default)
 
 
@@ -57,7 +57,7 @@ def below_one(*, default: float) -> Any:
 
 
 def free_mapping(each: Rule | None = None) -> Any:
-    """A field that is a mapping whose keys are the user's; ``each``: the rule for its values. Empty by default."""
+    """A field that is a mapping with any keys; ``each``: the rule for its values. Empty by default."""
     return field(default_factory=dict, metadata={_FREE: each})
 
 
@@ -67,21 +67,21 @@ def _is_path(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where parts of the user's are named by ``_target_`` (docs/extending.md)."""
+    """A key at which the user names own classes by ``_target_`` (docs/extending.md)."""
 
     provided: tuple[str, ...]
-    """What the run passes to a constructor that has a parameter of that name."""
+    """Arguments that the run passes to constructors with parameters of these names."""
     by_name: bool
-    """Whether it is a mapping from names to parts, and not one part."""
+    """Whether the key is a mapping from names to components, not one component."""
 
 
 def component(*provided: str, by_name: bool = False) -> Any:
-    """A field that names a part of the user's, or several by name; empty by default."""
+    """A field for one component of the user's, or a mapping of several by name; empty by default."""
     return field(default_factory=dict, metadata={_FREE: None, _COMPONENT: Slot(provided, by_name)})
 
 
 def walk(kind: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """Every dotted key of a dataclass of the schema, groups too, with its field."""
+    """Every dotted key of a dataclass of the schema, groups included, with its field."""
     for each in dataclasses.fields(kind):
         yield f"{prefix}{each.name}", each
         if dataclasses.is_dataclass(each.default_factory):
@@ -94,10 +94,10 @@ def rules_of(declared: dataclasses.Field[Any]) -> tuple[Rule, ...]:
 
 
 def free_in(kind: Any) -> dict[str, Rule | None]:
-    """The dotted keys of the free mappings of a dataclass of the schema, with the rule for the values of each."""
+    """The dotted keys of a schema dataclass that are free mappings, with the rules for their values."""
     return {key: each.metadata[_FREE] for key, each in walk(kind) if _FREE in each.metadata}
 
 
 def slots_in(kind: Any) -> dict[str, Slot]:
-    """The dotted keys of a dataclass of the schema at which parts of the user's are named."""
+    """The dotted keys of a schema dataclass that take components of the user's."""
     return {key: each.metadata[_COMPONENT] for key, each in walk(kind) if _COMPONENT in each.metadata}

@@ -13,13 +13,13 @@ class CompletionConfig:
     """The completion network."""
 
     kind: str = one_of("glcic", "context_encoder")
-    """``glcic`` (2017) or ``context_encoder`` (2016)."""
+    """``glcic`` (Iizuka et al., 2017) or ``context_encoder`` (Pathak et al., 2016)."""
     width: float = above(0, default=1.0)
-    """Factor on every hidden channel count."""
+    """Multiplier of every hidden channel count."""
     enlarge: str = one_of("deconvolution", "resize")
-    """``deconvolution`` (the paper's) or ``resize`` (nearest, then a convolution); ``glcic`` only."""
+    """Upsampling of ``glcic``: ``deconvolution`` (the paper's) or ``resize`` (nearest neighbour and a convolution)."""
     custom: dict[str, Any] = component("size")
-    """A network of your own in place of all that: ``_target_``, a dotted path to a class, and its arguments."""
+    """Your own network instead of the keys above: ``_target_``, a dotted path to a class, and its arguments."""
 
 
 @dataclass
@@ -27,17 +27,17 @@ class DiscriminatorConfig:
     """The context discriminators."""
 
     kind: str = one_of("global_local", "global", "local")
-    """``global_local``, or one branch alone: ``global``, ``local``."""
+    """Branches: ``global_local`` (both), ``global`` or ``local``."""
     width: float = above(0, default=1.0)
-    """Factor on every channel count."""
+    """Multiplier of every channel count."""
     normalization: str = one_of("batch", "spectral", "none")
-    """``batch`` (batch norm, the paper's), ``spectral`` (of every layer's weights) or ``none``."""
+    """``batch`` (batch norm, the paper's), ``spectral`` (spectral norm of every layer) or ``none``."""
     batch_norm: str = one_of("apart", "together")
-    """Whether batch norm sees real and completed photos ``apart`` or ``together``, as one batch."""
+    """Whether batch norm normalises real and completed photos ``apart`` or ``together``, as one batch."""
     slope: float = below_one(default=0.0)
-    """Of the activations below zero: 0 is ReLU (the paper's), 0.2 a usual leaky one."""
+    """Negative slope of the activations: 0 is ReLU (the paper's), 0.2 a usual LeakyReLU."""
     custom: dict[str, Any] = component("size", "patch")
-    """Discriminators of your own in place of all that: ``_target_``, a dotted path to a class, and its arguments."""
+    """Your own discriminators instead of the keys above: ``_target_``, a dotted path to a class, and its arguments."""
 
 
 @dataclass

@@ -27,28 +27,28 @@ class Config:
     """A run's whole configuration."""
 
     name: str = MISSING
-    """The run's name; its folder is ``runs``/``name``."""
+    """Name of the run; its folder is ``runs``/``name``."""
     runs: str = "runs"
-    """Folder of the runs' folders."""
+    """Parent folder of all runs."""
     seed: int = at_least(0, Rule(lambda seed: seed < 2**63, "is too large: it must be less than 2**63"), default=0)
-    """Of all random numbers: weights, order, crops, flips, holes, patches."""
+    """Seed of all random numbers: weights, order, crops, flips, holes, patches, noise."""
     global_batch: int = at_least(1, default=32)
-    """Slots in a step, over all ranks."""
+    """Photos per step, over all ranks."""
     data: DataConfig = field(default_factory=DataConfig)
     holes: HolesConfig = field(default_factory=HolesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     optimizers: OptimizersConfig = field(default_factory=OptimizersConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)
-    """The schedule, by name; the recipe has ``completion``, ``discriminator`` and ``joint``."""
+    """The schedule: phases by name, in order; recipes have ``completion``, ``discriminator`` and ``joint``."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     metrics: dict[str, Any] = component(by_name=True)
-    """Further figures of the completions at each step, by name: each a ``_target_`` and its arguments."""
+    """Your own metrics of the completions at each step, by name: each a ``_target_`` and its arguments."""
     callbacks: dict[str, Any] = component("run", by_name=True)
-    """What else follows the training step by step, by name: each a ``_target_`` and its arguments."""
+    """Your own callbacks, by name: each a ``_target_`` and its arguments."""
     loggers: dict[str, Any] = component("run", by_name=True)
-    """Where scalars, pictures and words go beside TensorBoard, by name: each a ``_target_`` and its arguments."""
+    """Loggers of scalars, pictures and texts besides TensorBoard, by name: each a ``_target_`` and its arguments."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

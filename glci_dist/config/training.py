@@ -1,4 +1,4 @@
-"""What is minimised and how: losses, phases, optimisers, engine, checkpoints, and who watches."""
+"""The training: losses, phases, optimisers, engine, checkpoints, monitoring, diagnosis."""
 
 from __future__ import annotations
 
@@ -15,74 +15,77 @@ _TREATMENTS = ("warn", "balance", "rollback", "stop")
 
 @dataclass
 class LossConfig:
-    """What the two sides minimise; every loss is a mean over slots of a per-photo value."""
+    """The losses of the completion network and the discriminators; each is a mean over photos of a per-photo value."""
 
     reconstruction: str = one_of("l2", "l1")
-    """``l2`` (squared error, the paper's) or ``l1``."""
+    """Reconstruction loss: ``l2`` (squared error, the paper's) or ``l1``."""
     region: str = one_of("hole", "photo")
-    """Where the reconstruction is judged: ``hole`` or ``photo``; a mean over that region, photo by photo."""
+    """Region of the reconstruction loss: ``hole`` or ``photo``; each photo's loss is the mean over its region."""
     adversarial: str = one_of("non_saturating", "saturating", "hinge", "least_squares", "wasserstein")
-    """The contest: ``non_saturating`` or ``saturating`` (cross-entropy; the latter is the paper's minimax),
-    ``hinge``, ``least_squares`` or ``wasserstein`` (with ``gradient_penalty``)."""
+    """GAN loss: ``non_saturating`` or ``saturating`` (cross-entropy; the latter is the paper's minimax), ``hinge``,
+    ``least_squares`` or ``wasserstein`` (needs ``gradient_penalty``)."""
     gradient_penalty: float = at_least(0, default=0.0)
-    """Weight of WGAN-GP's penalty: the discriminators' gradient between real and completed has norm 1."""
+    """Weight of the WGAN-GP penalty: (gradient norm - 1)^2 of the discriminators, between real and completed photos."""
     r1: float = at_least(0, default=0.0)
-    """Weight (gamma) of the R1 penalty: the discriminators' gradient on real photos is small."""
+    """Weight (gamma) of the R1 penalty: half the squared gradient norm of the discriminators on real photos."""
     penalty_every: int = at_least(1, default=1)
-    """The penalties are reckoned at every n-th update of the discriminators, n times as heavy."""
+    """Lazy regularisation: penalties are computed at every n-th update of the discriminators and scaled by n."""
     label_smoothing: float = below_one(default=0.0)
-    """A real photo's target is 1 less this, one-sided (cross-entropy only)."""
+    """One-sided label smoothing: the target of real photos is 1 minus this (cross-entropy only)."""
     instance_noise: float = at_least(0, default=0.0)
-    """Standard deviation of the noise on all that the discriminators judge, pixels in [0, 1]; falls to 0 over a
-    phase. The penalties are taken without it."""
+    """Standard deviation of Gaussian noise on all discriminator inputs (pixels in [0, 1]) except in the penalties;
+    decays to 0 over a phase."""
     feature_matching: float = at_least(0, default=0.0)
-    """Weight of the difference between the discriminators' activations of a photo and of its completion; where
-    ``alpha`` is above 0."""
+    """Weight of the feature matching loss: the difference between the discriminators' activations on a photo and on
+    its completion. Used where ``alpha`` is above 0."""
     perceptual: float = at_least(0, default=0.0)
-    """Weight of the perceptual distance on EfficientNet-Lite0; then that figure of `glci evaluate` is no judge."""
+    """Weight of the perceptual loss on EfficientNet-Lite0. `glci evaluate` measures with the same network, so its
+    perceptual and Frechet distances are biased for a run that was trained with it."""
     total_variation: float = at_least(0, default=0.0)
-    """Weight of the mean difference between neighbouring pixels in the hole and across its edge."""
+    """Weight of the total variation loss: mean absolute difference of neighbouring pixels in the hole and across its
+    edge."""
     terms: dict[str, Any] = component(by_name=True)
-    """Further terms of the completion network's loss by name: each a ``_target_``, its ``weight`` and arguments."""
+    """Your own terms of the completion network's loss, by name: each a ``_target_``, ``weight`` and arguments."""
     penalties: dict[str, Any] = component(by_name=True)
-    """Further penalties of the discriminators by name, under ``penalty_every``: each as in ``terms``."""
+    """Your own penalties of the discriminators, by name, as in ``terms``; ``penalty_every`` applies to them too."""
 
 
 @dataclass
 class PhaseConfig:
-    """One phase of the schedule; phases follow each other in the order in which they stand."""
+    """One phase of the schedule; phases run in the order in which they are declared."""
 
     steps: int = at_least(0, default=MISSING)
-    """Length of the phase; 0 leaves it out."""
+    """Length of the phase, steps; 0 skips the phase."""
     completion_every: int = at_least(0, default=0)
-    """The completion network is updated at every n-th step of the phase; 0: never."""
+    """Update the completion network at every n-th step of the phase; 0: never."""
     discriminator_every: int = at_least(0, default=0)
-    """The discriminators are updated at every n-th step of the phase; 0: never."""
+    """Update the discriminators at every n-th step of the phase; 0: never."""
     completion_lr: float = at_least(0, default=0.0)
-    """The completion network's learning rate."""
+    """Learning rate of the completion network."""
     discriminator_lr: float = at_least(0, default=0.0)
-    """The discriminators' learning rate."""
+    """Learning rate of the discriminators."""
     reconstruction: float = at_least(0, default=1.0)
     """Weight of the reconstruction loss."""
     alpha: float = at_least(0, default=0.0)
     """Weight of the adversarial loss (the paper's alpha)."""
     balance: float = at_least(0, default=0.0)
-    """In place of ``alpha`` (which still switches the adversarial loss on): that weight with which the adversarial
-    gradient at the output is so many times the reconstruction's, by the phase's first steps; 0: ``alpha``."""
+    """Ratio of the adversarial gradient's norm to the reconstruction gradient's at the completion network's output. If
+    above 0, the adversarial weight is computed from it (over ``balance_steps``) instead of taken from ``alpha``, which
+    must still be above 0. 0: use ``alpha``."""
     balance_steps: int = at_least(0, default=20)
-    """Steps whose gradients ``balance`` is measured on: the phase's first that update the completion network; in the
-    first of them it is only measured."""
+    """Steps over which ``balance`` measures both gradients: the phase's first that update the completion network. In
+    the first of them the adversarial weight is still 0."""
     lr_schedule: str = one_of("constant", "linear", "cosine")
-    """``constant``, ``linear`` or ``cosine``: from the phase's learning rates down to ``lr_final`` of them."""
+    """``constant``, or ``linear`` or ``cosine`` decay to ``lr_final`` times the phase's learning rates."""
     lr_warmup: int = at_least(0, default=0)
-    """Steps at the start of the phase in which the learning rates rise from 0."""
+    """Linear warm-up of the learning rates from 0 at the start of the phase, steps."""
     lr_final: float = at_least(0, default=0.0)
-    """Share of the learning rates that is left at the phase's end."""
+    """Factor of the learning rates at the end of a decay."""
 
 
 @dataclass
 class OptimizerConfig:
-    """One network's optimiser; its learning rate is the phase's."""
+    """The optimiser of one network; the learning rate is set by the phase."""
 
     kind: str = one_of("adam", "adadelta")
     """``adam`` or ``adadelta`` (the paper's)."""
@@ -93,18 +96,19 @@ class OptimizerConfig:
         ),
         default_factory=lambda: [0.9, 0.999],
     )
-    """Adam's."""
+    """Adam's decay rates of the first and second moment."""
     rho: float = below_one(default=0.9)
-    """Adadelta's."""
+    """Adadelta's decay rate."""
     eps: float = above(0, default=1e-8)
-    """Added to a denominator: Adam's root of the second moment, Adadelta's mean squares."""
+    """Added to denominators for numerical stability: in Adam to the root of the second moment, in Adadelta to the mean
+    squares."""
     weight_decay: float = at_least(0, default=0.0)
-    """Share of the weights that is added to their gradient (L2)."""
+    """L2 penalty: this times the weights is added to their gradient."""
 
 
 @dataclass
 class OptimizersConfig:
-    """Both networks' optimisers."""
+    """The optimisers of both networks."""
 
     completion: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -112,12 +116,12 @@ class OptimizersConfig:
 
 @dataclass
 class EngineConfig:
-    """How updates are computed (DeepSpeed)."""
+    """How updates are computed (torch, DeepSpeed)."""
 
     device: str = one_of("auto", "cpu", "cuda")
-    """``auto`` (a GPU where there is one), ``cpu`` or ``cuda``."""
+    """``auto`` (a GPU if available), ``cpu`` or ``cuda``."""
     precision: str = one_of("bf16", "fp16", "fp32")
-    """``bf16``, ``fp16`` (GPUs) or ``fp32``; weights, batch norm and optimisers are fp32 always."""
+    """Autocast dtype: ``bf16``, ``fp16`` (GPUs only) or ``fp32``. Weights, batch norm and optimisers stay fp32."""
     zero_stage: int = ruled(
         Rule(
             lambda stage: stage in (0, 1),
@@ -126,19 +130,20 @@ class EngineConfig:
         ),
         default=0,
     )
-    """Optimiser states whole on each rank (0) or one part on each (1)."""
+    """ZeRO stage: optimiser states replicated on every rank (0) or partitioned over the ranks (1)."""
     accumulation: int = at_least(1, default=1)
-    """Micro-batches that a rank's slots are cut into; batch norm sees one micro-batch of all ranks at a time."""
+    """Gradient accumulation: micro-batches per step. Batch norm sees one micro-batch of all ranks at a time."""
     gradient_clip: float = at_least(0, default=0.0)
-    """Greatest norm of a network's gradient; 0: not clipped."""
+    """Maximum norm of each network's gradient; 0: no clipping."""
     ema: float = below_one(default=0.999)
-    """Decay of the completion network's moving average; 0: none."""
+    """Decay of the exponential moving average (EMA) of the completion network's weights; 0: no EMA."""
     not_finite: str = one_of(*_ANSWERS)
-    """Answer to a gradient that is not finite: ``skip`` the update, ``stop`` the run, or ``rollback``."""
+    """Reaction to a gradient that is not finite: ``skip`` the update, ``stop`` the run, or ``rollback`` to the last
+    checkpoint."""
     not_finite_limit: int = at_least(1, default=20)
-    """Skipped steps in a row after which the run stops all the same."""
+    """The run stops after this many consecutive skipped steps, whatever the reaction."""
     spike: str = one_of(*_ANSWERS)
-    """Answer to a gradient whose norm jumps: ``skip``, ``stop`` or ``rollback``; such an update is never applied."""
+    """Reaction to a gradient spike: ``skip``, ``stop`` or ``rollback``; such an update is never applied."""
     spike_factor: float = at_least(
         0,
         Rule(
@@ -147,80 +152,83 @@ class EngineConfig:
         ),
         default=0.0,
     )
-    """A norm jumps when it exceeds this many times the median of the last ones; 0: no such watch."""
+    """A gradient spikes if its norm exceeds this many times the median of the last norms; 0: no spike detection."""
     spike_window: int = at_least(2, default=64)
-    """Applied updates of a network that the median is taken over; none is judged before there are as many."""
+    """Applied updates of a network over which the median is taken; no spikes are detected before as many."""
     pass_over: int = at_least(1, default=1)
-    """After a ``rollback`` to the last checkpoint: steps that are passed over, the offending one the last of them."""
+    """Steps that are skipped after a ``rollback``: the offending step, and this many minus 1 before it."""
     rollbacks: int = at_least(0, default=3)
-    """Rollbacks in a row to the same checkpoint, after which the run stops all the same."""
+    """The run stops after this many consecutive rollbacks to the same checkpoint."""
     deterministic: bool = False
-    """Bitwise repeatable on GPUs too (CPUs always are), at some cost."""
+    """Use deterministic GPU kernels, which are slower; on CPUs training is always bitwise repeatable."""
     threads: int = at_least(0, default=0)
-    """CPU threads of each rank; 0: the machine's cores divided by its ranks."""
+    """CPU threads per rank; 0: the machine's cores divided by its ranks."""
     timeout_s: float = above(0, default=600.0)
-    """A collective that takes longer ends the run, seconds, unless a rank is waited for whose disk is slow."""
+    """Timeout of collectives, seconds: the run ends if one takes longer, unless a rank is still reading or writing a
+    checkpoint."""
 
 
 @dataclass
 class CheckpointsConfig:
-    """When the state is saved, and which of the saved ones are kept (docs/checkpoints.md)."""
+    """When checkpoints are saved, and which are kept (docs/checkpoints.md)."""
 
     every: int = at_least(0, default=500)
-    """Steps between checkpoints, beside the one at each phase's end; 0: only those."""
+    """Steps between checkpoints; there is always one at the end of each phase. 0: only those."""
     run_ahead: int = at_least(-1, default=-1)
-    """Steps that training runs on while a checkpoint is written; 0: it waits; -1: until the next one is due."""
+    """Maximum number of steps that training runs while a checkpoint is written; 0: it waits for the write; -1: until
+    the next checkpoint is due."""
     keep: int = at_least(2, default=3)
-    """The newest checkpoints that are kept, at least 2; each phase's end is kept for good."""
+    """Number of newest checkpoints to keep, at least 2. Those at phase ends are kept permanently."""
     keep_every: int = at_least(0, default=0)
-    """Checkpoints at multiples of this step are kept for good; 0: none."""
+    """Checkpoints at multiples of this step are kept permanently; 0: none."""
     stop_within_s: float = at_least(0, default=300.0)
-    """A run that a signal stops ends this long after it, saved or not, seconds; 0: however long saving takes."""
+    """Time limit between a signal to stop and the end of the run, saved or not, seconds; 0: no limit."""
     accept: list[str] = field(default_factory=list)
-    """Keys whose change since the run began is accepted on resuming, such as ``[global_batch,data.shards]``."""
+    """Keys that may differ on resume from the run's stored configuration, such as ``[global_batch,data.shards]``."""
 
 
 @dataclass
 class MonitorConfig:
-    """What a run shows of itself, and when (in steps)."""
+    """Logging, picture grids, evaluations during training, progress, stragglers."""
 
     scalars_every: int = at_least(1, default=10)
-    """Steps between scalars in TensorBoard; each is a mean over them."""
+    """Steps between scalars in TensorBoard; each is the mean over these steps."""
     pictures_every: int = at_least(0, default=250)
-    """Steps between picture grids; 0: no pictures."""
+    """Steps between picture grids; there is also one at the end of each phase. 0: no pictures."""
     pictures: int = at_least(1, default=8)
-    """Faces in a picture grid."""
+    """Number of faces in a picture grid."""
     evaluate_every: int = at_least(0, default=0)
-    """Steps between evaluations on ``data.val``, beside the one at each phase's end; 0: none at all."""
+    """Steps between evaluations on ``data.val``; there is also one at the end of each phase. 0: no evaluations."""
     evaluate_photos: int = at_least(2, default=256)
-    """Photos of each, the first ones, with the holes of `glci evaluate`."""
+    """Number of photos per evaluation: the first of ``data.val``, with the holes of `glci evaluate`."""
     progress: bool = True
     """Show a progress line."""
     straggler_share: float = at_least(0, default=0.25)
-    """A host that is slower than the others by this share is named; 0: none is."""
+    """Report a host that is slower than the others by this share for at least ``straggler_s``; 0: disabled."""
     straggler_s: float = at_least(0, default=60.0)
-    """How long it has to be, seconds."""
+    """See ``straggler_share``, seconds."""
 
 
 @dataclass
 class DoctorConfig:
-    """How a contest that goes wrong is answered (docs/recipes.md): each state by ``warn``, ``balance`` (weaken the
-    stronger side; discriminators that overshoot begin anew), ``rollback`` (to the last checkpoint, and then the same)
-    or ``stop``."""
+    """Reactions to failure modes of adversarial training (docs/recipes.md), for each state: ``warn``, ``balance``
+    (weaken the stronger network; discriminators that overshoot are reset), ``rollback`` (load the last checkpoint, then
+    balance) or ``stop``."""
 
     window: int = at_least(0, default=20)
-    """Steps that a diagnosis is taken over, and that discriminators which begin anew have to themselves; 0: none is."""
+    """Steps per diagnosis, and steps for which discriminators are trained alone after a reset; 0: no diagnoses."""
     every: int = at_least(1, default=10)
     """Steps between diagnoses."""
     diverging: str = one_of(*_TREATMENTS)
-    """The reconstruction error grows, or something is not finite."""
+    """The reconstruction error grows, or a scalar is not finite."""
     collapse: str = one_of(*_TREATMENTS)
-    """Completions of different photos become alike."""
+    """Mode collapse: completions of different photos become alike."""
     checkerboard: str = one_of(*_TREATMENTS)
-    """A regular pattern of the enlargements stands in the completions."""
+    """Checkerboard artefacts of the upsampling layers in the completions."""
     no_contest: str = one_of(*_TREATMENTS)
-    """The adversary is not felt."""
+    """The adversarial gradient is negligible at the completion network's output."""
     dominates: str = one_of(*_TREATMENTS)
-    """The discriminators tell nearly every photo."""
+    """The discriminators are too strong: they classify nearly every photo correctly."""
     asleep: str = one_of(*_TREATMENTS)
-    """The discriminators tell nothing, or learn so fast that they overshoot (seen in phase 2 already)."""
+    """The discriminators are too weak: they do not tell real from completed photos, or overshoot because they learn too
+    fast (detected in phase 2 already)."""

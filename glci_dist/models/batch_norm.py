@@ -3,9 +3,9 @@
 torch's ``SyncBatchNorm`` refuses CPU tensors, so gloo worlds would train another network than
 NCCL worlds. Here each world normalises by the mean and variance of all ranks' photos.
 
-The running statistics are not touched by the forward pass. What a pass saw is remembered and
-takes effect with ``commit_running_statistics``, once the update it belongs to was accepted: a
-skipped step, or a network that is only looked through, leaves no trace.
+The forward pass does not change the running statistics. It records the batch's statistics, and
+``commit_running_statistics`` applies them once the update was applied, so that a skipped step, or a
+pass through a frozen network, changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _world_size() -> int:
 
 
 def _gather(local: Tensor) -> Tensor:
-    """Every rank's rows ``(n, ...)``, one after the other in the order of ranks."""
+    """The rows ``(n, ...)`` of all ranks, concatenated in the order of ranks."""
     if _world_size() == 1:
         return local
     everyone = local.new_empty(_world_size(), *local.shape)
@@ -37,33 +37,33 @@ def _gather(local: Tensor) -> Tensor:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance a channel over all ranks' photos, each ``(C,)`` in fp32.
+    """Mean and biased variance per channel over all ranks' photos, each ``(C,)`` in fp32.
 
-    In fp32 they are made of one row a photo, summed in the order of slots: bitwise the same
-    however the photos are spread over ranks. That matters: torch's fused CPU kernel sums naively,
-    its variance is off by 6e-6, and such noise flips enough ReLUs to move a gradient by 1%. In bf16
-    rounding drowns all that, and a row a rank by the fused kernel is faster.
+    In fp32 they are computed from one row per photo, summed in the order of slots, and so are bitwise
+    equal for any distribution of the photos over ranks. Without that, torch's fused CPU kernel, which
+    sums naively, has a variance error of 6e-6, which flips enough ReLUs to move a gradient by 1%. In
+    bf16 rounding dominates anyway, and one row per rank by the fused kernel is faster.
     """
     if x.dtype == torch.float32:
         variance, mean = torch.var_mean(x, (2, 3), correction=0)
         rows = torch.stack([mean, variance], 1)
     else:
-        # The fp32 scratch (mean, unbiased variance) makes the kernel answer in fp32.
+        # With fp32 scratch tensors (mean, unbiased variance) the kernel returns fp32.
         scratch = torch.zeros(2, x.shape[1], dtype=torch.float32)
         rows = torch.stack(torch.batch_norm_update_stats(x, scratch[0], scratch[1], 1.0))[None]
     means, variances = _gather(rows).double().unbind(1)
     mean = means.mean(0)
-    # The variance of the means is added rather than E[x^2] - E[x]^2, which cancels.
+    # Not E[x^2] - E[x]^2, which suffers from cancellation.
     variance = variances.mean(0) + (means - mean).square().mean(0)
     return mean.float(), variance.float()
 
 
 class _GlobalBatchNorm(torch.autograd.Function):
-    """Training-mode batch norm whose statistics are those of all ranks, for CPU tensors.
+    """Training-mode batch norm with the statistics of all ranks, for CPU tensors.
 
-    The normalisation and its backward are torch's fused evaluation-mode kernels, given the
-    global statistics; two small collectives make those, one in each direction. Every rank
-    holds equally many photos (the world size divides the global batch).
+    Forward and backward are torch's fused evaluation-mode kernels with the global statistics, which
+    take one small collective each. Every rank has equally many photos (the world size divides the
+    global batch).
     """
 
     @staticmethod
@@ -88,7 +88,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
                 dist.all_reduce(total)
         count = _world_size() * x.numel() / x.shape[1]
         mean_grad_xhat, mean_grad = total / count
-        # grad_x = scale * (grad_y - mean_grad - xhat * mean_grad_xhat); the kernel gave the first term.
+        # grad_x = scale * (grad_y - mean_grad - xhat * mean_grad_xhat); the kernel computed the first term.
         invstd = torch.rsqrt(variance + ctx.eps)
         scale = weight * invstd
         slope = -scale * mean_grad_xhat
@@ -98,17 +98,17 @@ class _GlobalBatchNorm(torch.autograd.Function):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` over the global batch of every world, with deferred running statistics.
+    """``nn.BatchNorm2d`` over the global batch, for any world size, with deferred running statistics.
 
     In training mode the input ``(N, C, H, W)`` is normalised by the statistics of all ranks'
-    inputs; in evaluation mode by the running ones. Source: Ioffe and Szegedy, ICML 2015.
+    inputs; in evaluation mode by the running statistics. Source: Ioffe and Szegedy, ICML 2015.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
-        self.remember = True
-        """Whether a training pass is kept for ``commit_running_statistics``."""
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.is_recording = True
+        """Whether training passes record their statistics for ``commit_running_statistics``."""
+        self.recorded: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -119,8 +119,8 @@ class BatchNorm2d(nn.BatchNorm2d):
             count = world_size * x.numel() / x.shape[1]
             unbiased = variance * (count / max(count - 1, 1))
         else:
-            # torch's own functions blend into running statistics; with momentum 1 these two
-            # scratch tensors receive the batch's mean and unbiased variance instead.
+            # torch's functions update running statistics in place; with momentum 1 these two scratch
+            # tensors receive the batch's mean and unbiased variance.
             mean = torch.zeros_like(self.weight, requires_grad=False)
             unbiased = torch.zeros_like(self.weight, requires_grad=False)
             if world_size > 1:
@@ -132,17 +132,17 @@ class BatchNorm2d(nn.BatchNorm2d):
                     )
             else:
                 y = F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, 1.0, self.eps)
-        if self.remember:
-            self.seen.append((mean.detach(), unbiased.detach()))
+        if self.is_recording:
+            self.recorded.append((mean.detach(), unbiased.detach()))
         return y
 
 
 class ConvertedBatchNorm2d(BatchNorm2d):
-    """One that stands in the place of torch's in a network of the user's."""
+    """Replaces torch's batch norm in a network of the user's own."""
 
 
 def commit_running_statistics(network: nn.Module, *, accept: bool) -> None:
-    """Blend what the training passes since the last call saw into the running statistics, or drop it."""
+    """Blend the statistics recorded since the last call into the running statistics, or discard them."""
     for module in network.modules():
         if not isinstance(module, BatchNorm2d):
             continue
@@ -150,27 +150,27 @@ def commit_running_statistics(network: nn.Module, *, accept: bool) -> None:
             assert module.running_mean is not None
             assert module.running_var is not None
             momentum = 0.1 if module.momentum is None else module.momentum
-            for mean, unbiased in module.seen:
+            for mean, unbiased in module.recorded:
                 module.running_mean.lerp_(mean, momentum)
                 module.running_var.lerp_(unbiased, momentum)
             if module.num_batches_tracked is not None:
-                module.num_batches_tracked += len(module.seen)
-        module.seen.clear()
+                module.num_batches_tracked += len(module.recorded)
+        module.recorded.clear()
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Use ``network`` without training it: no gradient of its own, no running statistics."""
+    """Freeze ``network``: no gradients of its parameters, no running statistics."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     norms = [m for m in network.modules() if isinstance(m, BatchNorm2d)]
     for parameter in parameters:
         parameter.requires_grad_(False)
     for norm in norms:
-        norm.remember = False
+        norm.is_recording = False
     try:
         yield
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
         for norm in norms:
-            norm.remember = True
+            norm.is_recording = True

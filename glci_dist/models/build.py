@@ -1,4 +1,4 @@
-"""The networks that a configuration asks for."""
+"""Builds the configured networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.models.completion import CompletionNetwork
 from glci_dist.models.context_encoder import ContextEncoder
-from glci_dist.models.contracts import check_completion, check_discriminators, conform
+from glci_dist.models.contracts import check_completion, check_discriminators, convert_layers
 from glci_dist.models.discriminators import ContextDiscriminators, Discriminators
 from glci_dist.models.sizes import check_models
 
@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_completion(config: Config) -> nn.Module:
-    """The completion network, with weights drawn from ``config.seed``: equal on every rank."""
+    """The completion network; its weights are drawn with ``config.seed`` and are equal on every rank."""
     check_models(config)
     chosen, size = config.model.completion, config.data.size
     with torch.random.fork_rng(devices=[]):
@@ -35,7 +35,7 @@ def build_completion(config: Config) -> nn.Module:
 
 
 def build_discriminators(config: Config) -> Discriminators:
-    """The discriminators, with weights drawn from ``config.seed``: equal on every rank."""
+    """The discriminators; their weights are drawn with ``config.seed`` and are equal on every rank."""
     chosen, size, patch = config.model.discriminator, config.data.size, config.holes.patch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
@@ -46,9 +46,9 @@ def build_discriminators(config: Config) -> Discriminators:
 
 
 def check_custom(config: Config) -> None:
-    """Raise ``UserError`` where a network of the user's breaks a rule; every network is left out that is ours."""
+    """Raise ``UserError`` if a network of the user's own breaks a rule."""
     size, patch, losses = config.data.size, config.holes.patch, config.losses
-    apart = bool(losses.r1 or losses.gradient_penalty or losses.penalties)
+    per_photo = bool(losses.r1 or losses.gradient_penalty or losses.penalties)
     checks: list[tuple[Mapping[str, object], Callable[[Config], nn.Module], Callable[[nn.Module], None]]] = [
         (
             config.model.completion.custom,
@@ -59,7 +59,7 @@ def check_custom(config: Config) -> None:
             config.model.discriminator.custom,
             build_discriminators,
             lambda network: check_discriminators(
-                network, size=size, patch=patch, key="model.discriminator.custom", apart=apart
+                network, size=size, patch=patch, key="model.discriminator.custom", per_photo=per_photo
             ),
         ),
     ]
@@ -81,5 +81,5 @@ def check_custom(config: Config) -> None:
 
 def _custom(component: Component, base: type[Network], **provided: int) -> Network:
     network = component.make(base, **provided)
-    conform(network, component.key)
+    convert_layers(network, component.key)
     return network

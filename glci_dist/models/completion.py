@@ -9,9 +9,9 @@ from glci_dist.models.batch_norm import BatchNorm2d
 
 
 class HoleFilling(nn.Module):
-    """What every completion network does first: hide the hole, then append the mask.
+    """The input layer of every completion network: fills the hole with the mean colour and appends the mask.
 
-    The mean colour is a buffer, so that it travels with the weights.
+    The mean colour is a buffer, so it is saved with the weights.
     """
 
     mean_colour: Tensor
@@ -27,12 +27,12 @@ class HoleFilling(nn.Module):
 
 
 def fill_colour(network: nn.Module) -> Tensor:
-    """The colour ``(1, 3, 1, 1)`` in [0, 1] that a completion network fills holes with; a view."""
+    """The fill colour ``(1, 3, 1, 1)`` in [0, 1] of a completion network's ``HoleFilling``; not a copy."""
     return next(module for module in network.modules() if isinstance(module, HoleFilling)).mean_colour
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU; no bias, whose true gradient before batch norm is zero."""
+    """Convolution, batch norm, ReLU; without a bias, which batch norm would cancel."""
     padding = dilation * (kernel - 1) // 2
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False),
@@ -41,10 +41,10 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, 
     )
 
 
-def enlargement(inputs: int, outputs: int, kind: str) -> nn.Sequential:
-    """Twice the size: ``deconvolution`` (kernel 4, the paper's) or ``resize`` (nearest, then kernel 3).
+def upsampling(inputs: int, outputs: int, kind: str) -> nn.Sequential:
+    """Upsampling by 2: ``deconvolution`` (kernel 4, the paper's) or ``resize`` (nearest, then kernel 3).
 
-    A resize leaves no checkerboard.
+    ``resize`` causes no checkerboard artefacts.
     """
     if kind == "resize":
         return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), *convolution(inputs, outputs))
@@ -56,7 +56,7 @@ def enlargement(inputs: int, outputs: int, kind: str) -> nn.Sequential:
 class CompletionNetwork(nn.Module):
     """17 layers, four of them dilated; receptive field 307 px; 6.07 M parameters at width 1.
 
-    ``width`` scales every hidden channel count. Any size that is a multiple of 4 fits.
+    ``width`` multiplies every hidden channel count. Sizes must be multiples of 4.
     """
 
     def __init__(self, *, width: float = 1.0, enlarge: str = "deconvolution") -> None:
@@ -73,15 +73,15 @@ class CompletionNetwork(nn.Module):
             *(convolution(c256, c256, dilation=dilation) for dilation in (2, 4, 8, 16)),
             convolution(c256, c256),
             convolution(c256, c256),
-            enlargement(c256, c128, enlarge),
+            upsampling(c256, c128, enlarge),
             convolution(c128, c128),
-            enlargement(c128, c64, enlarge),
+            upsampling(c128, c64, enlarge),
             convolution(c64, c32),
             nn.Conv2d(c32, 3, 3, 1, 1),
         )
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
-        """The raw output ``(N, 3, H, W)`` in [0, 1], fp32; what lies in the hole is never looked at.
+        """The raw output ``(N, 3, H, W)`` in [0, 1], fp32; it does not depend on the photos inside the hole.
 
         ``photos``: ``(N, 3, H, W)`` in [0, 1]; ``masks``: ``(N, 1, H, W)``, 1 in the hole.
         """

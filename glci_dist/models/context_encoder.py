@@ -27,9 +27,9 @@ class ChannelwiseFullyConnected(nn.Module):
 
 
 class ContextEncoder(nn.Module):
-    """Encoder-decoder with a channel-wise fully connected bottleneck, bound to one photo size.
+    """Encoder-decoder with a channel-wise fully connected bottleneck, for one photo size.
 
-    The encoder halves the photo until at most 8 px remain; ``size`` must be that often even.
+    The encoder halves the photo until at most 8 px remain; ``size`` must be divisible by 2 as often.
     """
 
     def __init__(self, *, size: int, width: float = 1.0) -> None:

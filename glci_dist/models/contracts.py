@@ -1,7 +1,7 @@
-"""What a network of the user's must keep to, checked on two photos before anything starts.
+"""The rules for networks of the user's own, checked on two photos before training.
 
-Exact resume, skipped updates and equal results for every number of ranks need networks whose forward pass leaves no
-trace, draws nothing at random, and whose batch norm is over the global batch.
+Exact resume, skipped updates and equal results for any number of ranks need networks whose forward pass changes no
+state and draws no random numbers, and whose batch norm is over the global batch.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from glci_dist.models.completion import HoleFilling
 Outputs = tuple[Tensor, ...]
 
 
-def conform(network: nn.Module, key: str) -> None:
-    """Convert torch's batch norms to those over the global batch; raise ``UserError`` for layers that break a rule."""
+def convert_layers(network: nn.Module, key: str) -> None:
+    """Convert torch's batch norms to global-batch ones; raise ``UserError`` for layers that break a rule."""
     for path, module in list(network.named_modules()):
         for name, layer in module.named_children():
             at = f"{path}.{name}".removeprefix(".")
@@ -40,13 +40,13 @@ def conform(network: nn.Module, key: str) -> None:
                 )
 
 
-def conversions(network: nn.Module) -> int:
-    """How many batch norms ``conform`` has converted."""
+def count_converted(network: nn.Module) -> int:
+    """The number of batch norms that ``convert_layers`` converted."""
     return sum(isinstance(module, ConvertedBatchNorm2d) for module in network.modules())
 
 
 def check_completion(network: nn.Module, *, size: int, key: str) -> None:
-    """Raise ``UserError`` for the first rule that a completion network of the user's breaks."""
+    """Raise ``UserError`` for the first rule that a completion network breaks."""
     if sum(isinstance(module, HoleFilling) for module in network.modules()) != 1:
         raise UserError(
             f"{key}: the network must have one glci_dist.extensions.HoleFilling and begin with it: it hides the hole "
@@ -71,10 +71,10 @@ def check_completion(network: nn.Module, *, size: int, key: str) -> None:
         )
 
 
-def check_discriminators(network: nn.Module, *, size: int, patch: int, key: str, apart: bool) -> None:
-    """Raise ``UserError`` for the first rule that discriminators of the user's break.
+def check_discriminators(network: nn.Module, *, size: int, patch: int, key: str, per_photo: bool) -> None:
+    """Raise ``UserError`` for the first rule that discriminators break.
 
-    ``apart``: a penalty needs each photo judged by itself.
+    ``per_photo``: a photo's logits must not depend on other photos, because of a penalty.
     """
     photos, patches = torch.rand(2, 3, size, size), torch.rand(2, 3, patch, patch)
 
@@ -88,14 +88,14 @@ def check_discriminators(network: nn.Module, *, size: int, patch: int, key: str,
     _check_tensor(logits, (2,), f"{key}: the logits")
     if any(len(each) != 2 for each in features):
         raise UserError(f"{key}: each activation must be (N, ...): a row a photo")
-    if apart and any(isinstance(module, BatchNorm2d) for module in network.modules()):
+    if per_photo and any(isinstance(module, BatchNorm2d) for module in network.modules()):
         raise UserError(
             f"{key}: penalties need each photo judged by itself, but batch norm mixes the photos of a batch"
         )
 
 
 def _check(network: nn.Module, run: Callable[[int], Outputs], *, size: int, key: str) -> Outputs:
-    """The outputs of a training pass over two photos; rules that both kinds of networks share."""
+    """Check the rules for all networks; returns the outputs of a training pass over two photos."""
     network.train()
     try:
         before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The context discriminators of GLCIC (SIGGRAPH 2017, table 2): logits, never a sigmoid before the loss."""
+"""The context discriminators of GLCIC (SIGGRAPH 2017, table 2). They return logits, without a sigmoid."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DiscriminatorInput = tuple[Tensor, Tensor]
 
 
 class Discriminators(nn.Module):
-    """Base of all discriminators: a subclass gives the logits and the activations of one input."""
+    """Base of all discriminators; subclasses define the logits and activations of one input."""
 
     joint_batch_norm = False
-    """Whether batch norm takes the inputs of a pass as one batch."""
+    """Whether batch norm normalises all inputs of a pass as one batch."""
 
     def logits_and_features(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``(N,)``, fp32, high for "real"; and the activations, ``(N, ...)`` each, for feature matching."""
+        """Logits ``(N,)``, fp32, high for real photos; and activations, ``(N, ...)`` each, for feature matching."""
         raise NotImplementedError("define logits_and_features(photos, patches)")
 
     def logits(self, photos: Tensor, patches: Tensor) -> Tensor:
@@ -31,14 +31,14 @@ class Discriminators(nn.Module):
         return self.logits_and_features(photos, patches)[0]
 
     def forward(self, *inputs: DiscriminatorInput) -> tuple[Tensor, ...]:
-        """Logits of each input. Batch norm sees each apart, or all together as configured."""
+        """Logits of each input. Batch norm normalises each input separately, or all as one batch."""
         return tuple(logits for logits, _ in self.all_logits_and_features(*inputs))
 
     def all_logits_and_features(self, *inputs: DiscriminatorInput) -> list[tuple[Tensor, list[Tensor]]]:
         """Logits and activations of each input, as ``forward`` computes them."""
         if not self.joint_batch_norm or len(inputs) == 1:
             return [self.logits_and_features(*each) for each in inputs]
-        # A slot's photos stand side by side, so that the order in which batch norm sums is that of the slots.
+        # A slot's photos are adjacent, so that batch norm sums in the order of slots.
         count = len(inputs)
         photos, patches = (torch.stack(images, 1).flatten(0, 1) for images in zip(*inputs, strict=True))
         logits, activations = self.logits_and_features(photos, patches)
@@ -46,9 +46,9 @@ class Discriminators(nn.Module):
 
 
 def convolutions(size: int) -> int:
-    """How many stride-2 convolutions an image of ``size`` px gets: until at most 5 px remain.
+    """Number of stride-2 convolutions for an image of ``size`` px: until at most 5 px remain.
 
-    This is the rule that the paper's four networks follow: 256 px: 6, 160: 5, 128: 5, 96: 5.
+    The paper's four networks follow this rule: 256 px: 6, 160: 5, 128: 5, 96: 5.
     """
     count = 0
     while size > 5:
@@ -58,7 +58,7 @@ def convolutions(size: int) -> int:
 
 
 class Branch(nn.Module):
-    """One discriminator without its last layer: ``(N, 3, size, size)`` to ``(N, 1024 * width)``."""
+    """One discriminator without its head: ``(N, 3, size, size)`` to ``(N, 1024 * width)``."""
 
     def __init__(self, size: int, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -74,8 +74,8 @@ class Branch(nn.Module):
                 layers.append(nn.Conv2d(inputs, outputs, 5, 2, 2))
             layers.append(_activation(config.slope))
             inputs, size = outputs, -(-size // 2)
-        # Batch norm would centre the photos and keep the signal's strength; without it both are seen to here.
-        self._centres = config.normalization != "batch"
+        # Without batch norm, which centres inputs and keeps their scale, inputs are centred and weights scaled here.
+        self._centres_inputs = config.normalization != "batch"
         self.features = max(1, round(config.width * _FEATURES))
         self.layers = nn.Sequential(*layers)
         self.connected = nn.Sequential(_linear(inputs * size * size, self.features, config), _activation(config.slope))
@@ -87,10 +87,10 @@ class Branch(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The features, and every activation on the way to them, ``(N, ...)`` each, they themselves the last."""
+        """The features, and all activations, ``(N, ...)`` each, the features last."""
         activations = []
         x = images
-        if self._centres:
+        if self._centres_inputs:
             x = 2 * x - 1
         for layer in self.layers:
             x = layer(x)
@@ -101,7 +101,7 @@ class Branch(nn.Module):
 
 
 class ContextDiscriminators(Discriminators):
-    """Global and local branch, concatenated and mapped to one logit a photo."""
+    """Global and local branch; their features are concatenated and mapped to one logit per photo."""
 
     def __init__(self, *, size: int, patch: int, config: DiscriminatorConfig) -> None:
         """``size``, ``patch``: sides of photos and local patches, px."""
@@ -109,12 +109,12 @@ class ContextDiscriminators(Discriminators):
         self.globally = Branch(size, config) if "global" in config.kind else None
         self.locally = Branch(patch, config) if "local" in config.kind else None
         features = sum(branch.features for branch in (self.globally, self.locally) if branch is not None)
-        # Names of parameters stand in checkpoints.
+        # The head; renaming it would break checkpoints, which hold the parameters' names.
         self.decide = _linear(features, 1, config)
         self.joint_batch_norm = config.batch_norm == "together"
 
     def logits_and_features(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """As the base class says; the activations are those of both branches."""
+        """As in the base class; the activations are those of both branches."""
         branches, activations = [], []
         for branch, images in ((self.globally, photos), (self.locally, patches)):
             if branch is not None:

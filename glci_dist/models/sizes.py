@@ -1,4 +1,4 @@
-"""Which sizes of photos the networks can take; torch is not loaded for that."""
+"""Which photo sizes the networks accept; without importing torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def bottleneck_side(size: int) -> int:
 
 
 def check_models(config: Config) -> None:
-    """Raise ``UserError`` for a photo's size that the chosen completion network cannot take."""
+    """Raise ``UserError`` for a photo size that the configured completion network does not accept."""
     chosen, size = config.model.completion, config.data.size
     if (
         chosen.kind == "context_encoder"

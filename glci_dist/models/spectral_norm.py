@@ -1,8 +1,8 @@
 """Spectral normalisation: layers whose weights are divided by their largest singular value.
 
-Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. Unlike torch's, a
-forward pass leaves no trace: the estimate of the singular vector moves on with ``advance``, once an update was
-accepted, so that a network that is only looked through stays bitwise as it was.
+Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. Unlike in torch's, the
+forward pass changes no state: ``advance`` updates the estimate of the singular vector once an update was applied, so
+that a frozen network stays bitwise unchanged.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _FIRST_ITERATIONS = 20
 
 
 class _Spectral(nn.Module):
-    """What both kinds of layer share; ``left`` is the estimate of the weights' first left singular vector."""
+    """Base of both layers; ``left``: estimate of the weights' first left singular vector."""
 
     weight: Tensor
     left: Tensor
 
-    def _begin(self) -> None:
+    def _init_singular_vector(self) -> None:
         self.register_buffer("left", F.normalize(torch.randn(len(self.weight)), dim=0))
         for _ in range(_FIRST_ITERATIONS):
             self.advance()
 
     def normalized(self) -> Tensor:
-        """The weights over their largest singular value, whose gradient flows through both."""
+        """The weights divided by their largest singular value; the gradient includes the singular value."""
         with torch.autocast(self.weight.device.type, enabled=False):
             matrix = self.weight.flatten(1)
             with torch.no_grad():
@@ -36,18 +36,18 @@ class _Spectral(nn.Module):
 
     @torch.no_grad()
     def advance(self) -> None:
-        """One iteration of the power method."""
+        """One power iteration."""
         matrix = self.weight.flatten(1)
         right = F.normalize(matrix.t() @ self.left, dim=0)
         self.left.copy_(F.normalize(matrix @ right, dim=0))
 
 
 class SpectralConv2d(_Spectral, nn.Conv2d):
-    """``nn.Conv2d`` with spectral normalisation, its weights taken as a matrix (outputs, inputs x kernel)."""
+    """``nn.Conv2d`` with spectral normalisation of its weights as a matrix (outputs, inputs x kernel)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> None:
         nn.Conv2d.__init__(self, inputs, outputs, kernel, stride, padding)
-        self._begin()
+        self._init_singular_vector()
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.normalized(), self.bias)
@@ -58,14 +58,14 @@ class SpectralLinear(_Spectral, nn.Linear):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         nn.Linear.__init__(self, inputs, outputs)
-        self._begin()
+        self._init_singular_vector()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.normalized(), self.bias)
 
 
 def advance(network: nn.Module) -> None:
-    """Move every layer's estimate on: after an update that was accepted."""
+    """One power iteration in every layer, after an update that was applied."""
     for module in network.modules():
         if isinstance(module, _Spectral):
             module.advance()

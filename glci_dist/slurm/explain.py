@@ -22,7 +22,7 @@ from glci_dist.runs.ledger import account
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.refusals import refusals, waits_for
 from glci_dist.slurm.submit import Request
-from glci_dist.training.differences import expected
+from glci_dist.training.resume_changes import expected_changes
 
 _DISK_BYTES_S = 200e6
 """What a shared disk is supposed to take where no save was measured."""
@@ -82,7 +82,7 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
     with suppress(UserError):
         index = load_index(config.data.shards, config.data.cache)
         yield from _shards(config, index)
-        yield from (f"resuming   {line}" for line in expected(RunFolder(request.run), config, index.digest))
+        yield from (f"resuming   {line}" for line in expected_changes(RunFolder(request.run), config, index.digest))
     need = memory(config, cluster.nodes * cluster.workers)
     parts = {
         "weights": need.weights,

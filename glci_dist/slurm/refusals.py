@@ -19,7 +19,7 @@ from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.backends.base import Backend
 from glci_dist.slurm.jobs import active, check_idle
 from glci_dist.slurm.submit import Request
-from glci_dist.training.resuming import check_standing
+from glci_dist.training.resume_checkpoint import check_newest_checkpoint
 
 
 def refusals(wanted: Sequence[Request]) -> list[str]:
@@ -79,7 +79,7 @@ def _of_run(request: Request) -> Iterator[str]:
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         folder = RunFolder(request.run)
         folder.check(config, index.digest)
-        check_standing(folder.checkpoints, config)
+        check_newest_checkpoint(folder.checkpoints, config)
         standing, broken = newest_complete(folder.checkpoints)
         if broken and standing is None:
             path, problem = broken[0]

@@ -1,4 +1,4 @@
-"""Saving and loading a run's state, and going back to it; what is registered is what is saved."""
+"""Saves and loads a run's state (what is registered), and rolls back to it."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from glci_dist.runs.events import CheckpointDamaged, RolledBack
 from glci_dist.runs.folder import RunFolder
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.phases import StepPlan
-from glci_dist.training.resuming import newest_whole, refuse_unreadable
+from glci_dist.training.resume_checkpoint import newest_intact, refuse_unreadable
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.save_reports import SaveReports
+from glci_dist.training.save_reporter import SaveReporter
 
 
 class Checkpointer:
-    """The checkpoints of one attempt; every rank holds one, and calls its methods alike."""
+    """The checkpoints of one attempt; every rank has one and calls its methods alike."""
 
     def __init__(
         self, config: Config, world: World, folder: RunFolder, attempt: Attempt, registry: Registry, log: RunLog
     ) -> None:
         self._config, self._world, self._folder, self._attempt = config, world, folder, attempt
         self._registry, self._log = registry, log
-        self._reports = SaveReports(log, config.checkpoints.stop_within_s)
+        self._reports = SaveReporter(log, config.checkpoints.stop_within_s)
         retention = Retention(config.checkpoints.keep, config.checkpoints.keep_every)
         self._saver = Saver(folder.checkpoints, attempt, world, retention, on_saved=self._on_saved)
         self.first_step = 0
-        """The step that the attempt goes on from."""
+        """The attempt's first step."""
 
     @property
     def is_superseded(self) -> bool:
-        """Whether a newer attempt forbade a save, as far as this rank knows."""
+        """Whether a save was refused because a newer attempt owns the run, as far as this rank knows."""
         return self._saver.is_superseded
 
     @property
@@ -50,13 +50,13 @@ class Checkpointer:
         return self._saver.committed or 0
 
     def state(self) -> CheckpointState:
-        """This rank's view of what a checkpoint holds."""
+        """This rank's part of a checkpoint."""
         return self._registry.state(zero_stage=self._config.engine.zero_stage, config=compose.to_yaml(self._config))
 
     def load(self, checkpoint: Checkpoint, *, rewind: bool = False) -> None:
-        """Take up a checkpoint's state, of any world and ZeRO stage; ``rewind``: in the middle of a run.
+        """Load a checkpoint, saved by any world size and ZeRO stage; ``rewind``: for a rollback.
 
-        Rank 0 has verified it; each other rank verifies what it reads, which its own host gave it.
+        Rank 0 has verified it; each other rank verifies what its own host reads.
         """
         problem = None
         collectives.mark_progress("reading the checkpoint", unbounded=True)
@@ -69,50 +69,50 @@ class Checkpointer:
         self._saver.verified.add(checkpoint.step)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, the same on every rank; damaged ones are named and set aside."""
+        """The newest intact checkpoint, the same on every rank; damaged ones are reported and set aside."""
         collectives.mark_progress("verifying checkpoints", unbounded=True)
 
         def find() -> Checkpoint | None:
-            return newest_whole(self._folder.checkpoints, self._attempt, damaged=self._tell_damaged)
+            return newest_intact(self._folder.checkpoints, self._attempt, damaged=self._report_damaged)
 
-        # One rank looks, lest a slow network file system shows the ranks different folders.
+        # On rank 0 alone, as a slow network file system may show the ranks different folders.
         return self._world.on_main(find)
 
     def save(self, *, step: int, phase: str, ends_phase: bool = False) -> None:
-        """Begin to save the state before ``step``."""
+        """Start saving the state before ``step``."""
         self._saver.save(self.state(), step=step, phase=phase, ends_phase=ends_phase)
 
     def save_if_due(self, plan: StepPlan, *, must: bool) -> None:
-        """Begin to save the state after ``plan``'s step where that is due."""
+        """Start saving the state after ``plan``'s step if a checkpoint is due, or ``must``."""
         every, ahead, done = self._config.checkpoints.every, self._config.checkpoints.run_ahead, plan.step + 1
         if must or plan.ends_phase or (every and done % every == 0):
             self.wait()
             self.save(step=done, phase=plan.phase, ends_phase=plan.ends_phase)
         saving = self._saver.saving
         if saving is not None and ahead >= 0 and done - saving >= ahead:
-            # Each rank by itself: that a newer attempt forbade the save, the heartbeat tells all.
+            # No collective: if a newer attempt owns the run, the step report tells all ranks.
             collectives.mark_progress("waiting for a save", unbounded=True)
             self._saver.join()
 
     def wait(self) -> None:
-        """Return when no save is under way."""
+        """Wait for a running save."""
         collectives.mark_progress("waiting for an earlier save", unbounded=True)
         self._saver.wait()
 
     def rewind(self, step: int) -> Checkpoint:
-        """Load the last checkpoint, in the middle of a run at ``step``. Raises ``Fault`` without one."""
+        """Load the last checkpoint, at ``step`` of a running attempt. Raises ``Fault`` if there is none."""
         checkpoint = self.newest()
         if checkpoint is None:
             raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")
         self.load(checkpoint, rewind=True)
         return checkpoint
 
-    def forget_after(self, step: int) -> None:
-        """The run goes on from the checkpoint of ``step``: newer ones are no part of it any more."""
+    def delete_after(self, step: int) -> None:
+        """Delete the checkpoints after ``step``, from which the run continues."""
         self._saver.rewind(step)
 
     def finish(self, step: int, ending: Exception | None) -> Exception | None:
-        """Wait for the last save; why the run ends early, with what that means for its state, if it does."""
+        """Wait for the last save; returns ``ending`` with a note on the saved state; a ``Fault`` if the save failed."""
         collectives.mark_progress("waiting for the last checkpoint", step=step, unbounded=True)
         self._saver.wait()
         failed = self._saver.failed
@@ -127,24 +127,24 @@ class Checkpointer:
         return type(ending)(f"{ending}; the state is saved{again}")
 
     def take_stall_seconds(self) -> float:
-        """Seconds that training waited for checkpoints since the last call."""
+        """Seconds for which training waited for checkpoints since the last call."""
         seconds, self._saver.stall_seconds = self._saver.stall_seconds, 0.0
         return seconds
 
-    def _tell_damaged(self, path: Path, problem: str, aside: Path) -> None:
+    def _report_damaged(self, path: Path, problem: str, aside: Path) -> None:
         where = str(aside.relative_to(self._folder.path))
         self._log.event(CheckpointDamaged(self.first_step, path.name, problem, set_aside=where))
         self._log.say(f"{path} is damaged ({problem}): set aside as {where}")
 
     def _on_saved(self, saved: SaveResult) -> None:
-        """Write down what became of a save; called in the saving thread of rank 0."""
+        """Report a finished save; called in the saving thread of rank 0."""
         for damaged in saved.damaged:
-            self._tell_damaged(*damaged)
+            self._report_damaged(*damaged)
         self._reports.report(saved, newest=self.newest_step)
 
 
 class Rollback:
-    """Goes back to the last checkpoint and passes over the steps that are to blame, as often as that may help."""
+    """Loads the last checkpoint and skips the offending steps, up to ``engine.rollbacks`` times in a row."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Rollback:
         *,
         on_rewind: Callable[[int], None],
     ) -> None:
-        """``on_rewind`` is called with the step that the run goes on from."""
+        """``on_rewind`` is called with the step from which the run continues."""
         self._checkpointer, self._gradient_monitor, self._log, self._on_rewind = (
             checkpointer,
             gradient_monitor,
@@ -162,21 +162,21 @@ class Rollback:
             on_rewind,
         )
 
-    def may_help(self) -> bool:
-        """Whether there are attempts left; waits for the save under way, which may be what it would go back to."""
+    def is_allowed(self) -> bool:
+        """Whether another rollback is allowed; waits for a running save, as that would be the checkpoint to load."""
         self._checkpointer.wait()
-        return self._gradient_monitor.may_go_back(self._checkpointer.newest_step)
+        return self._gradient_monitor.may_roll_back(self._checkpointer.newest_step)
 
     def go_back(self, step: int, *, skip_step: bool) -> int:
-        """Load the last checkpoint before ``step``; the step that the run goes on from.
+        """Load the last checkpoint before ``step``; returns the step from which the run continues.
 
-        ``skip_step``: leave ``step`` out of the run, and as many before it as configured; False where it is not its
-        samples that are to blame.
+        ``skip_step``: skip ``step`` and as many before it as ``engine.pass_over`` says; False if its samples are not
+        the cause.
         """
         checkpoint = self._checkpointer.rewind(step)
-        self._gradient_monitor.went_back(checkpoint.step)
+        self._gradient_monitor.count_rollback(checkpoint.step)
         over = self._gradient_monitor.skip(step, since=checkpoint.step) if skip_step else range(0)
-        self._checkpointer.forget_after(checkpoint.step)
+        self._checkpointer.delete_after(checkpoint.step)
         self._log.event(RolledBack(step, to=checkpoint.step, passed_over=(over.start, over.stop)))
         without = f"; steps {over.start} to {over.stop - 1} are passed over" if over else ""
         self._log.say(f"step {step}: back to step {checkpoint.step}{without}")

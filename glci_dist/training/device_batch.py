@@ -25,7 +25,7 @@ class DeviceBatch:
     real_patches: Tensor
     """``(N, 2)``: left, top of the local patch on the real photo."""
     slots: Tensor
-    """``(N,)``: the photos' slots in the global batch, one after the other; on the CPU."""
+    """``(N,)``: the photos' slots in the global batch, consecutive; on the CPU."""
 
     @property
     def slot_range(self) -> range:
@@ -40,7 +40,7 @@ class DeviceBatch:
 
 
 def to_device(batch: Batch, device: torch.device, slots: range) -> DeviceBatch:
-    """uint8 photos and boxes to float photos and masks on ``device``; ``slots``: theirs in the global batch."""
+    """Move a batch to ``device``: uint8 photos to float, boxes and strokes to masks; ``slots``: of the global batch."""
     # A channels-last view of the bytes: no copy before the conversion to float.
     photos = batch.photos.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
     boxes = batch.boxes.to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The completion network's moving average, which is what completes photos after training."""
+"""The exponential moving average (EMA) of the completion network, which completes photos after training."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MovingAverage:
         self._decay = decay
 
     @torch.no_grad()
-    def follow(self, network: nn.Module, step: int) -> None:
-        """Move towards ``network`` after the update of step ``step``."""
+    def update(self, network: nn.Module, step: int) -> None:
+        """Blend ``network`` in, after the update of step ``step``."""
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
         averages = [t for t in self.network.state_dict().values() if t.is_floating_point()]
         current = [t for t in network.state_dict().values() if t.is_floating_point()]

@@ -1,7 +1,7 @@
-"""The one place that knows DeepSpeed: one engine a network.
+"""The only module that knows DeepSpeed: one engine per network.
 
 Mixed precision is torch's autocast, entered by DeepSpeed, over fp32 weights. Gradients are
-averaged over the ranks once an update; a gradient that is not finite is never applied.
+averaged over the ranks once per update; a gradient that is not finite is never applied.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Update:
-    """What became of one update."""
+    """The result of one update."""
 
     applied: bool
-    """False where the gradient was not finite, or beyond the limit: all stands as before."""
+    """False if the gradient was not finite, or beyond the limit: nothing was changed."""
     gradient_norm: float
-    """Of the gradient averaged over ranks, before clipping."""
+    """Norm of the gradient averaged over ranks, before clipping."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether the gradient was; one that was not applied all the same was beyond the limit."""
+        """Whether the gradient was finite; if it was and was not applied, it was beyond the limit."""
         return math.isfinite(self.gradient_norm)
 
 
 class Engine:
     """A network with its optimiser, trained by DeepSpeed on this rank's share of the global batch.
 
-    ``network`` must be equal on all ranks; its parameters are broadcast once more all the same.
+    ``network`` must be equal on all ranks; DeepSpeed also broadcasts its parameters.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Engine:
         self._limit = self._norm = math.inf
         if world.size == 1 and not config.zero_stage:
             # DeepSpeed would copy every gradient into buckets and back to average it over one rank.
-            self._engine.allreduce_gradients = _do_nothing
+            self._engine.allreduce_gradients = _no_op
         else:
             self._engine.allreduce_gradients = _in_collective(self._engine.allreduce_gradients)
         if config.zero_stage:
-            self._watch_norm()
+            self._intercept_norm()
 
     def __call__(self, *inputs: Any) -> Any:
         """The network's output, to be followed by ``backward``."""
@@ -86,52 +86,52 @@ class Engine:
 
     @contextmanager
     def frozen(self) -> Iterator[nn.Module]:
-        """The bare network under this engine's precision, leaving no trace in it.
+        """The bare network under this engine's autocast; using it changes no state of it.
 
-        Gradients flow through to the inputs; none is left in the network, and its batch norm
-        uses the batch without remembering it. A network frozen inside its DeepSpeed engine would
-        touch the engine's state, hence the bare one.
+        Gradients flow to the inputs, not to the parameters, and batch norm does not record the batch.
+        A frozen network that is called through its DeepSpeed engine would change the engine's state,
+        hence the bare one.
         """
         with frozen(self.network), self._autocast():
             yield self.network
 
     @property
     def loss_scale(self) -> float:
-        """What losses are multiplied by on their way back, lest small gradients vanish (fp16; else 1)."""
+        """Factor on losses before the backward pass, so that small gradients do not underflow (fp16; else 1)."""
         scaler = self._engine.torch_autocast_z0_gradscaler
         return float(scaler.get_scale()) if scaler else 1.0
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        """Add the gradient of one micro-batch; the last one's also averages over the ranks."""
+        """Add the gradient of one micro-batch; the last call also averages over the ranks."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss)
 
     def step(self, lr: float, limit: float = math.inf) -> Update:
-        """Apply the accumulated gradient, unless it is not finite or its norm exceeds ``limit``; then forget it.
+        """Apply the accumulated gradient, unless it is not finite or its norm exceeds ``limit``; then clear it.
 
-        The decision is the same on every rank: it is taken on the averaged gradient.
+        Every rank decides alike, as the decision depends on the averaged gradient.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        update = self._step_whole(limit) if self._config.zero_stage == 0 else self._step_partitioned(limit)
+        update = self._step_replicated(limit) if self._config.zero_stage == 0 else self._step_partitioned(limit)
         commit_running_statistics(self.network, accept=update.applied)
         if update.applied:
             spectral_norm.advance(self.network)
         return update
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
-        """Put the network to ``weights``, its whole state, and forget what the optimiser has gathered."""
+        """Load ``weights``, the network's whole state dict, and clear the optimiser's state."""
         self.network.load_state_dict(weights)
         self.optimizer.state.clear()
         if self._config.zero_stage:
             self._engine.optimizer.refresh_fp32_params()
 
     def optimizer_state(self, world: World) -> dict[str, Any]:
-        """This rank's share of the optimiser's state, a ``VectorShard`` of each vector, and scalars of it all.
+        """This rank's share of the optimiser's state: a ``VectorShard`` of each vector, and the scalars.
 
         Each kind of state (Adam's ``exp_avg``, ``exp_avg_sq``) is one vector over all parameters in their
-        order, the same for every world and ZeRO stage; each rank has an equal stretch of it, or with ZeRO
-        stage 1 the stretch whose optimiser it runs. Nothing before the first update.
+        order, the same for every world size and ZeRO stage. Each rank has an equal range of it, or with
+        ZeRO stage 1 its own partition. There are no vectors before the first update.
         """
         total = _numel(self.network)
         scaler = self._engine.torch_autocast_z0_gradscaler
@@ -161,7 +161,7 @@ class Engine:
         return numbers
 
     def load_optimizer_state(self, saved: Mapping[str, Any], world: World) -> None:
-        """Take up what ``optimizer_state`` of any world and ZeRO stage gave, after the weights were loaded."""
+        """Restore what ``optimizer_state`` returned, for any world size and ZeRO stage; load the weights first."""
         vectors = {name: value for name, value in saved.items() if isinstance(value, SavedVector)}
         self.optimizer.state.clear()
         if self._config.zero_stage:
@@ -182,7 +182,7 @@ class Engine:
                 values[: last - first] = vector.read(first, last)
                 state[name] = values.view(parameter.shape).to(parameter.device)
             if vectors:
-                # Fused optimisers want the count beside the parameters, the others on the CPU.
+                # Fused optimisers need the step count on the parameters' device, the others on the CPU.
                 fused = self.optimizer.param_groups[0].get("fused")
                 state["step"] = torch.tensor(float(saved["step"]), device=parameter.device if fused else "cpu")
                 self.optimizer.state[parameter] = state
@@ -191,17 +191,17 @@ class Engine:
             scaler.load_state_dict(saved["scaler"])
 
     def _partition(self) -> Tensor:
-        """ZeRO stage 1: the flat stretch of weights whose optimiser this rank runs, padded at the end."""
+        """ZeRO stage 1: this rank's partition of the flattened weights, padded at the end."""
         (partition,) = self._engine.optimizer.single_partition_of_fp32_groups
         return partition
 
     def _own_range(self, world: World) -> tuple[int, int]:
-        """Which elements of the vector over all parameters ``_partition`` is."""
+        """The range of ``_partition`` in the vector over all parameters."""
         total, each = _numel(self.network), self._partition().numel()
         return min(world.rank * each, total), min((world.rank + 1) * each, total)
 
-    def _watch_norm(self) -> None:
-        """ZeRO stage 1 takes the norm inside its step; one beyond the limit is shown to it as an overflow."""
+    def _intercept_norm(self) -> None:
+        """Read the gradient norm inside ZeRO stage 1's step; report one beyond the limit to it as an overflow."""
         optimizer = self._engine.optimizer
         if any(any(padding) for padding in optimizer.round_robin_bit16_padding) or optimizer.round_robin_gradients:
             raise RuntimeError("DeepSpeed laid the parameters out in another order than the network's")
@@ -209,13 +209,13 @@ class Engine:
 
         def measured(*args: Any, **kwargs: Any) -> Any:
             norm = measure(*args, **kwargs)
-            # DeepSpeed shows a norm that is not finite as -1.
+            # DeepSpeed returns -1 for a norm that is not finite.
             self._norm = float(norm) if norm >= 0 else math.inf
             return norm if self._norm <= self._limit else norm * math.inf
 
         optimizer.scaled_global_norm = measured
 
-    def _step_whole(self, limit: float) -> Update:
+    def _step_replicated(self, limit: float) -> Update:
         scaler = self._engine.torch_autocast_z0_gradscaler
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients, foreach=True))
@@ -241,7 +241,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """The optimiser's state of an engine, as a part of a checkpoint."""
+    """An engine's optimiser state, as a stateful part of a checkpoint."""
 
     engine: Engine
     world: World
@@ -253,7 +253,7 @@ class OptimizerState:
         self.engine.load_optimizer_state(state, self.world)
 
 
-def _do_nothing(*_args: Any, **_kwargs: Any) -> None:
+def _no_op(*_args: Any, **_kwargs: Any) -> None:
     pass
 
 
@@ -266,7 +266,7 @@ def _in_collective(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _vectors_in(state: Mapping[str, Any]) -> list[str]:
-    """The kinds of state that are one number a weight."""
+    """The kinds of state that have one number per weight."""
     return [name for name, value in state.items() if isinstance(value, Tensor) and value.dim()]
 
 
@@ -295,7 +295,7 @@ def _deepspeed_config(config: EngineConfig, *, global_batch: int, world_size: in
         "train_micro_batch_size_per_gpu": global_batch // world_size // config.accumulation,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": config.gradient_clip,
-        # Sums over ranks in fp32, whatever the precision of the activations.
+        # Gradients are summed over ranks in fp32, whatever the autocast dtype.
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": config.zero_stage,
@@ -311,17 +311,17 @@ def _deepspeed_config(config: EngineConfig, *, global_batch: int, world_size: in
 
 
 def _import_deepspeed(world: World) -> Any:
-    # DeepSpeed picks its accelerator at import; on a GPU machine engine.device=cpu must hold too.
+    # DeepSpeed picks its accelerator at import; engine.device=cpu must also work on a GPU machine.
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
     os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
     if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:
-        # Of a torchrun that mpirun started it is another one, which DeepSpeed refuses.
+        # If mpirun started torchrun, this is mpirun's, and DeepSpeed refuses two values that differ.
         os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = os.environ["LOCAL_RANK"]
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    # A shared-memory collective that only inference calls; it would be compiled at the first start.
+    # A shared-memory collective for inference only; it would be compiled at the first start.
     __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -1,4 +1,4 @@
-"""Evaluations of a run while it trains: what `glci evaluate` would say of it now."""
+"""Evaluations during training: the metrics that `glci evaluate` would give now."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from glci_dist.training.phases import StepPlan
 
 
 class Evaluations:
-    """Measures the completion network on the first held-out photos, at set steps; every rank holds one."""
+    """Evaluates the completion network on the first held-out photos at configured steps; every rank has one."""
 
     def __init__(self, config: Config, world: World) -> None:
-        """Raises ``UserError`` for held-out shards that cannot be read."""
+        """Raises ``UserError`` if the held-out shards cannot be read."""
         assert config.data.val is not None
         index = load_index(config.data.val, config.data.cache)
         self._photos = EvaluationPhotos(
@@ -34,13 +34,13 @@ class Evaluations:
         self._every, self._world = config.monitor.evaluate_every, world
 
     def is_due(self, plan: StepPlan) -> bool:
-        """Whether one follows the step."""
+        """Whether an evaluation is due after the step."""
         return (plan.step + 1) % self._every == 0 or plan.ends_phase
 
-    def take(self, network: nn.Module) -> dict[str, float]:
-        """The figures of ``network`` by their names in evaluation.json, on rank 0; every rank calls it.
+    def run(self, network: nn.Module) -> dict[str, float]:
+        """The metrics of ``network`` by their names in evaluation.json, on rank 0; every rank calls it.
 
-        Raises ``UserError``, on every rank, for photos that cannot be read.
+        Raises ``UserError``, on every rank, if photos cannot be read.
         """
         was_training = network.training
         network.eval()

@@ -1,4 +1,4 @@
-"""Figures of the GAN's training that a diagnosis reads: each a mean over photos."""
+"""Metrics of adversarial training, used for diagnoses; each is a mean over photos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glci_dist import components
 from glci_dist.data.masks import crop_patches
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
-from glci_dist.training.loss_terms import Completions, example, tried
+from glci_dist.training.loss_terms import Completions, call_component, example_completions
 from glci_dist.training.metrics import Metric
 
 LOGIT_GAP = Metric("contest/margin", "logits, real minus completed")
@@ -23,18 +23,19 @@ SHARE_IN_HOLE = Metric("contest/hole_share", "share of the squared adversarial g
 BATCH_NORM_GAP = Metric("contest/batch_norm_gap", "running standard deviations")
 
 _LATTICE = 4
-"""px: twice enlarged by two, a completion's checkerboard repeats after so many."""
+"""Period of a checkerboard, px: two upsamplings by two."""
 
 
-def lattice_energy(images: Tensor, masks: Tensor) -> Tensor:
-    """How much of what is fine in the hole repeats on the lattice of the enlargements: ``(N,)``.
+def checkerboard_energy(images: Tensor, masks: Tensor) -> Tensor:
+    """Checkerboard energy of the upsampling layers in the hole: ``(N,)``.
 
     Images ``(N, 3, H, W)`` in [0, 1], H and W multiples of 4, masks ``(N, 1, H, W)``. The difference from the mean of
-    3 x 3 pixels, averaged over the hole at each of the 16 places in a lattice of 4 px, squared, averaged. Texture has
-    no place there and averages out; a checkerboard (Odena et al., 2016) does not.
+    3 x 3 pixels is averaged over the hole for each of the 16 positions in a lattice of 4 px; these averages are squared
+    and averaged. Texture does not repeat with that period and averages out, a checkerboard (Odena et al., 2016) does
+    not.
     """
     grey = images.mean(1, keepdim=True)
-    # What lies at the hole's edge is compared with the photo around it, and is left out.
+    # Pixels at the hole's edge would be compared with the photo around it, and are left out.
     masks = 1 - F.max_pool2d(1 - masks, 3, 1, 1)
     fine = (grey - F.avg_pool2d(grey, 3, 1, 1, count_include_pad=False)) * masks
     count, _, height, width = fine.shape
@@ -44,7 +45,7 @@ def lattice_energy(images: Tensor, masks: Tensor) -> Tensor:
 
 
 def diversity(images: Tensor, corners: Tensor, patch: int) -> Tensor | None:
-    """Mean squared difference of the patches around the holes of one slot and the next, two by two: a scalar.
+    """Mean squared difference of the patches around the holes over pairs of consecutive slots: a scalar.
 
     Images ``(N, 3, H, W)``, ``corners`` ``(N, 2)``. None for fewer than two photos.
     """
@@ -56,7 +57,7 @@ def diversity(images: Tensor, corners: Tensor, patch: int) -> Tensor | None:
 
 
 def share_in_hole(gradients: Tensor, masks: Tensor) -> Tensor:
-    """Which share of the squared gradient at composites ``(N, 3, H, W)`` lies in the hole, a mean over photos."""
+    """Share of the squared gradient at composites ``(N, 3, H, W)`` that lies in the hole, a mean over photos."""
     squares = gradients.float().square()
     inside = (squares * masks).sum((1, 2, 3))
     return (inside / squares.sum((1, 2, 3)).clamp(min=1e-30)).mean()
@@ -64,28 +65,28 @@ def share_in_hole(gradients: Tensor, masks: Tensor) -> Tensor:
 
 @torch.no_grad()
 def batch_norm_gap(network: nn.Module) -> Tensor | None:
-    """How far the last batch's means are from the running ones, in running standard deviations; None without any.
+    """Distance of the last batch's means from the running means, in running standard deviations.
 
-    A mean over channels and layers, of what the passes since the last update saw.
+    A mean over channels and layers, of the last pass since the last update; None without batch norm.
     """
     gaps = []
     for module in network.modules():
-        if isinstance(module, BatchNorm2d) and module.seen:
+        if isinstance(module, BatchNorm2d) and module.recorded:
             assert module.running_mean is not None
             assert module.running_var is not None
-            mean, _ = module.seen[-1]
+            mean, _ = module.recorded[-1]
             gaps.append(((mean - module.running_mean).abs() / (module.running_var + module.eps).sqrt()).mean())
     return torch.stack(gaps).mean() if gaps else None
 
 
 class Statistic:
-    """Base of a figure that is computed from the completions of a step, without a gradient."""
+    """Base of a metric that is computed from the completions of a step, without a gradient."""
 
     metric: Metric
-    """Its name, unit, reduction and panel."""
+    """Name, unit, reduction and panel."""
 
     def __call__(self, completions: Completions) -> Tensor | None:
-        """A value for each photo, ``(N,)``, or their mean; None where there is none, on every rank alike."""
+        """A value per photo, ``(N,)``, or their mean; None if there is no value, on every rank alike."""
         raise NotImplementedError("define __call__(completions)")
 
 
@@ -102,11 +103,11 @@ _ALIKE, _PATTERN = "difference between two", "pattern of the enlargements"
 STATISTICS: tuple[Statistic, ...] = (
     _Computed(
         Metric("contest/lattice", "squared grey level", panel=_PATTERN),
-        lambda each: lattice_energy(each.outputs, each.masks),
+        lambda each: checkerboard_energy(each.outputs, each.masks),
     ),
     _Computed(
         Metric("contest/lattice_of_photos", "squared grey level", panel=_PATTERN),
-        lambda each: lattice_energy(each.photos, each.masks),
+        lambda each: checkerboard_energy(each.photos, each.masks),
     ),
     _Computed(
         Metric("contest/diversity", "squared grey level", panel=_ALIKE),
@@ -117,11 +118,11 @@ STATISTICS: tuple[Statistic, ...] = (
         lambda each: diversity(each.photos, each.corners, each.patch),
     ),
 )
-"""Of every run."""
+"""The statistics of every run."""
 
 
 def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Statistic]:
-    """Those of every run and the user's. Raises ``UserError`` for one that breaks a rule."""
+    """The statistics of every run and the user's own. Raises ``UserError`` for one that breaks a rule."""
     found = list(STATISTICS)
     for component in components.by_name("metrics", custom):
         statistic = component.make(Statistic)
@@ -129,7 +130,7 @@ def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Statisti
             raise UserError(f"{component.key}: {component.target} has no metric: set metric = Metric(name, ...)")
         if isinstance(statistic, nn.Module):
             statistic.to(device).requires_grad_(False)
-        value = tried(component.key, partial(_value, statistic, device))
+        value = call_component(component.key, partial(_value, statistic, device))
         if value.numel() not in (1, 2):
             raise UserError(f"{component.key}: its value for two photos must be (2,) or one, not {tuple(value.shape)}")
         found.append(statistic)
@@ -138,5 +139,5 @@ def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Statisti
 
 @torch.no_grad()
 def _value(statistic: Statistic, device: torch.device) -> Tensor:
-    value = statistic(example(device))
+    value = statistic(example_completions(device))
     return torch.zeros(1) if value is None else value

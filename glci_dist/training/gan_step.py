@@ -1,4 +1,4 @@
-"""The GAN's train step: what a step does to the completion network and to the discriminators."""
+"""The GAN train step: one step of the completion network and the discriminators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glci_dist.config import LossConfig
 from glci_dist.data.masks import crop_patches
 from glci_dist.models.discriminators import DiscriminatorInput, Discriminators
 from glci_dist.training import noise
-from glci_dist.training.balance import Balance
+from glci_dist.training.adversarial_weight import AdversarialWeight
 from glci_dist.training.device_batch import DeviceBatch
 from glci_dist.training.engines import Engine, Update
 from glci_dist.training.gan_metrics import (
@@ -30,10 +30,10 @@ from glci_dist.training.loss_terms import Completions, WeightedTerm
 from glci_dist.training.losses import (
     adversarial,
     composite,
-    discrimination,
+    discriminator_losses,
     feature_matching,
+    real_threshold,
     reconstruction,
-    threshold,
 )
 from glci_dist.training.metrics import Metric, OverRanks
 from glci_dist.training.penalties import PenaltyInputs, WeightedPenalty
@@ -51,29 +51,29 @@ COMPLETED_ACCURACY = Metric("accuracy/completed", "share", panel=_ACCURACY, labe
 RECONSTRUCTION_GRADIENT = Metric(
     "gradient_at_output/reconstruction", "norm", over_ranks=OverRanks.NORM, panel="gradient at the output"
 )
-"""Of all non-adversarial losses, weighted, at the completion network's output."""
+"""Gradient of all non-adversarial losses, weighted, at the completion network's output."""
 ADVERSARIAL_GRADIENT = Metric(
     "gradient_at_output/adversarial_without_alpha", "norm", over_ranks=OverRanks.NORM, is_shown=False
 )
-"""Of the adversarial loss without its weight."""
+"""Gradient of the adversarial loss at the completion network's output, unweighted."""
 
 Values = dict[Metric, list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What a step measured on this rank's slots."""
+    """The measurements of a step on this rank's slots."""
 
     values: Mapping[Metric, Tensor] = field(default_factory=dict)
-    """Scalars on the device: means over the slots, squared norms of gradients; without those of what did not happen."""
+    """Scalars on the device: means over the slots, squared norms of gradients; only for what the step computed."""
     alpha: float | None = None
-    """The adversarial term's weight."""
+    """Weight of the adversarial loss; None without a completion update."""
     completion: Update | None = None
     discriminator: Update | None = None
 
     @property
     def skipped(self) -> bool:
-        """Whether an update was not applied: its gradient was not finite, or beyond its limit."""
+        """Whether an update was not applied, as its gradient was not finite or beyond its limit."""
         return any(update is not None and not update.applied for update in (self.completion, self.discriminator))
 
 
@@ -89,7 +89,7 @@ NO_LIMITS = Limits()
 
 
 class GanTrainStep:
-    """The completion network and the discriminators, and how a step updates each."""
+    """The completion network, the discriminators, and how a step updates them."""
 
     def __init__(
         self,
@@ -104,10 +104,10 @@ class GanTrainStep:
         penalties: Sequence[WeightedPenalty] = (),
         statistics: Sequence[Statistic] = STATISTICS,
     ) -> None:
-        """``seed``: of the noise. ``terms``: of the completion network's loss, beside those of ``losses``."""
+        """``seed``: for noise. ``terms``: terms of the completion network's loss besides those in ``losses``."""
         self.completion = completion
         self.discriminators = discriminators
-        self.balance = Balance()
+        self.adversarial_weight = AdversarialWeight()
         self._losses = losses
         self._patch = patch
         self._accumulation = accumulation
@@ -116,7 +116,7 @@ class GanTrainStep:
 
     @property
     def metrics(self) -> list[Metric]:
-        """All that a step may measure, in the order of the progress line."""
+        """All metrics that a step can have, in the order of the progress line."""
         return [
             *(RECONSTRUCTION, ADVERSARIAL, FEATURE_MATCHING),
             *(each.metric for each in self._terms),
@@ -128,11 +128,11 @@ class GanTrainStep:
         ]
 
     def update(self, batch: DeviceBatch, plan: StepPlan, limits: Limits = NO_LIMITS) -> Measures:
-        """The step's updates: the discriminators first, then the completion network against them.
+        """Run the step's updates: the discriminators first, then the completion network against them.
 
-        A network that the step does not update is left bitwise as it was. With several
-        micro-batches the completed photos are computed once for each side, so that only one
-        micro-batch's activations are ever held; the result is the same.
+        A network that the step does not update stays bitwise unchanged. With several micro-batches the
+        completed photos are computed once for each network, so that only one micro-batch's activations
+        are held at a time; the result is the same.
         """
         parts = list(batch.micro_batches(self._accumulation))
         outputs: Tensor | None = None
@@ -154,7 +154,7 @@ class GanTrainStep:
             _extend(values, {BATCH_NORM_GAP: gap} if gap is not None else {})
             completion = self.completion.step(plan.completion_lr, limits.completion)
         means = {metric: torch.stack(each).mean() for metric, each in values.items()}
-        alpha = self.balance.alpha(plan) if plan.updates_completion else None
+        alpha = self.adversarial_weight.alpha(plan) if plan.updates_completion else None
         return Measures(means, alpha=alpha, completion=completion, discriminator=discriminator)
 
     def _complete(self, part: DeviceBatch, *, keep_graph: bool) -> Tensor:
@@ -166,21 +166,21 @@ class GanTrainStep:
     def _discriminator_step(
         self, part: DeviceBatch, outputs: Tensor, plan: StepPlan, *, is_last: bool
     ) -> dict[Metric, Tensor]:
-        """The discriminators' loss and its gradient; the completed photos are constants to it."""
+        """Compute the discriminators' loss and its gradient; the completed photos are detached."""
         losses = self._losses
         completed = composite(outputs, part.photos, part.masks)
         real_logits, completed_logits = self.discriminators(
             self._input(part.photos, part.real_patches, part, plan, purpose="noise on real photos"),
             self._input(completed, part.fake_patches, part, plan, purpose="noise on completed photos"),
         )
-        real_loss, completed_loss = discrimination(real_logits, completed_logits, losses)
+        real_loss, completed_loss = discriminator_losses(real_logits, completed_logits, losses)
         loss = (real_loss + completed_loss) / 2
         found = {
             REAL_LOSS: real_loss.detach(),
             COMPLETED_LOSS: completed_loss.detach(),
             LOGIT_GAP: (real_logits.mean() - completed_logits.mean()).detach(),
         }
-        limit = threshold(losses)
+        limit = real_threshold(losses)
         if limit is not None:
             found[REAL_ACCURACY] = (real_logits > limit).float().mean()
             found[COMPLETED_ACCURACY] = (completed_logits <= limit).float().mean()
@@ -193,10 +193,16 @@ class GanTrainStep:
 
     def _penalty(self, part: DeviceBatch, completed: Tensor, plan: StepPlan, found: dict[Metric, Tensor]) -> Tensor:
         """The weighted sum of the penalties."""
-        shares = noise.shares(seed=self._seed, step=plan.step, slots=part.slot_range).to(completed.device)
+        shares = noise.interpolation_weights(seed=self._seed, step=plan.step, slots=part.slot_range)
         logits = cast(Discriminators, self.discriminators.network).logits
         inputs = PenaltyInputs(
-            logits, part.photos, completed, shares, part.real_patches, part.fake_patches, self._patch
+            logits,
+            part.photos,
+            completed,
+            shares.to(completed.device),
+            part.real_patches,
+            part.fake_patches,
+            self._patch,
         )
         total = part.photos.new_zeros(())
         for each in self._penalties:
@@ -209,10 +215,10 @@ class GanTrainStep:
     def _generator_step(
         self, part: DeviceBatch, outputs: Tensor, plan: StepPlan, *, is_last: bool
     ) -> dict[Metric, Tensor]:
-        """The completion network's loss and its gradient; the discriminators are frozen."""
+        """Compute the completion network's loss and its gradient; the discriminators are frozen."""
         network_outputs = outputs
         if plan.alpha:
-            # Where gradients are taken down to: DeepSpeed lets none but its own backward through the network's own.
+            # A leaf for gradients at the output: DeepSpeed allows only its own backward through the network.
             outputs = outputs.detach().requires_grad_()
         error = reconstruction(outputs, part.photos, part.masks, self._losses)
         loss = plan.reconstruction * error
@@ -236,10 +242,9 @@ class GanTrainStep:
         plan: StepPlan,
         found: dict[Metric, Tensor],
     ) -> Tensor:
-        """The gradient of ``loss`` and of the adversarial terms at the outputs, a copy of the network's.
+        """The gradient of ``loss`` and of the adversarial terms at ``completions.outputs``, a leaf.
 
-        Each is taken down to there by itself, which costs nothing beside their sum's: so it is known at every step
-        how large each is.
+        Each term's gradient is computed separately, at no extra cost, so that their norms are known at every step.
         """
         losses, outputs, completed = self._losses, completions.outputs, completions.composites
         with self.discriminators.frozen() as network:
@@ -251,17 +256,17 @@ class GanTrainStep:
             answers = discriminators.all_logits_and_features(*inputs)
         term = adversarial(answers[0][0], losses)
         found[ADVERSARIAL] = term.detach()
-        # In fp16 a gradient below the scale would vanish on its way through the discriminators.
+        # In fp16, unscaled gradients would underflow in the discriminators.
         scale = self.completion.loss_scale
         (of_losses,) = torch.autograd.grad(loss * scale, outputs, retain_graph=True)
         (at_composites,) = torch.autograd.grad(term * scale, completed, retain_graph=bool(losses.feature_matching))
         found[SHARE_IN_HOLE] = share_in_hole(at_composites, part.masks)
-        # The composite is the output in the hole, and nothing of it elsewhere.
+        # The composite depends on the output in the hole alone.
         of_losses, of_adversarial = of_losses / scale, at_composites * part.masks / scale
-        # Over all micro-batches, whose mean the loss is.
+        # The loss is the mean over micro-batches.
         found[RECONSTRUCTION_GRADIENT] = of_losses.square().sum() / self._accumulation
         found[ADVERSARIAL_GRADIENT] = of_adversarial.square().sum() / self._accumulation
-        total = of_losses + self.balance.alpha(plan) * of_adversarial
+        total = of_losses + self.adversarial_weight.alpha(plan) * of_adversarial
         if losses.feature_matching:
             matching = feature_matching(answers[0][1], [each.detach() for each in answers[1][1]])
             found[FEATURE_MATCHING] = matching.detach()
@@ -281,7 +286,7 @@ class GanTrainStep:
     def _input(
         self, images: Tensor, corners: Tensor, part: DeviceBatch, plan: StepPlan, *, purpose: str
     ) -> DiscriminatorInput:
-        """What the discriminators are given of images: these with noise, and the local patches at ``corners``."""
+        """The discriminators' input: images with instance noise, and their local patches at ``corners``."""
         strength = self._losses.instance_noise * plan.left
         if strength:
             drawn = noise.gaussian(images, purpose=purpose, seed=self._seed, step=plan.step, slots=part.slot_range)

@@ -1,6 +1,6 @@
-"""Judges each update's gradient by those before it, and keeps account of the steps that a run passes over.
+"""Detects gradient spikes and gradients that are not finite, and records the steps that a run skips.
 
-What it remembers travels in the checkpoints: it is part of what the next steps are made of.
+Its state is saved in checkpoints, as the next steps depend on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from glci_dist.training.gan_step import Limits, Measures
 
 @dataclass(frozen=True)
 class RejectedUpdate:
-    """Updates of a step that were not applied, and the configured answer."""
+    """The updates of a step that were not applied, and the configured answer."""
 
     sides: tuple[str, ...]
     """``completion``, ``discriminator``."""
@@ -31,7 +31,7 @@ class RejectedUpdate:
 
 
 class GradientMonitor:
-    """The same on every rank, because averaged gradients are."""
+    """The same on every rank, as averaged gradients are."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -39,19 +39,19 @@ class GradientMonitor:
             side: deque(maxlen=config.spike_window) for side in ("completion", "discriminator")
         }
         self.skips = 0
-        """Steps in a row, up to now, in which an update was not applied."""
+        """Consecutive steps, up to now, in which an update was not applied."""
         self.skipped_steps: list[int] = []
-        """Steps that are left out of the run, after rollbacks."""
+        """Steps that are skipped after rollbacks."""
         self.samples = self.replaced = 0
-        """Samples of the run so far, and those of them that did not decode."""
+        """Samples of the run so far, and how many of them did not decode."""
         self._rollbacks, self._back_to = 0, -1
 
-    def may_go_back(self, to: int) -> bool:
-        """Whether the run may go back to the checkpoint of step ``to``, which the next rollback goes to."""
+    def may_roll_back(self, to: int) -> bool:
+        """Whether a rollback to the checkpoint of step ``to`` is allowed."""
         return to != self._back_to or self._rollbacks < self._config.rollbacks
 
-    def went_back(self, to: int) -> None:
-        """Count a rollback; what counts is how often in a row it was to the same checkpoint."""
+    def count_rollback(self, to: int) -> None:
+        """Count consecutive rollbacks to the same checkpoint."""
         self._rollbacks = self._rollbacks + 1 if to == self._back_to else 1
         self._back_to = to
 
@@ -59,8 +59,8 @@ class GradientMonitor:
         """The gradient norms beyond which the next updates are not applied."""
         return Limits(self._limit("completion"), self._limit("discriminator"))
 
-    def judge(self, measures: Measures, limits: Limits) -> RejectedUpdate | None:
-        """What was wrong with a step's updates, if anything; remembers the norms of those that were applied."""
+    def check(self, measures: Measures, limits: Limits) -> RejectedUpdate | None:
+        """The step's updates that were rejected, if any; records the norms of the applied ones."""
         updates = {"completion": measures.completion, "discriminator": measures.discriminator}
         bad = {side: update for side, update in updates.items() if update is not None and not update.applied}
         for side, update in updates.items():
@@ -79,12 +79,12 @@ class GradientMonitor:
             limits=tuple(getattr(limits, side) for side in bad),
         )
 
-    def forget(self, side: str) -> None:
-        """Judge a network that began anew by its own gradients alone."""
+    def reset(self, side: str) -> None:
+        """Clear the norms of a network that was reset."""
         self._norms[side].clear()
 
     def skip(self, step: int, *, since: int) -> range:
-        """Leave ``step`` out of the run, and up to ``engine.pass_over`` - 1 before it, not before ``since``."""
+        """Skip ``step`` and up to ``engine.pass_over`` - 1 steps before it, none before ``since``."""
         steps = range(max(since, step + 1 - self._config.pass_over), step + 1)
         self.skipped_steps = sorted({*self.skipped_steps, *steps})
         return steps
@@ -100,7 +100,7 @@ class GradientMonitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave; what is passed over stays so, also where the run goes back."""
+        """Restore what ``state_dict`` returned; skipped steps stay skipped, also after a rollback."""
         for side, norms in state["norms"].items():
             self._norms[side].clear()
             self._norms[side].extend(norms)

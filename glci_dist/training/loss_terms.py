@@ -1,4 +1,4 @@
-"""Terms of the completion network's loss beside the reconstruction and the adversarial one."""
+"""Terms of the completion network's loss besides reconstruction and adversarial loss."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from glci_dist.training.metrics import Metric
 
 @dataclass(frozen=True)
 class Completions:
-    """What the completion network made of N photos."""
+    """N photos with the completion network's outputs."""
 
     outputs: Tensor
-    """``(N, 3, H, W)`` in [0, 1], fp32: the network's, also outside the hole."""
+    """``(N, 3, H, W)`` in [0, 1], fp32: the network's raw outputs, also outside the hole."""
     photos: Tensor
     """``(N, 3, H, W)`` in [0, 1]."""
     masks: Tensor
@@ -40,10 +40,10 @@ class Completions:
 
 
 class LossTerm:
-    """Base of a loss term. It draws nothing at random and keeps nothing from one call to the next."""
+    """Base of a loss term. It must draw no random numbers and keep no state between calls."""
 
     def __call__(self, completions: Completions) -> Tensor:
-        """A value for each photo, ``(N,)``, that depends on this photo alone; the loss is its weighted mean."""
+        """A value per photo, ``(N,)``, that depends on this photo alone; the loss is their weighted mean."""
         raise NotImplementedError("define __call__(completions)")
 
 
@@ -55,17 +55,17 @@ class TotalVariation(LossTerm):
 
 
 class Perceptual(LossTerm):
-    """Perceptual distance of composites from their photos, on EfficientNet-Lite0, at the photos' own size.
+    """Perceptual distance between composites and photos, on EfficientNet-Lite0, at the photos' size.
 
-    `glci evaluate` measures with the same network: over a run that was trained with this term its perceptual and
-    Frechet distance say less than they seem to, and LPIPS or FID are the ones to ask.
+    `glci evaluate` measures with the same network, so its perceptual and Frechet distances are biased for a run that
+    was trained with this term: use LPIPS or FID.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._network = load_efficientnet().to(device)
 
     def __call__(self, completions: Completions) -> Tensor:
-        """In fp32, whatever the precision of the training."""
+        """Computed in fp32, whatever the autocast dtype."""
         with torch.autocast(completions.photos.device.type, enabled=False):
             with torch.no_grad():
                 real, _ = self._network(completions.photos)
@@ -75,7 +75,7 @@ class Perceptual(LossTerm):
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A term, its weight in the loss, and the metric that shows it."""
+    """A term, its weight in the loss, and its metric."""
 
     metric: Metric
     weight: float
@@ -83,7 +83,7 @@ class WeightedTerm:
 
 
 def loss_terms(losses: LossConfig, device: torch.device) -> list[WeightedTerm]:
-    """The terms that a configuration asks for. Raises ``UserError`` for one of the user's that breaks a rule."""
+    """The configured terms. Raises ``UserError`` for one of the user's own that breaks a rule."""
     terms = []
     if losses.total_variation:
         metric = Metric("loss/total_variation", "mean difference of neighbouring pixels", label="total variation")
@@ -101,8 +101,8 @@ def loss_terms(losses: LossConfig, device: torch.device) -> list[WeightedTerm]:
     return terms
 
 
-def example(device: torch.device, *, size: int = 64, patch: int = 32) -> Completions:
-    """Two photos and completions of noise, to try what takes ``Completions`` on."""
+def example_completions(device: torch.device, *, size: int = 64, patch: int = 32) -> Completions:
+    """``Completions`` of two photos, all noise, to check the user's components with."""
     generator = torch.Generator().manual_seed(0)
     outputs, photos = (torch.rand(2, 3, size, size, generator=generator).to(device) for _ in range(2))
     masks = torch.zeros(2, 1, size, size, device=device)
@@ -112,19 +112,19 @@ def example(device: torch.device, *, size: int = 64, patch: int = 32) -> Complet
 
 
 def _check(key: str, term: LossTerm, device: torch.device) -> None:
-    """Raise ``UserError`` where a term is no function of each photo alone, or has no gradient."""
-    given = example(device)
+    """Raise ``UserError`` if a term depends on more than each photo alone, or has no gradient."""
+    given = example_completions(device)
     whole = replace(given, outputs=given.outputs.requires_grad_())
     first = Completions(whole.outputs[:1], given.photos[:1], given.masks[:1], given.corners[:1], given.patch)
-    values = tried(key, lambda: term(whole))
+    values = call_component(key, lambda: term(whole))
     if tuple(values.shape) != (2,) or not values.isfinite().all():
         raise UserError(
             f"{key}: the value for two photos must be finite, one a photo, (2,), not {tuple(values.shape)}: take the "
             "mean over channels and pixels alone"
         )
-    if not torch.equal(values, tried(key, lambda: term(whole))):
+    if not torch.equal(values, call_component(key, lambda: term(whole))):
         raise UserError(f"{key}: two calls with the same completions differ: let it draw nothing, and keep nothing")
-    if not torch.allclose(values[:1], tried(key, lambda: term(first)), rtol=1e-4, atol=1e-6):
+    if not torch.allclose(values[:1], call_component(key, lambda: term(first)), rtol=1e-4, atol=1e-6):
         raise UserError(
             f"{key}: a photo's value depends on the photos beside it, so that it would change with the number of ranks"
         )
@@ -134,8 +134,8 @@ def _check(key: str, term: LossTerm, device: torch.device) -> None:
         )
 
 
-def tried(key: str, call: Callable[[], Tensor]) -> Tensor:
-    """What a component of the user's returns; raises ``UserError`` where it fails, or returns no tensor."""
+def call_component(key: str, call: Callable[[], Tensor]) -> Tensor:
+    """Call a component of the user's; raises ``UserError`` if it fails or returns no tensor."""
     try:
         value = call()
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:

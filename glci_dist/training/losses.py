@@ -1,4 +1,4 @@
-"""The losses. Each is a mean over photos of a per-photo value, so that no world size changes it."""
+"""The losses. Each is a mean over photos of a per-photo value, so it does not depend on the world size."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def composite(outputs: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
 def reconstruction(outputs: Tensor, photos: Tensor, masks: Tensor, config: LossConfig) -> Tensor:
     """Squared (``l2``) or absolute (``l1``) error over the ``hole`` or the ``photo``.
 
-    A photo's value is the mean over its own region, so that a large hole weighs no more than a
-    small one; the result is the mean over the photos.
+    A photo's value is the mean over its own region, so large and small holes have the same weight;
+    the result is the mean over photos.
     """
     errors = outputs - photos
     errors = errors.square() if config.reconstruction == "l2" else errors.abs()
@@ -31,7 +31,7 @@ def reconstruction(outputs: Tensor, photos: Tensor, masks: Tensor, config: LossC
 
 
 def adversarial(logits: Tensor, config: LossConfig) -> Tensor:
-    """The completion network's term from the logits D ``(N,)`` of its completed photos.
+    """The completion network's loss from the logits D ``(N,)`` of its completed photos.
 
     ``non_saturating``: -log s(D), s the sigmoid; ``saturating``: log(1 - s(D)), as in the paper's equation 3;
     ``hinge`` and ``wasserstein``: -D; ``least_squares``: (D - 1)^2 / 2 (Mao et al., ICCV 2017).
@@ -45,8 +45,8 @@ def adversarial(logits: Tensor, config: LossConfig) -> Tensor:
     return -logits.mean()
 
 
-def discrimination(real: Tensor, completed: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """The discriminators' terms for real and for completed photos, from logits R and D ``(N,)``.
+def discriminator_losses(real: Tensor, completed: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """The discriminators' losses on real and on completed photos, from logits R and D ``(N,)``.
 
     Cross-entropy: -log s(R) and -log(1 - s(D)), with ``label_smoothing`` e -(1 - e) log s(R) - e log(1 - s(R))
     (Salimans et al., NeurIPS 2016); ``hinge``: max(0, 1 - R) and max(0, 1 + D) (Lim and Ye, 2017);
@@ -62,8 +62,8 @@ def discrimination(real: Tensor, completed: Tensor, config: LossConfig) -> tuple
     return (F.softplus(-real) + config.label_smoothing * real).mean(), F.softplus(completed).mean()
 
 
-def threshold(config: LossConfig) -> float | None:
-    """The logit above which the discriminators mean "real"; None where there is none, as for ``wasserstein``."""
+def real_threshold(config: LossConfig) -> float | None:
+    """The logit above which a photo is classified as real; None for ``wasserstein``, which has no threshold."""
     return {"least_squares": 0.5, "wasserstein": None}.get(config.adversarial, 0.0)
 
 
@@ -75,7 +75,7 @@ def feature_matching(completed: Sequence[Tensor], real: Sequence[Tensor]) -> Ten
 
 
 def total_variation(composites: Tensor, masks: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, of which at least one lies in the hole: ``(N,)``.
+    """Mean absolute difference of neighbouring pixels, at least one of them in the hole: ``(N,)``.
 
     Composites ``(N, 3, H, W)``, masks ``(N, 1, H, W)``.
     """

@@ -1,4 +1,4 @@
-"""What is known of a figure that a run shows: its name, its unit, how it is reduced, the chart it stands in."""
+"""Declarations of metrics: name, unit, reduction over ranks and steps, chart."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from enum import StrEnum
 
 
 class OverRanks(StrEnum):
-    """How the ranks' values become one."""
+    """Reduction over ranks."""
 
     MEAN = "mean"
     SUM = "sum"
     NORM = "norm"
-    """Of a gradient over the whole batch, from each rank's squared norm of its own loss's gradient."""
+    """Norm of a gradient over the whole batch; each rank gives the squared norm of its own loss's gradient."""
 
 
 class OverSteps(StrEnum):
-    """How the values of the steps since scalars were last written become one."""
+    """Reduction over the steps since scalars were last written."""
 
     MEAN = "mean"
     TOTAL = "total"
-    """Of all steps of the attempt so far."""
+    """Sum over all steps of the attempt so far."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a step; declare it beside the code that computes it."""
+    """A metric of a step; declare it next to the code that computes it."""
 
     name: str
     """``group/name``, as in TensorBoard."""
@@ -34,18 +34,18 @@ class Metric:
     over_ranks: OverRanks = OverRanks.MEAN
     over_steps: OverSteps = OverSteps.MEAN
     panel: str = ""
-    """Title of the chart that it shares with others; empty: none but its own."""
+    """Title of a chart shared with other metrics; empty: a chart of its own."""
     label: str = ""
-    """On the progress line; empty: it is not there."""
+    """Label on the progress line; empty: not shown there."""
     is_shown: bool = True
-    """False for one that others are computed from."""
+    """False if it is only used to compute other metrics."""
 
 
 class MetricRegistry:
-    """The metrics of a run, in their order; the same on every rank."""
+    """The metrics of a run, in order; the same on every rank."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
-        """Raises ``ValueError`` for two of one name."""
+        """Raises ``ValueError`` if two have the same name."""
         self._by_name: dict[str, Metric] = {}
         for metric in metrics:
             if metric.name in self._by_name:
@@ -59,7 +59,7 @@ class MetricRegistry:
         return self._by_name[name]
 
     def panels(self) -> dict[str, list[str]]:
-        """The names of the metrics of each panel."""
+        """The metrics' names by panel."""
         panels: dict[str, list[str]] = {}
         for metric in self:
             if metric.panel:
@@ -67,7 +67,7 @@ class MetricRegistry:
         return panels
 
     def labelled(self, values: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-        """What of ``values`` the progress line shows."""
+        """Label and value of those of ``values`` that the progress line shows."""
         for metric in self:
             if metric.label and metric.name in values:
                 yield metric.label, values[metric.name]

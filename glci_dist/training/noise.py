@@ -1,4 +1,4 @@
-"""Random numbers of the contest, drawn on the training device: a pure function of (seed, step, slot)."""
+"""Random numbers of adversarial training: a pure function of (seed, purpose, step, slot)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from glci_dist.data.draws import draws, uniform
 
 
-def shares(*, seed: int, step: int, slots: range) -> Tensor:
-    """A number in [0, 1) for each slot, float32 ``(len(slots),)``."""
+def interpolation_weights(*, seed: int, step: int, slots: range) -> Tensor:
+    """A uniform number in [0, 1) per slot, float32 ``(len(slots),)``."""
     words = draws(seed=seed, purpose="interpolation", step=step, slots=slots, words=1)
     return torch.from_numpy(uniform(words)[:, 0]).float()
 
 
 def gaussian(images: Tensor, *, purpose: str, seed: int, step: int, slots: range) -> Tensor:
-    """Standard normal numbers of the shape ``(N, 3, H, W)`` and on the device of ``images``, a photo a slot.
+    """Standard normal numbers with the shape ``(N, 3, H, W)`` and device of ``images``; ``slots``: theirs.
 
-    Equal for a slot whatever the world; devices of different kinds draw different ones.
+    Equal for a slot for every world size; CPUs and GPUs draw different numbers.
     """
     seeds = draws(seed=seed, purpose=purpose, step=step, slots=slots, words=1)[:, 0]
     noise = torch.empty_like(images, memory_format=torch.contiguous_format)

@@ -1,7 +1,7 @@
-"""Penalties of the discriminators' gradient with respect to what they are shown.
+"""Penalties on the discriminators' gradient with respect to their inputs.
 
-A photo's local patch is cut from the same pixels, so that the gradient is that of both branches. In fp32: squares of
-small gradients are lost in half precision. The discriminators must judge each photo by itself (no batch norm).
+The local patch is cropped from the photo inside the graph, so the gradient is that of both branches. Computed in fp32,
+as squares of small gradients underflow in half precision. Logits must not depend on other photos (no batch norm).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PenaltyInputs:
-    """The discriminators, and what they are shown of N photos."""
+    """The discriminators, and N photos with their completions."""
 
     logits: Logits
     photos: Tensor
     """``(N, 3, H, W)`` in [0, 1]."""
     completed: Tensor
-    """The composites, ``(N, 3, H, W)``, without a gradient."""
+    """The composites, ``(N, 3, H, W)``, detached."""
     shares: Tensor
-    """``(N,)`` in [0, 1): how far from each photo towards its completion to go, a draw of the step and the slot."""
+    """``(N,)`` in [0, 1): interpolation weights between photo (0) and composite (1), drawn per step and slot."""
     real_corners: Tensor
     """``(N, 2)``: left, top of the local patch on the photo, px."""
     completed_corners: Tensor
-    """The same on the completed photo."""
+    """``(N, 2)``: left, top of the local patch on the composite, px."""
     patch: int
     """Side of the local patches, px."""
 
     def gradients(self, images: Tensor, corners: Tensor) -> Tensor:
-        """The gradient of the logits at ``images`` ``(N, 3, H, W)``, which has a gradient itself."""
+        """The gradient of the logits at ``images`` ``(N, 3, H, W)``, itself differentiable."""
         images = images.detach().float().requires_grad_()
         with torch.autocast(images.device.type, enabled=False):
             logits = self.logits(images, crop_patches(images, corners, self.patch))
@@ -49,22 +49,22 @@ class PenaltyInputs:
 
 
 class Penalty:
-    """Base of a penalty. It draws nothing at random, and keeps nothing from one call to the next."""
+    """Base of a penalty. It must draw no random numbers and keep no state between calls."""
 
     def __call__(self, inputs: PenaltyInputs) -> Tensor:
-        """A value for each photo, ``(N,)``; the discriminators' loss has its weighted mean."""
+        """A value per photo, ``(N,)``; their weighted mean is added to the discriminators' loss."""
         raise NotImplementedError("define __call__(inputs)")
 
 
 class R1(Penalty):
-    """Half the squared norm of the gradient on real photos (Mescheder et al., ICML 2018)."""
+    """Half the squared gradient norm on real photos (Mescheder et al., ICML 2018)."""
 
     def __call__(self, inputs: PenaltyInputs) -> Tensor:
         return inputs.gradients(inputs.photos, inputs.real_corners).square().sum((1, 2, 3)) / 2
 
 
 class GradientPenalty(Penalty):
-    """(norm of the gradient - 1)^2 between each photo and its completion (Gulrajani et al., NeurIPS 2017)."""
+    """(gradient norm - 1)^2 between each photo and its composite (WGAN-GP; Gulrajani et al., NeurIPS 2017)."""
 
     def __call__(self, inputs: PenaltyInputs) -> Tensor:
         between = torch.lerp(inputs.photos, inputs.completed, inputs.shares.view(-1, 1, 1, 1))
@@ -74,7 +74,7 @@ class GradientPenalty(Penalty):
 
 @dataclass(frozen=True)
 class WeightedPenalty:
-    """A penalty, its weight, and the metric that shows it beside the sum of all; None: it is ours."""
+    """A penalty, its weight, and its own metric besides that of the sum (only for the user's own)."""
 
     weight: float
     penalty: Penalty
@@ -82,7 +82,7 @@ class WeightedPenalty:
 
 
 def penalties(losses: LossConfig) -> list[WeightedPenalty]:
-    """The penalties that a configuration asks for. Raises ``UserError`` for one that cannot be made."""
+    """The configured penalties. Raises ``UserError`` for one that cannot be constructed."""
     found = []
     if losses.r1:
         found.append(WeightedPenalty(losses.r1, R1()))

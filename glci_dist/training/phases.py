@@ -1,4 +1,4 @@
-"""The schedule of phases: what a step is, as a pure function of the configuration and the step."""
+"""The schedule of phases: what a step does, as a pure function of the configuration and the step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glci_dist.config import PhaseConfig
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Where a step stands in the schedule, and what it does."""
+    """A step's position in the schedule, and what it does."""
 
     step: int
     phase: str
@@ -20,32 +20,32 @@ class StepPlan:
     phase_step: int
     """Steps since the phase began."""
     left: float
-    """Share of the phase that is left: 1 at its first step."""
+    """Remaining share of the phase: 1 at its first step."""
     ends_phase: bool
     is_joint: bool
-    """Whether the phase trains both sides."""
+    """Whether the phase trains both networks."""
     is_discriminators_alone: bool
     """Whether the phase trains the discriminators alone."""
     updates_completion: bool
     updates_discriminator: bool
     discriminator_update: int
-    """How many updates of the discriminators the phase has had before, by its schedule."""
+    """Scheduled updates of the discriminators in the phase before this step."""
     completion_lr: float
     discriminator_lr: float
     discriminator_peak_lr: float
-    """The phase's, before its warm-up and schedule."""
+    """The phase's learning rate, before warm-up and schedule."""
     reconstruction: float
     """Weight of the reconstruction loss."""
     alpha: float
     """Weight of the adversarial loss."""
     balance: float
-    """In place of alpha: what the adversarial gradient shall be of the reconstruction's; 0: alpha."""
+    """Ratio of the adversarial to the reconstruction gradient, which sets the weight instead of alpha; 0: alpha."""
     balance_steps: int
-    """Steps of the phase that it is measured on."""
+    """Steps of the phase over which the gradients are measured."""
 
 
 class Schedule:
-    """The phases of a run, one after the other; those of 0 steps are left out."""
+    """The phases of a run in order, without those of 0 steps."""
 
     def __init__(self, phases: Mapping[str, PhaseConfig]) -> None:
         self._phases = [(name, phase) for name, phase in phases.items() if phase.steps]
@@ -54,11 +54,11 @@ class Schedule:
 
     @property
     def names(self) -> list[str]:
-        """Of the phases, by ``StepPlan.phase_number``."""
+        """Names of the phases, by ``StepPlan.phase_number``."""
         return [name for name, _ in self._phases]
 
     def at(self, step: int) -> StepPlan:
-        """What step ``step`` does, 0 <= ``step`` < ``steps``; raises ``IndexError`` outside."""
+        """The plan of step ``step``, 0 <= ``step`` < ``steps``; raises ``IndexError`` outside."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} lies outside a schedule of {self.steps} steps")
         number, within = 0, step
@@ -90,7 +90,7 @@ class Schedule:
 
 
 def learning_rate_factor(phase: PhaseConfig, within: int) -> float:
-    """Share of the phase's learning rates at its ``within``-th step: warm-up times schedule."""
+    """Factor on the phase's learning rates at its ``within``-th step: warm-up times schedule."""
     warm = min(1.0, (within + 1) / phase.lr_warmup) if phase.lr_warmup else 1.0
     progress = within / max(1, phase.steps - 1)
     if phase.lr_schedule == "linear":

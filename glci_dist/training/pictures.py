@@ -17,11 +17,11 @@ from glci_dist.training.device_batch import to_device
 from glci_dist.training.losses import composite
 
 _SEED = 20170720
-"""Of the faces and holes that are drawn: the same in every run over the same shards."""
+"""Seed of the faces and holes, so that all runs over the same shards show the same."""
 
 
 class PictureGrid:
-    """The faces of a run's pictures: one row a face."""
+    """The faces of a run's picture grids, one row per face."""
 
     def __init__(self, index: Index, config: Config, device: torch.device) -> None:
         count = min(config.monitor.pictures, index.total)
@@ -33,7 +33,7 @@ class PictureGrid:
 
     @torch.no_grad()
     def draw(self, network: nn.Module, path: Path) -> np.ndarray:
-        """Complete the faces with ``network`` in evaluation mode; writes and returns the grid ``(H, W, 3)``."""
+        """Complete the faces with ``network`` in evaluation mode; write and return the grid ``(H, W, 3)``."""
         photos, masks = self._batch.photos, self._batch.masks
         was_training = network.training
         network.eval()

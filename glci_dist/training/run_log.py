@@ -1,4 +1,4 @@
-"""What a run writes down and says: events in its journal and lines on the screen, on rank 0 alone."""
+"""The run's output on rank 0: events in its journal and lines on the screen."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from glci_dist.urls import without_secrets
 
 
 class RunLog:
-    """Of one attempt; every rank holds one."""
+    """The log of one attempt; every rank has one."""
 
     def __init__(self, journal: Journal | None) -> None:
-        """``journal``: rank 0's; None on every other rank, whose log is silent."""
+        """``journal``: on rank 0; None on the other ranks, whose log does nothing."""
         self._journal = journal
         self.is_superseded = False
-        """Whether the journal was found to be a newer attempt's. All ranks have to end alike: the heartbeat tells."""
+        """Whether a newer attempt was found to own the journal. All ranks learn it from the step report, and end."""
 
     def event(self, event: Event) -> None:
         """Write an event into the journal."""

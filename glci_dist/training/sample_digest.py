@@ -1,4 +1,4 @@
-"""Which samples made the weights: a count and a checksum that do not depend on who computed which slot."""
+"""Which samples were used for training: a count and a checksum that do not depend on which rank computed a slot."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MODULUS = 2**64
 
 @dataclass(frozen=True)
 class SampleDigest:
-    """A multiset of (step, slot, sample key), as its size and the sum of its members' hashes.
+    """A multiset of (step, slot, sample key), stored as its size and the sum of its members' hashes.
 
-    Two histories are equal only if each sample was used as often, at the same steps and slots (but for
-    one chance in 2**64). It is added up a rank and a step at a time, in any order.
+    Two digests are equal only if the same samples were used at the same steps and slots (up to a chance of
+    1 in 2**64). Digests of ranks and steps can be added in any order.
     """
 
     count: int = 0
@@ -23,8 +23,8 @@ class SampleDigest:
     def __add__(self, other: SampleDigest) -> SampleDigest:
         return SampleDigest(self.count + other.count, (self.digest + other.digest) % _MODULUS)
 
-    def used(self, step: int, slots: Sequence[int], keys: Iterable[str]) -> SampleDigest:
-        """This history and the samples of one step."""
+    def with_samples(self, step: int, slots: Sequence[int], keys: Iterable[str]) -> SampleDigest:
+        """This digest plus the samples of one step."""
         total, count = self.digest, self.count
         for slot, key in zip(slots, keys, strict=True):
             member = hashlib.blake2b(f"{step}/{slot}/{key}".encode(), digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""The scalars of a step: what it measured, and what follows from its report."""
+"""The scalars of a step: its measurements, and values derived from its report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glci_dist.training.step_report import StepReport
 class _Derived:
     metric: Metric
     value: Callable[[StepReport], float | None]
-    """None where the step has none."""
+    """None if the step has no such value."""
 
 
 def _mean_seconds(report: StepReport) -> float:
@@ -66,7 +66,7 @@ DERIVED_METRICS = tuple(each.metric for each in _DERIVED)
 
 
 def scalars(report: StepReport, metrics: MetricRegistry) -> Iterable[tuple[str, float]]:
-    """A step's scalars by their metrics' names; those of what did not happen are left out."""
+    """A step's scalars by their metrics' names; only of what the step did."""
     for name, value in report.values.items():
         if metrics[name].is_shown:
             yield name, value

@@ -1,4 +1,4 @@
-"""From a configuration to a trainer that is ready to run: data, networks, engines, state, callbacks."""
+"""Builds a trainer from a configuration: data, networks, engines, state, callbacks."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.models.build import build_completion, build_discriminators, check_custom
 from glci_dist.models.completion import fill_colour
-from glci_dist.models.contracts import conversions
+from glci_dist.models.contracts import count_converted
 from glci_dist.models.sizes import check_models
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import Ledger
+from glci_dist.training.attempt_start import AttemptStart
 from glci_dist.training.callbacks.base import Callback, Callbacks
 from glci_dist.training.callbacks.build import callbacks, custom_callbacks, custom_loggers
 from glci_dist.training.callbacks.logging import STATES
 from glci_dist.training.callbacks.samples import SampleAudit
 from glci_dist.training.checkpointer import Checkpointer
-from glci_dist.training.differences import Differences
 from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine, OptimizerState
@@ -53,29 +53,29 @@ from glci_dist.training.loss_terms import loss_terms
 from glci_dist.training.metrics import MetricRegistry
 from glci_dist.training.penalties import penalties
 from glci_dist.training.phases import Schedule
-from glci_dist.training.resuming import check_standing
-from glci_dist.training.resumption import Resumption
+from glci_dist.training.resume_changes import ResumeChanges
+from glci_dist.training.resume_checkpoint import check_newest_checkpoint
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.scalars import DERIVED_METRICS
 from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.trainer import BatchSource, Trainer, TrainStep
 from glci_dist.urls import without_secrets
 
-_OF_A_HOST = (
+_HOST_KEYS = (
     *("runs:", "data.", "cluster.", "monitor.", "checkpoints."),
     *("engine.threads:", "engine.device:", "engine.timeout_s:"),
 )
 """Keys that may differ from host to host."""
 _COLOUR_PHOTOS = 256
 _COLOUR_SHARDS = 8
-"""So few that a remote corpus is not fetched whole for its colour."""
+"""Few, so that a remote corpus is not fetched whole to compute its mean colour."""
 
 
 def prepare(
     config: Config, world: World, startup: StartupTimer | None = None, stop: StopRequest | None = None
 ) -> Trainer:
-    """Everything that a run needs, on every rank; raises ``UserError`` where something is wrong."""
-    _check_same(config, world)
+    """The trainer, on every rank; raises ``UserError`` if something is wrong."""
+    _check_same_configuration(config, world)
     compose.check_world(config, world.size, world.device.type)
     check_holes(config.holes, config.data.size)
     check_models(config)
@@ -84,12 +84,12 @@ def prepare(
     startup = startup or StartupTimer()
     collectives.mark_progress("opening the data")
     index, colour = _open_data(config, world, folder)
-    startup.lap("opening the data")
+    startup.record("opening the data")
     hosts = world.all_gather_objects(world.host)
     collectives.mark_progress("building the networks")
-    # Before the lease, as much as can be: what fails here leaves an attempt that still runs alone.
+    # As much as possible happens before the lease: a failure here does not fence off an attempt that still runs.
     gan = build_gan_step(config, world)
-    custom = _custom(config, world, folder)
+    custom = _construct_custom(config, world, folder)
     metrics = _metrics(gan)
     fill_colour(gan.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
@@ -99,40 +99,41 @@ def prepare(
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
     step = TrainStep(gan, average, world, config.global_batch)
-    start = _Start(config, world, folder, attempt, endings, Differences(changes, notes), startup, custom.callbacks)
-    trainer = _assemble(start, step, _stream(config, world, index), metrics, stop)
-    startup.lap("building the networks")
-    trainer.resumption.resume(gan.balance, startup)
+    resumed = ResumeChanges(changes, notes)
+    leased = _LeasedAttempt(config, world, folder, attempt, endings, resumed, startup, custom.callbacks)
+    trainer = _assemble(leased, step, _stream(config, world, index), metrics, stop)
+    startup.record("building the networks")
+    trainer.start.resume(gan.adversarial_weight, startup)
     if trainer.first_step < trainer.schedule.steps:
         trainer.callbacks.all += callbacks(config, trainer, startup, index, hosts, evaluations, custom.loggers)
     return trainer
 
 
 @dataclass(frozen=True)
-class _Start:
-    """An attempt that has its lease."""
+class _LeasedAttempt:
+    """An attempt that owns the lease."""
 
     config: Config
     world: World
     folder: RunFolder
     attempt: Attempt
     endings: Endings
-    differences: Differences
+    changes: ResumeChanges
     startup: StartupTimer
     callbacks: Mapping[str, Callback]
-    """The user's."""
+    """The user's own."""
 
 
 @dataclass(frozen=True)
 class _Custom:
-    """The user's parts that follow the run."""
+    """The user's own callbacks and loggers."""
 
     callbacks: Mapping[str, Callback]
     loggers: Sequence[Logger]
 
 
-def _custom(config: Config, world: World, folder: RunFolder) -> _Custom:
-    """Raises ``UserError`` on every rank for one that cannot be made on any."""
+def _construct_custom(config: Config, world: World, folder: RunFolder) -> _Custom:
+    """Raises ``UserError`` on every rank if one cannot be constructed on any rank."""
     info = RunInfo(
         name=config.name,
         folder=folder.path,
@@ -158,67 +159,67 @@ def _metrics(gan: GanTrainStep) -> MetricRegistry:
 
 
 def _assemble(
-    start: _Start,
+    leased: _LeasedAttempt,
     step: TrainStep,
     stream: Callable[[Sequence[int]], Iterable[Batch]],
     metrics: MetricRegistry,
     stop: StopRequest | None,
 ) -> Trainer:
-    """The trainer of an attempt, at the run's start; what it saves is what is registered here."""
-    config, world, folder, attempt = start.config, start.world, start.folder, start.attempt
-    log, schedule = RunLog(start.endings.journal), Schedule(config.phases)
+    """The trainer of an attempt, at the run's start; registers the state that is saved."""
+    config, world, folder, attempt = leased.config, leased.world, leased.folder, leased.attempt
+    log, schedule = RunLog(leased.endings.journal), Schedule(config.phases)
     gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
     audit = SampleAudit(world, config.global_batch)
-    stateful = {f"callbacks.{name}": each for name, each in start.callbacks.items() if isinstance(each, Stateful)}
+    stateful = {f"callbacks.{name}": each for name, each in leased.callbacks.items() if isinstance(each, Stateful)}
     registry = Registry(
         {
             **step.networks(),
             **{f"{side}.optimizer": OptimizerState(engine, world) for side, engine in step.engines().items()},
             "health": gradient_monitor,
-            "balance": step.gan.balance,
+            "balance": step.gan.adversarial_weight,
             "doctor": doctor,
             "samples": audit,
             **stateful,
         },
-        # Checkpoints of before there were these are of runs that had nothing of the kind.
+        # Checkpoints of older versions lack these; they start in their initial state then.
         optional=("balance", "doctor", *stateful),
     )
-    converted = {name: count for name, each in step.engines().items() if (count := conversions(each.network))}
+    converted = {name: count for name, each in step.engines().items() if (count := count_converted(each.network))}
     checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
     ledger = Ledger(attempt) if world.is_main else None
     if ledger is not None and world.watchdog is not None:
-        world.watchdog.every_second(partial(_say_alive, ledger, attempt, log))
+        world.watchdog.every_second(partial(_every_second, ledger, attempt, log))
     return Trainer(
         world=world,
         folder=folder,
         attempt=attempt,
         schedule=schedule,
         step=step,
-        batches=BatchSource(stream, world, schedule.steps, gradient_monitor, start.startup),
+        batches=BatchSource(stream, world, schedule.steps, gradient_monitor, leased.startup),
         gradient_monitor=gradient_monitor,
         doctor=doctor,
         audit=audit,
         ledger=ledger,
         checkpoints=checkpoints,
         log=log,
-        endings=start.endings,
-        # One that was not asked yet is false.
+        endings=leased.endings,
+        # Without a handler, a stop is never requested.
         stop=StopRequest() if stop is None else stop,
         callbacks=Callbacks([], log),
-        custom=dict(start.callbacks),
+        custom=dict(leased.callbacks),
         metrics=metrics,
-        resumption=Resumption(config, world, folder, attempt, schedule, checkpoints, log, start.differences, converted),
+        start=AttemptStart(config, world, folder, attempt, schedule, checkpoints, log, leased.changes, converted),
     )
 
 
-def _say_alive(ledger: Ledger, attempt: Attempt, log: RunLog) -> None:
-    """Once a second, on rank 0."""
+def _every_second(ledger: Ledger, attempt: Attempt, log: RunLog) -> None:
+    """Called once a second on rank 0: write the ledger, and check the lease."""
     ledger.write()
     log.is_superseded = log.is_superseded or attempt.is_over()
 
 
 def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[int]], Iterable[Batch]]:
-    """Makes this rank's batches of some steps."""
+    """A function that loads this rank's batches of given steps."""
 
     def stream(steps: Sequence[int]) -> Iterable[Batch]:
         return make_loader(
@@ -235,13 +236,13 @@ def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[in
     return stream
 
 
-def _check_same(config: Config, world: World) -> None:
-    """Raise ``UserError`` where the ranks were not given one run, as the tasks of a job step may be."""
-    told = world.all_gather_objects(config)
-    for rank, other in enumerate(told):
-        if other == told[0]:
+def _check_same_configuration(config: Config, world: World) -> None:
+    """Raise ``UserError`` if the ranks have different configurations, as tasks of a job step may."""
+    configs = world.all_gather_objects(config)
+    for rank, other in enumerate(configs):
+        if other == configs[0]:
             continue
-        parts = [line for line in compose.differences(told[0], other) if not line.startswith(_OF_A_HOST)]
+        parts = [line for line in compose.differences(configs[0], other) if not line.startswith(_HOST_KEYS)]
         if parts:
             raise UserError(
                 f"ranks 0 and {rank} of one world were given different runs ({'; '.join(parts)}): give all ranks the "
@@ -269,7 +270,7 @@ def build_gan_step(config: Config, world: World) -> GanTrainStep:
 
 
 def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, list[float]]:
-    """The index and the mean colour; what is wrong on one rank ends all with the same line."""
+    """The index and the mean colour; an error on one rank ends all ranks with the same line."""
     problem: str | None = None
     index: Index | None = None
     try:
@@ -288,7 +289,7 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
 
     def check() -> list[float]:
         folder.check(config, index.digest)
-        check_standing(folder.checkpoints, config)
+        check_newest_checkpoint(folder.checkpoints, config)
         return config.data.mean_colour or _mean_colour(index, config)
 
     return index, world.on_main(check)
@@ -297,14 +298,14 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
 def _begin_attempt(
     config: Config, world: World, folder: RunFolder, index: Index, hosts: Sequence[str]
 ) -> tuple[Attempt, list[str]]:
-    """The next attempt at the run, which fences the earlier ones off, and the accepted changes; on every rank."""
+    """The new attempt, which fences off the earlier ones, and the accepted changes; on every rank."""
     collectives.mark_progress("taking the lease")
     facts = {"hosts": list(dict.fromkeys(hosts)), **job()}
     return world.on_main(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
 
 
 def _mean_colour(index: Index, config: Config) -> list[float]:
-    """Mean red, green, blue in [0, 1] of photos that lie evenly in a few shards, evenly over the corpus."""
+    """Mean red, green, blue in [0, 1] of evenly spaced photos of a few evenly spaced shards."""
     store = ShardStore(index, config.data.cache)
     shards = np.unique(np.linspace(0, len(index.shards) - 1, _COLOUR_SHARDS).astype(np.int64))
     colours, refused = [], ""
@@ -316,7 +317,7 @@ def _mean_colour(index: Index, config: Config) -> list[float]:
                 photo = store.decoded(shard, number, partial(decode, short_edge=config.data.size), encoded=encoded)
                 colours.append(photo.mean((0, 1)) / 255)
             except DecodeError as error:
-                # A photo that does not decode is counted and named where the stream meets it.
+                # The stream reports photos that do not decode.
                 refused = refused or f"{index.shards[shard].name}/{key}: {error}"
     if not colours:
         raise UserError(

@@ -1,8 +1,8 @@
-"""One small collective a step: mean losses, agreed stop and the times of all ranks.
+"""One small all-reduce per step: mean losses, the decision to stop, and the times of all ranks.
 
-It is read at once. Every update has waited for its gradient's norm already, and batch norm holds the
-ranks together within each step, so there is little left to wait for; and a signal, or a step that
-went wrong, is answered before the next step begins.
+Its result is read at once, so that a signal or a failed step is handled before the next step. That costs
+little, since every update has already waited for its gradient's norm, and batch norm synchronises the ranks
+within each step.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from glci_dist.training.phases import StepPlan
 
 @dataclass(frozen=True)
 class RankStepInfo:
-    """What a rank contributes besides its measures; numbers and flags alone, as they are summed over ranks."""
+    """A rank's contribution besides its measures: only numbers and flags, as they are summed over ranks."""
 
     step_seconds: float
     data_seconds: float
-    """Waiting for the batch."""
+    """Time spent waiting for the batch."""
     collective_seconds: float
     """Host time in collectives."""
     replaced: int = 0
     """Samples of this rank's slots that did not decode."""
     stop: bool = False
-    """This rank was asked to stop."""
+    """A signal asked this rank to stop."""
     stall_seconds: float = 0.0
-    """Waiting for checkpoints, since the last step's end."""
+    """Time spent waiting for checkpoints since the end of the last step."""
     superseded: bool = False
     """This rank knows that a newer attempt owns the run."""
     remade: int = 0
-    """Times that this rank's batch was made again, because a loader worker was lost."""
+    """How often this rank's batch was loaded again because a loader worker was lost."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """A step as all ranks saw it."""
+    """A step reduced over all ranks."""
 
     plan: StepPlan
     values: dict[str, float]
-    """What the step measured, reduced over ranks, by the metrics' names."""
+    """Measurements reduced over ranks, by the metrics' names."""
     alpha: float | None
-    """The adversarial term's weight."""
+    """Weight of the adversarial loss."""
     completion_norm: float | None
     discriminator_norm: float | None
     skipped: bool
@@ -58,7 +58,7 @@ class StepReport:
     step_seconds: tuple[float, ...]
     """Of each rank."""
     own_seconds: tuple[float, ...]
-    """Of each rank, those in which it waited for no other (GPUs: none that its collectives' launch does not show)."""
+    """Of each rank, without collectives, where it waits for others (on GPUs only their launch is subtracted)."""
     data_seconds: float
     """Mean over ranks."""
     collective_seconds: float
@@ -66,18 +66,18 @@ class StepReport:
     replaced: int
     """Samples that did not decode, over all ranks."""
     stop: bool
-    """Some rank was asked to stop: all stop after this step."""
+    """A signal asked some rank to stop: all stop after this step."""
     stall_seconds: float
     """Mean over ranks."""
     superseded: bool
     """A newer attempt owns the run: all end at once."""
     remade: int = 0
-    """Times that a batch was made again, because a loader worker was lost, over all ranks."""
+    """How often a batch was loaded again because a loader worker was lost, over all ranks."""
 
     @property
     def gradients_at_output(self) -> tuple[float, float] | None:
-        """Norms of the gradients at the completion network's output over the whole batch: of all non-adversarial
-        losses, and of the adversarial term without its weight; None where there was none.
+        """Gradient norms at the completion network's output over the whole batch: of all non-adversarial losses, and
+        of the adversarial loss, unweighted; None without an adversarial loss.
         """
         if ADVERSARIAL_GRADIENT.name not in self.values:
             return None
@@ -87,7 +87,7 @@ class StepReport:
 def reduce_step(
     world: World, plan: StepPlan, measures: Measures, info: RankStepInfo, metrics: Sequence[Metric]
 ) -> StepReport:
-    """The report of a step; every rank calls it at the step's end. ``metrics``: all that a step may measure."""
+    """All-reduce a step; every rank calls it at the step's end. ``metrics``: all that a step can have."""
     size, names = world.size, [each.name for each in fields(RankStepInfo)]
     zero = torch.zeros((), device=world.device)
     host = torch.zeros(len(names) + 2 * size)
@@ -127,5 +127,5 @@ def reduce_step(
 def _over_ranks(metric: Metric, total: float, size: int) -> float:
     if metric.over_ranks is OverRanks.SUM:
         return total
-    # A rank's loss is a mean over its share alone: in the batch's mean its gradient is a size-th as large.
+    # A rank's loss is the mean over its share alone; in the batch's mean its gradient is 1 / size as large.
     return (math.sqrt(total) if metric.over_ranks is OverRanks.NORM else total) / size

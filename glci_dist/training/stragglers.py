@@ -1,4 +1,4 @@
-"""Sees a host that is slower than the others: everybody waits for it at every step, and nothing else tells."""
+"""Detects a host that is slower than the others, for which all ranks wait at every step."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Straggler:
-    """A host that kept the others waiting."""
+    """A host that is slower than the others."""
 
     host: str
     ratio: float
-    """Its own time a step over the median of the other hosts'."""
+    """Its own time per step over the median of the other hosts'."""
     seconds: float
-    """How long that has been so."""
+    """How long it has been slow."""
 
 
-class Stragglers:
-    """Looks at the time that each rank needed for itself, without waiting for others. On rank 0."""
+class StragglerDetector:
+    """Compares the hosts by the time that their ranks compute, without waiting for others. On rank 0."""
 
     def __init__(self, hosts: Sequence[str], *, share: float, seconds: float) -> None:
-        """``hosts``: of each rank. Named is who is slower than the others by ``share`` for ``seconds``; 0: nobody."""
+        """``hosts``: of each rank. StepReport a host that is slower by ``share`` for ``seconds``; ``share`` 0: none."""
         self._hosts, self._share, self._seconds = hosts, share, seconds
         self._sums: dict[str, float] = defaultdict(float)
         self._began = time.monotonic()
         self._since: dict[str, float] = {}
         self._named: set[str] = set()
         self.ratio = 1.0
-        """Of the slowest host over the last second or more."""
+        """Ratio of the slowest host over the last second or more."""
 
-    def slowest(self, own_seconds: Sequence[float]) -> Straggler | None:
-        """Take down a step's times of each rank; the host to name now, once each time that it becomes slow."""
+    def detect(self, own_seconds: Sequence[float]) -> Straggler | None:
+        """Add each rank's time of a step; returns a host to report, once each time that one becomes slow."""
         for host, seconds in zip(self._hosts, own_seconds, strict=True):
             self._sums[host] += seconds
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The trainer: runs the steps that are left, and hands each to the callbacks and the checkpoints."""
+"""The trainer: runs the remaining steps, and passes each to the callbacks and the checkpoints."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from glci_dist.runs.endings import Endings
 from glci_dist.runs.events import Completed, Stopped
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import Ledger
+from glci_dist.training.attempt_start import AttemptStart
 from glci_dist.training.callbacks.base import Callback, Callbacks, Control, TrainedStep
 from glci_dist.training.callbacks.samples import SampleAudit
 from glci_dist.training.checkpointer import Checkpointer
@@ -31,7 +32,6 @@ from glci_dist.training.gan_step import GanTrainStep, Limits, Measures
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.metrics import MetricRegistry
 from glci_dist.training.phases import Schedule, StepPlan
-from glci_dist.training.resumption import Resumption
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.step_report import RankStepInfo, StepReport, reduce_step
@@ -39,35 +39,35 @@ from glci_dist.training.step_report import RankStepInfo, StepReport, reduce_step
 
 @dataclass
 class BatchSource:
-    """This rank's batches, without those of steps that are passed over."""
+    """This rank's batches, without those of skipped steps."""
 
     stream: Callable[[Sequence[int]], Iterable[Batch]]
-    """The batches of this rank at some steps."""
+    """Loads this rank's batches of given steps."""
     world: World
     steps: int
-    """Of the schedule."""
+    """Steps of the schedule."""
     gradient_monitor: GradientMonitor
     startup: StartupTimer
 
-    def since(self, step: int) -> Iterator[Batch]:
+    def from_step(self, step: int) -> Iterator[Batch]:
         """The batches from ``step`` on."""
         over, steps = set(self.gradient_monitor.skipped_steps), range(step, self.steps)
         return iter(self.stream([each for each in steps if each not in over] if over else steps))
 
-    def take(self, batches: Iterator[Batch], step: int) -> Batch | None:
-        """The batch of ``step``, None where it is passed over; what is wrong with this rank's data, this rank says."""
+    def next_batch(self, batches: Iterator[Batch], step: int) -> Batch | None:
+        """The batch of ``step``, None if it is skipped. Errors of the data are reported by the rank that meets them."""
         try:
             batch = None if step in self.gradient_monitor.skipped_steps else next(batches)
         except (UserError, Fault) as error:
             raise type(error)(f"rank {self.world.rank} on {self.world.host}: {error}", one_rank=True) from error
         if "the first batch" not in self.startup.seconds:
-            self.startup.lap("the first batch")
+            self.startup.record("the first batch")
         return batch
 
 
 @dataclass
 class TrainStep:
-    """One step of the networks on this rank's share of a batch."""
+    """One step of the networks, with the moving average, on this rank's share of a batch."""
 
     gan: GanTrainStep
     average: MovingAverage | None
@@ -84,27 +84,27 @@ class TrainStep:
         return networks if self.average is None else {**networks, "average": self.average.network}
 
     @property
-    def shown(self) -> nn.Module:
-        """The network that completes photos: the moving average, where there is one."""
+    def eval_network(self) -> nn.Module:
+        """The network for pictures and evaluations: the moving average, if there is one."""
         return self.average.network if self.average is not None else self.gan.completion.network
 
     def to_device(self, batch: Batch) -> DeviceBatch:
-        """This rank's share of a step, on its device."""
+        """This rank's batch on its device."""
         return to_device(batch, self.world.device, self.world.slots(self.global_batch))
 
     def run(self, batch: Batch | None, plan: StepPlan, limits: Limits) -> Measures:
-        """Update the networks; the moving average follows an applied completion update. Nothing without a batch."""
+        """Update the networks, and the moving average after an applied completion update; without a batch nothing."""
         if batch is None:
             return Measures()
         measures = self.gan.update(self.to_device(batch), plan, limits)
         if self.average is not None and measures.completion is not None and measures.completion.applied:
-            self.average.follow(self.gan.completion.network, plan.step)
+            self.average.update(self.gan.completion.network, plan.step)
         return measures
 
 
 @dataclass
 class Trainer:
-    """A run that is ready to go on at ``first_step``; every rank holds one."""
+    """A run that is ready to continue at ``first_step``; every rank has one."""
 
     world: World
     folder: RunFolder
@@ -116,47 +116,47 @@ class Trainer:
     doctor: Doctor
     audit: SampleAudit
     ledger: Ledger | None
-    """Rank 0's."""
+    """On rank 0."""
     checkpoints: Checkpointer
     log: RunLog
     endings: Endings
-    """Where this rank writes down why the attempt ends."""
+    """Records why the attempt ends, on this rank."""
     stop: StopRequest
     callbacks: Callbacks
     custom: dict[str, Callback]
-    """The user's callbacks by name, which stand among the others."""
+    """The user's own callbacks by name; ``callbacks`` holds them too."""
     metrics: MetricRegistry
-    """All that a step may show."""
-    resumption: Resumption
-    """How it begins."""
+    """All metrics that a step can have."""
+    start: AttemptStart
+    """The start of the attempt."""
 
     @property
     def first_step(self) -> int:
-        """The step that it goes on from."""
-        return self.resumption.first_step
+        """The step from which the run continues."""
+        return self.start.first_step
 
     def end_if_complete(self) -> bool:
-        """Whether no step is left to run; says so, and writes it down."""
+        """Whether no step is left to run; if so, report it and record the end."""
         if self.first_step < self.schedule.steps:
             return False
-        self.resumption.say_complete()
+        self.start.report_complete()
         self.endings.end(Completed(self.first_step))
         return True
 
     def run(self) -> Exception | None:
-        """Run the steps that are left; returns why the run ended early, if it did."""
+        """Run the remaining steps; returns why the run ended early, if it did."""
         control, note = Control(), StepFile()
         self.callbacks.on_start(self.first_step)
-        step, batches = self.first_step, self.batches.since(self.first_step)
+        step, batches = self.first_step, self.batches.from_step(self.first_step)
         while step < self.schedule.steps:
             start = time.perf_counter()
             collectives.mark_progress("a batch", step=step)
             note.write(step)
-            # For tests and tracing, as the saver's stages.
+            # For tests and tracing, like the saver's stages.
             sys.audit("glci.step", step)
             plan = self.callbacks.adjust(self.schedule.at(step))
             self.callbacks.before_step(plan)
-            batch = self.batches.take(batches, step)
+            batch = self.batches.next_batch(batches, step)
             data_seconds = time.perf_counter() - start
             limits = self.gradient_monitor.limits()
             measures = self.step.run(batch, plan, limits)
@@ -164,9 +164,9 @@ class Trainer:
             self.callbacks.after_step(TrainedStep(report, batch, measures, limits), control)
             if control.is_superseded:
                 return control.ending
-            back = control.take_step_back()
+            back = control.take_rollback_step()
             if back is not None:
-                step, batches = back, self.batches.since(back)
+                step, batches = back, self.batches.from_step(back)
                 continue
             self.checkpoints.save_if_due(plan, must=control.ending is not None)
             if control.ending is None or step + 1 == self.schedule.steps:
@@ -177,7 +177,7 @@ class Trainer:
         return self._end(step, control.ending)
 
     def close(self) -> None:
-        """Let the callbacks end, in whatever way the run does, and say for the last time how far it is."""
+        """Close the callbacks, however the run ends, and write the ledger for the last time."""
         try:
             self.callbacks.close()
         finally:
@@ -187,7 +187,7 @@ class Trainer:
     def _reduce(
         self, plan: StepPlan, measures: Measures, batch: Batch | None, start: float, data_seconds: float
     ) -> StepReport:
-        """The step as all ranks saw it."""
+        """All-reduce the step."""
         info = RankStepInfo(
             step_seconds=time.perf_counter() - start,
             data_seconds=data_seconds,
@@ -201,8 +201,8 @@ class Trainer:
         return reduce_step(self.world, plan, measures, info, self.step.gan.metrics)
 
     def _end(self, step: int, ending: Exception | None) -> Exception | None:
-        """Wait for the last save and write down that the run ends before ``step``; why it ends early, if it does."""
-        # A signal in the last step does not keep the run from being done.
+        """Wait for the last save and record the end before ``step``; returns why the run ends early, if it does."""
+        # A run that gets a signal in its last step is complete.
         is_done = step == self.schedule.steps and isinstance(ending, Interrupted)
         ending = self.checkpoints.finish(step, None if is_done else ending)
         if ending is None:

@@ -142,7 +142,7 @@ def scheduled(overrides: list[str]) -> SampleDigest:
     slots, history = range(config.global_batch), SampleDigest()
     for step in range(sum(phase.steps for phase in config.phases.values())):
         keys = [f"{index.shards[s].name}/{store.sample(s, n)[0]}" for s, n in order.samples(step, slots)]
-        history = history.used(step, slots, keys)
+        history = history.with_samples(step, slots, keys)
     return history
 
 

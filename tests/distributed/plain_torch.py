@@ -127,7 +127,7 @@ class _Part:
 def _blend_statistics(network: nn.Module) -> None:
     """Running statistics follow what an updated network saw, by a tenth, photo batch by photo batch."""
     for norm in _norms(network):
-        for mean, variance in norm.seen:
+        for mean, variance in norm.recorded:
             norm.running_mean += 0.1 * (mean - norm.running_mean)
             norm.running_var += 0.1 * (variance - norm.running_var)
             norm.num_batches_tracked += 1
@@ -136,7 +136,7 @@ def _blend_statistics(network: nn.Module) -> None:
 
 def _forget_statistics(network: nn.Module) -> None:
     for norm in _norms(network):
-        norm.seen.clear()
+        norm.recorded.clear()
 
 
 def _norms(network: nn.Module) -> list[Any]:

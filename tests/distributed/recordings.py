@@ -81,12 +81,12 @@ def record(overrides: list[str], smooth: bool = False) -> Recording:
             _record_gradients(name, engine, recording)
             if smooth:
                 make_smooth(engine.network)
-        for step, batch in enumerate(trainer.batches.since(0)):
+        for step, batch in enumerate(trainer.batches.from_step(0)):
             plan = trainer.schedule.at(step)
             measures = gan.update(trainer.step.to_device(batch), plan)
             report = reduce_step(world, plan, measures, RankStepInfo(0, 0, 0), gan.metrics)
             if report.gradients_at_output is not None:
-                gan.balance.measure(plan, *report.gradients_at_output)
+                gan.adversarial_weight.measure(plan, *report.gradients_at_output)
             recording.keys.append(batch.keys)
             recording.losses.append(report.values)
         recording.weights = weights(gan.completion, gan.discriminators)

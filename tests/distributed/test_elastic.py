@@ -48,7 +48,7 @@ def train_some(overrides: list[str], stop_in: int | None) -> tuple[int, Losses, 
     recorder = Recorder(stop_in)
     with joined(config.engine) as world, stop_request() as stop:
         trainer = prepare(config, world, stop=stop)
-        trainer.resumption.announce()
+        trainer.start.report()
         if world.is_main:
             trainer.callbacks.all.append(recorder)
         ending = trainer.run()

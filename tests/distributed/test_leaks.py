@@ -24,7 +24,7 @@ def observe(overrides: list[str]) -> list[dict[str, bool]]:
     with joined(config.engine) as world:
         trainer = prepare(config, world)
         completion, discriminators = trainer.step.gan.completion, trainer.step.gan.discriminators
-        for step, batch in enumerate(trainer.batches.since(0)):
+        for step, batch in enumerate(trainer.batches.from_step(0)):
             before = weights(completion), weights(discriminators)
             trainer.step.gan.update(trainer.step.to_device(batch), trainer.schedule.at(step))
             after = weights(completion), weights(discriminators)
@@ -61,7 +61,7 @@ def completion_gradient(overrides: list[str]) -> tuple[dict[str, Tensor], list[s
             return real_step(lr, limit)
 
         engine.step = step  # type: ignore[method-assign, assignment]
-        trainer.step.gan.update(trainer.step.to_device(next(trainer.batches.since(0))), trainer.schedule.at(0))
+        trainer.step.gan.update(trainer.step.to_device(next(trainer.batches.from_step(0))), trainer.schedule.at(0))
         trainer.close()
     return found, leaked
 

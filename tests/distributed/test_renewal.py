@@ -53,7 +53,7 @@ def renewed(overrides: list[str]) -> tuple[dict[str, Tensor], bool, dict[str, Te
             trainer = prepare(config, world)
             engine: Engine = trainer.step.gan.discriminators
             plan = trainer.schedule.at(0)
-            batches = trainer.batches.since(0)
+            batches = trainer.batches.from_step(0)
             for _ in range(updates):
                 trainer.step.gan.update(trainer.step.to_device(next(batches)), plan)
             if updates:

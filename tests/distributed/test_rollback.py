@@ -45,7 +45,7 @@ def train(overrides: list[str], factors: dict[int, float], over: list[int], unsa
         trainer = prepare(config, world, stop=stop)
         for step in unsaved:
             (trainer.attempt.folder / f"step-{step:08d}.writing").touch()
-        trainer.resumption.announce()
+        trainer.start.report()
         trainer.gradient_monitor.skipped_steps = sorted({*trainer.gradient_monitor.skipped_steps, *over})
         real = trainer.step.gan.update
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glci_dist.models.inception import InceptionV3, enlarged_from_corners
+from glci_dist.models.inception import InceptionV3, resize_as_tensorflow1
 
 
 def drawn_weights() -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def test_inception_gives_the_features_that_torch_fidelity_gives() -> None:
 
 def test_pictures_are_enlarged_from_their_corners() -> None:
     ramp = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 4, 4)
-    found = enlarged_from_corners(ramp, 8)[0, 0, 3]
+    found = resize_as_tensorflow1(ramp, 8)[0, 0, 3]
     assert found.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0]
 
 

@@ -34,7 +34,7 @@ from glci_dist.training.run_log import RunLog
 from glci_dist.training.setup import prepare
 from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.step_report import StepReport
-from glci_dist.training.stragglers import Stragglers
+from glci_dist.training.stragglers import StragglerDetector
 from tests.journal import read_journal
 from tests.small_run import small
 from tests.worlds import run_world
@@ -109,7 +109,7 @@ def test_a_run_that_goes_back_forgets_the_signal_which_is_asked_for_again_and_no
     control.end(Interrupted("a signal"))
     control.go_back(3)
     assert (control.ending, control.is_final) == (None, True)
-    assert [control.take_step_back(), control.take_step_back()] == [3, None]
+    assert [control.take_rollback_step(), control.take_rollback_step()] == [3, None]
     fault = Fault("broken")
     control.end(fault)
     control.go_back(3)
@@ -124,11 +124,12 @@ def test_a_run_has_its_callbacks_in_the_order_that_they_hang_on(faces_shards: st
     watching = ("monitor.pictures_every=2", "monitor.progress=true", "monitor.evaluate_every=9", "holes.patch=20")
     overrides = small(faces_shards, tmp_path, steps=(2, 0, 0), extra=(*watching, f"data.val={faces_shards}"))
     (main, other) = run_world(2, callback_names, overrides)
-    deciding = ["GradientBalance", "SampleWatch", "StopSignals", "GradientWatch", "Treatment", "EvaluationOnTheWay"]
+    deciding = ["MeasureAdversarialWeight", "SampleWatch", "StopSignals", "GradientWatch", "Treatment"]
+    deciding += ["PeriodicEvaluation"]
     first = ["LeaseWatch", "Startup", "PhaseStarts", "SampleAudit"]
     assert main == [
         *first,
-        *("Accounting", "StragglerWatch", "Logging", "Pictures", "Progress", "Unprinted"),
+        *("Accounting", "StragglerWatch", "Logging", "Pictures", "Progress", "LostOutput"),
         *deciding,
     ]
     assert other == [*first, *deciding]
@@ -251,7 +252,7 @@ class _NoRollback(Rollback):
 
     def __init__(self) -> None: ...
 
-    def may_help(self) -> bool:
+    def is_allowed(self) -> bool:
         raise AssertionError
 
 
@@ -293,7 +294,7 @@ def test_starts_and_slow_hosts_are_written_down_once(
         [
             Startup(StartupTimer(), log),
             PhaseStarts(log),
-            StragglerWatch(Stragglers(["one", "other"], share=0.5, seconds=2), log),
+            StragglerWatch(StragglerDetector(["one", "other"], share=0.5, seconds=2), log),
         ],
         log,
     )

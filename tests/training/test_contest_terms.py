@@ -10,8 +10,14 @@ from torch import Tensor
 
 from glci_dist.config import LossConfig, PhaseConfig
 from glci_dist.training import noise
-from glci_dist.training.balance import Balance
-from glci_dist.training.losses import adversarial, discrimination, feature_matching, threshold, total_variation
+from glci_dist.training.adversarial_weight import AdversarialWeight
+from glci_dist.training.losses import (
+    adversarial,
+    discriminator_losses,
+    feature_matching,
+    real_threshold,
+    total_variation,
+)
 from glci_dist.training.penalties import R1, GradientPenalty, Logits, PenaltyInputs
 from glci_dist.training.phases import Schedule
 
@@ -24,7 +30,7 @@ def numbers(tensor: Tensor) -> np.ndarray:
 
 def test_hinge_is_its_formula() -> None:
     config = LossConfig(adversarial="hinge")
-    real, completed = discrimination(REAL, COMPLETED, config)
+    real, completed = discriminator_losses(REAL, COMPLETED, config)
     assert float(real) == pytest.approx(np.maximum(0, 1 - numbers(REAL)).mean())
     assert float(completed) == pytest.approx(np.maximum(0, 1 + numbers(COMPLETED)).mean())
     assert float(adversarial(COMPLETED, config)) == pytest.approx(-numbers(COMPLETED).mean())
@@ -32,25 +38,25 @@ def test_hinge_is_its_formula() -> None:
 
 def test_least_squares_is_its_formula() -> None:
     config = LossConfig(adversarial="least_squares")
-    real, completed = discrimination(REAL, COMPLETED, config)
+    real, completed = discriminator_losses(REAL, COMPLETED, config)
     assert float(real) == pytest.approx(0.5 * ((numbers(REAL) - 1) ** 2).mean())
     assert float(completed) == pytest.approx(0.5 * (numbers(COMPLETED) ** 2).mean())
     assert float(adversarial(COMPLETED, config)) == pytest.approx(0.5 * ((numbers(COMPLETED) - 1) ** 2).mean())
-    assert threshold(config) == 0.5
+    assert real_threshold(config) == 0.5
 
 
 def test_wasserstein_is_its_formula() -> None:
     config = LossConfig(adversarial="wasserstein")
-    real, completed = discrimination(REAL, COMPLETED, config)
+    real, completed = discriminator_losses(REAL, COMPLETED, config)
     assert float(real + completed) == pytest.approx(numbers(COMPLETED).mean() - numbers(REAL).mean())
     assert float(adversarial(COMPLETED, config)) == pytest.approx(-numbers(COMPLETED).mean())
     # A critic's zero means nothing: no share that it tells is known.
-    assert threshold(config) is None
+    assert real_threshold(config) is None
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_label_smoothing_is_cross_entropy_with_a_lower_target_for_real_photos_alone(smoothing: float) -> None:
-    real, completed = discrimination(REAL, COMPLETED, LossConfig(label_smoothing=smoothing))
+    real, completed = discriminator_losses(REAL, COMPLETED, LossConfig(label_smoothing=smoothing))
     target = torch.full_like(REAL, 1 - smoothing)
     assert float(real) == pytest.approx(float(F.binary_cross_entropy_with_logits(REAL, target)), rel=1e-5)
     zeros = torch.zeros_like(COMPLETED)
@@ -140,19 +146,19 @@ def test_noise_is_of_the_slot_and_the_step_whatever_the_share_of_the_batch() -> 
         assert not torch.equal(whole, other)
     assert float(whole.mean()) == pytest.approx(0, abs=0.05)
     assert float(whole.std()) == pytest.approx(1, abs=0.05)
-    shares = noise.shares(seed=1, step=3, slots=range(1000))
-    assert torch.equal(noise.shares(seed=1, step=3, slots=range(7, 9)), shares[7:9])
+    shares = noise.interpolation_weights(seed=1, step=3, slots=range(1000))
+    assert torch.equal(noise.interpolation_weights(seed=1, step=3, slots=range(7, 9)), shares[7:9])
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_balance_is_measured_at_the_phases_start_and_kept() -> None:
     phase = PhaseConfig(steps=6, completion_every=1, alpha=1e-3, balance=0.5, balance_steps=2)
     schedule = Schedule({"first": phase, "second": phase, "third": PhaseConfig(steps=1, alpha=7.0, completion_every=1)})
-    balance, found = Balance(), []
+    balance, found = AdversarialWeight(), []
     for step in range(schedule.steps):
         plan = schedule.at(step)
         found.append(balance.alpha(plan))
-        again = Balance()
+        again = AdversarialWeight()
         again.load_state_dict(balance.state_dict())
         assert again.alpha(plan) == found[-1]
         balance.measure(plan, reconstruction=4.0 + step, adversarial=2.0)
@@ -164,7 +170,7 @@ def test_the_balance_is_measured_at_the_phases_start_and_kept() -> None:
 
 def test_the_balance_is_measured_on_updates_of_the_completion_network_however_late_they_come() -> None:
     phase = PhaseConfig(steps=100, completion_every=25, alpha=1e-3, balance=0.5, balance_steps=2)
-    schedule, balance = Schedule({"joint": phase}), Balance()
+    schedule, balance = Schedule({"joint": phase}), AdversarialWeight()
     due = [step for step in range(100) if schedule.at(step).updates_completion]
     for step in due:
         balance.measure(schedule.at(step), reconstruction=3.0 if step < 60 else 100.0, adversarial=2.0)

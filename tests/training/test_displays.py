@@ -80,10 +80,10 @@ STEP_METRICS = GanTrainStep(None, None, losses=LossConfig(), patch=8, accumulati
 METRICS = MetricRegistry([*STATES, *STEP_METRICS, *DERIVED_METRICS])
 
 
-def logging(folder: Path, config: Config, *, first_step: int = 0, judged: Judged = lambda: None) -> Logging:
+def logging(folder: Path, config: Config, *, first_step: int = 0, last_finding: Judged = lambda: None) -> Logging:
     """What writes reports to TensorBoard, begun."""
     gauges = (*memory_gauges(torch.device("cpu")), Gauge(Metric("time/slowest_host_ratio"), lambda: 1.0))
-    made = Logging(TensorBoard(folder), config, METRICS, gauges=gauges, judged=judged)
+    made = Logging(TensorBoard(folder), config, METRICS, gauges=gauges, last_finding=last_finding)
     made.on_start(first_step)
     return made
 
@@ -218,7 +218,7 @@ def test_the_state_of_a_contest_is_a_panel_with_its_names_and_a_text_where_it_ch
     healthy = Finding(State.HEALTHY, ("tells 80%",), "nothing to change")
     judged: list[tuple[int, Finding] | None] = [None]
     config = compose.load(["data.shards=x", "monitor.scalars_every=1"])
-    board = logging(tmp_path, config, judged=lambda: judged[-1])
+    board = logging(tmp_path, config, last_finding=lambda: judged[-1])
     for report in reports():
         # The doctor judges a step after it was shown.
         show(board, report)

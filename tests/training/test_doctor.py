@@ -123,7 +123,7 @@ def test_a_single_odd_step_moves_no_median() -> None:
 def told(doctor: Doctor, scalars: dict[str, float], steps: range) -> list[tuple[int, Diagnosis]]:
     found = []
     for step in steps:
-        diagnosis = doctor.diagnose(doctor.adjusted(SCHEDULE.at(step)), scalars)
+        diagnosis = doctor.diagnose(doctor.adjust(SCHEDULE.at(step)), scalars)
         if diagnosis is not None:
             found.append((step, diagnosis))
     return found
@@ -152,13 +152,13 @@ def test_balancing_a_discriminator_that_dominates_pauses_and_slows_it() -> None:
     ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
     ((step, found),) = told(doctor, ill, range(5, 26))
     assert (step, found.answer) == (24, "balance")
-    paused = [doctor.adjusted(SCHEDULE.at(each)).updates_discriminator for each in range(25, 37)]
+    paused = [doctor.adjust(SCHEDULE.at(each)).updates_discriminator for each in range(25, 37)]
     assert paused == [False] * 10 + [True] * 2
-    assert doctor.adjusted(SCHEDULE.at(40)).discriminator_lr == 0.5 / 4
-    assert doctor.adjusted(SCHEDULE.at(40)).updates_completion
+    assert doctor.adjust(SCHEDULE.at(40)).discriminator_lr == 0.5 / 4
+    assert doctor.adjust(SCHEDULE.at(40)).updates_completion
     # The window begins anew: nothing of what was measured before the answer, or in the pause, counts.
     assert [step for step, _ in told(doctor, ill, range(25, 56))] == [54]
-    assert doctor.adjusted(SCHEDULE.at(70)).discriminator_lr == 0.5 / 16
+    assert doctor.adjust(SCHEDULE.at(70)).discriminator_lr == 0.5 / 16
 
 
 def test_a_side_that_is_paused_is_not_called_healthy() -> None:
@@ -166,7 +166,7 @@ def test_a_side_that_is_paused_is_not_called_healthy() -> None:
     ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
     found = []
     for step in range(5, 100):
-        plan = doctor.adjusted(SCHEDULE.at(step))
+        plan = doctor.adjust(SCHEDULE.at(step))
         scalars = ill if plan.updates_discriminator else {"loss/reconstruction": 0.01}
         diagnosis = doctor.diagnose(plan, scalars)
         found += [diagnosis.finding.state] if diagnosis is not None else []
@@ -201,7 +201,7 @@ def test_a_rollback_changes_what_balancing_would_and_pauses_nobody() -> None:
     ill = {**HEALTHY, **CHANGES[State.DOMINATES]}
     ((step, found),) = told(doctor, ill, range(5, 26))
     assert (step, found.answer) == (24, "rollback")
-    after = doctor.adjusted(SCHEDULE.at(25))
+    after = doctor.adjust(SCHEDULE.at(25))
     assert after.discriminator_lr == 0.5 / 4
     assert after.updates_discriminator
 
@@ -222,7 +222,7 @@ def test_balancing_weakens_the_stronger_side(
     doctor = Doctor(DoctorConfig(**{"window": 20, "every": 10, state.name.lower(): "balance"}))  # type: ignore[arg-type]
     told(doctor, HEALTHY, range(5, 15))
     told(doctor, {**HEALTHY, **CHANGES[state]}, range(15, 36))
-    after = doctor.adjusted(SCHEDULE.at(40))
+    after = doctor.adjust(SCHEDULE.at(40))
     assert after.alpha == pytest.approx(alpha)
     assert after.discriminator_lr == discriminator_lr
     assert after.updates_completion == (paused != "completion")
@@ -245,4 +245,4 @@ def test_what_the_doctor_knows_survives_a_checkpoint() -> None:
     assert second.factors(plan) == whole.factors(plan) != first.factors(plan)
     before = json.loads(json.dumps(Doctor(config).state_dict()))
     second.rewind_state_dict(before)
-    assert second.adjusted(plan).discriminator_lr == whole.adjusted(plan).discriminator_lr
+    assert second.adjust(plan).discriminator_lr == whole.adjust(plan).discriminator_lr

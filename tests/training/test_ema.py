@@ -33,7 +33,7 @@ def test_it_is_the_formula_for_every_weight_and_running_statistic() -> None:
     average = MovingAverage(trained, 0.9)
     expected = 1.0
     for step in range(200):
-        average.follow(fill(trained, float(step % 7)), step)
+        average.update(fill(trained, float(step % 7)), step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * (step % 7)
 
@@ -44,7 +44,7 @@ def test_it_is_the_formula_for_every_weight_and_running_statistic() -> None:
 def test_the_decay_rises_with_the_step_so_that_first_weights_are_soon_forgotten() -> None:
     def kept(step: int) -> float:
         average = MovingAverage(network(1.0), 0.999)
-        average.follow(network(0.0), step)
+        average.update(network(0.0), step)
         return values(average.network).pop()
 
     assert kept(0) == pytest.approx(0.1)
@@ -60,7 +60,7 @@ def test_it_has_its_own_tensors_which_no_training_touches() -> None:
 
     fill(trained, 5.0)
     assert values(average.network) == {1.0}
-    average.follow(trained, 0)
+    average.update(trained, 0)
     assert values(trained) == {5.0}
     assert trained.training
     assert all(parameter.requires_grad for parameter in trained.parameters())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from glci_dist.models.batch_norm import BatchNorm2d, commit_running_statistics
-from glci_dist.training.gan_metrics import batch_norm_gap, diversity, lattice_energy, share_in_hole
+from glci_dist.training.gan_metrics import batch_norm_gap, checkerboard_energy, diversity, share_in_hole
 
 
 def textures(count: int, size: int = 32) -> Tensor:
@@ -26,11 +26,11 @@ def test_a_checkerboard_has_lattice_energy_and_texture_of_the_same_strength_has_
     along = torch.arange(32)
     board = ((along[:, None] // (period // 2) + along[None, :] // (period // 2)) % 2).float()
     regular = 0.4 + texture.std() / 0.5 * board.expand(4, 3, 32, 32)
-    assert (lattice_energy(regular, masks) > 5 * lattice_energy(texture, masks)).all()
+    assert (checkerboard_energy(regular, masks) > 5 * checkerboard_energy(texture, masks)).all()
     # Outside the hole it does not count, and what is smooth has none.
-    assert lattice_energy(torch.where(masks > 0, torch.tensor(0.5), regular), masks).max() < 1e-12
+    assert checkerboard_energy(torch.where(masks > 0, torch.tensor(0.5), regular), masks).max() < 1e-12
     smooth = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
-    assert lattice_energy(smooth, holes(1)).max() < 1e-6
+    assert checkerboard_energy(smooth, holes(1)).max() < 1e-6
 
 
 def test_diversity_is_of_the_patches_around_the_holes_two_by_two() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from glci_dist.config import LossConfig
-from glci_dist.training.losses import adversarial, composite, discrimination, reconstruction
+from glci_dist.training.losses import adversarial, composite, discriminator_losses, reconstruction
 
 LOGITS = np.array([-3.0, -0.5, 0.0, 0.25, 4.0])
 
@@ -116,7 +116,7 @@ def test_both_adversarial_terms_pull_towards_real_and_stay_finite(kind: str) -> 
 
 
 def test_the_discriminators_terms_are_their_formulas() -> None:
-    real, completed = discrimination(torch.tensor(LOGITS), torch.tensor(LOGITS - 1), LossConfig())
+    real, completed = discriminator_losses(torch.tensor(LOGITS), torch.tensor(LOGITS - 1), LossConfig())
 
     assert float(real) == pytest.approx(np.mean(-np.log(sigmoid(LOGITS))))
     assert float(completed) == pytest.approx(np.mean(-np.log(1 - sigmoid(LOGITS - 1))))

@@ -51,11 +51,11 @@ def follow(doctor: Doctor, schedule: Schedule, window: list[dict[str, float]], s
     """What is said while ``window`` is seen again and again, each diagnosis that renews carried out as a run does."""
     found = []
     for step in steps:
-        diagnosis = doctor.diagnose(doctor.adjusted(schedule.at(step)), window[step % len(window)])
+        diagnosis = doctor.diagnose(doctor.adjust(schedule.at(step)), window[step % len(window)])
         if diagnosis is not None:
             found.append(diagnosis)
             if doctor.is_reset_due:
-                doctor.train_alone(step + 1)
+                doctor.train_discriminators_alone(step + 1)
     return found
 
 
@@ -77,7 +77,7 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     (found,) = follow(doctor, EVERY_SECOND, swinging(0.41), range(40, 60))
     assert (found.finding.state, found.finding.overshoots, found.answer) == (State.ASLEEP, True, "balance")
     for step in range(60, 80):
-        plan = doctor.adjusted(EVERY_SECOND.at(step))
+        plan = doctor.adjust(EVERY_SECOND.at(step))
         assert plan.updates_discriminator
         assert not plan.updates_completion
         assert plan.discriminator_lr == 0.5 / 32
@@ -86,7 +86,7 @@ def test_discriminators_that_overshoot_begin_anew_slower_and_alone() -> None:
     assert (found.finding.overshoots, found.answer) == (True, "balance")
     # Those that learn go back into the contest, which is judged anew.
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(80, 100)) == []
-    after = [doctor.adjusted(EVERY_SECOND.at(step)) for step in (100, 101)]
+    after = [doctor.adjust(EVERY_SECOND.at(step)) for step in (100, 101)]
     assert [plan.updates_completion for plan in after] == [True, True]
     assert [plan.updates_discriminator for plan in after] == [False, True]
     assert after[0].discriminator_lr == 0.5 / 32**2
@@ -108,12 +108,12 @@ def test_discriminators_that_overshoot_alone_are_slowed_in_the_contest_too() -> 
     assert follow(doctor, EVERY_SECOND, rising(0.11), range(20)) == []
     found = follow(doctor, EVERY_SECOND, rising(0.09), range(20, 30))
     assert [each.finding.overshoots for each in found] == [True]
-    assert doctor.adjusted(EVERY_SECOND.at(30)).discriminator_lr == 0.25 / 32
+    assert doctor.adjust(EVERY_SECOND.at(30)).discriminator_lr == 0.25 / 32
     assert follow(doctor, EVERY_SECOND, [HEALTHY], range(30, 40)) == []
     # The contest's own learning rate is twice that of before, and no reason to begin with more than what held.
     assert doctor.factors(EVERY_SECOND.at(40))["discriminator_lr"] == 0.5 / 32
     # They have a whole window to themselves, wherever the phase ends.
-    assert [doctor.adjusted(EVERY_SECOND.at(step)).updates_completion for step in (40, 49, 50)] == [False, False, True]
+    assert [doctor.adjust(EVERY_SECOND.at(step)).updates_completion for step in (40, 49, 50)] == [False, False, True]
 
 
 LEARNING = """
@@ -170,9 +170,9 @@ def test_a_rollback_for_discriminators_that_overshoot_renews_those_that_it_bring
     assert (diagnosis.finding.overshoots, diagnosis.answer) == (True, "rollback")
     doctor.rewind_state_dict(saved | {"paused": {"discriminator": 30}})
     assert doctor.is_reset_due
-    doctor.train_alone(10)
+    doctor.train_discriminators_alone(10)
     for step in (10, 29):
-        plan = doctor.adjusted(EVERY_SECOND.at(step))
+        plan = doctor.adjust(EVERY_SECOND.at(step))
         assert plan.updates_discriminator
         assert plan.discriminator_lr == 0.25 / 32
     # Nothing that those before did is held against them.
@@ -202,7 +202,7 @@ def test_beginning_anew_ends_where_it_does_not_help() -> None:
     contest = Schedule({"joint": replace(JOINT, steps=2000)})
     found: list[Diagnosis] = []
     for step in range(0, 2000, 20):
-        is_fast = doctor.adjusted(contest.at(step)).discriminator_lr > 0.2
+        is_fast = doctor.adjust(contest.at(step)).discriminator_lr > 0.2
         found += follow(doctor, contest, swinging(0.41, margin=0.05) if is_fast else [blind], range(step, step + 20))
     assert [each.answer for each in found if each.finding.overshoots] == ["balance", "balance"]
     assert not doctor.is_reset_due
@@ -232,7 +232,7 @@ def test_the_time_alone_is_judged_even_where_its_last_step_was_passed_over() -> 
     assert follow(doctor, EVERY_SECOND, swinging(0.41, margin=0.09), range(60, 79)) == []
     (found,) = follow(doctor, EVERY_SECOND, swinging(0.41, margin=0.09), range(80, 81))
     assert (found.finding.overshoots, found.answer) == (True, "balance")
-    assert doctor.adjusted(EVERY_SECOND.at(81)).discriminator_lr == 0.5 / 32**2
+    assert doctor.adjust(EVERY_SECOND.at(81)).discriminator_lr == 0.5 / 32**2
 
 
 def test_what_was_agreed_for_those_that_began_anew_survives_a_checkpoint() -> None:
@@ -242,6 +242,6 @@ def test_what_was_agreed_for_those_that_began_anew_survives_a_checkpoint() -> No
     again = Doctor(DoctorConfig(window=20, every=20, asleep="balance"))
     again.load_state_dict(json.loads(json.dumps(anew.state_dict())))
     assert again.state_dict() == anew.state_dict()
-    plans = [again.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
-    assert plans == [anew.adjusted(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
+    plans = [again.adjust(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
+    assert plans == [anew.adjust(EVERY_SECOND.at(step)) for step in (60, 79, 80)]
     assert [plan.updates_completion for plan in plans] == [False, False, True]

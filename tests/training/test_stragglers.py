@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from glci_dist.training import stragglers
-from glci_dist.training.stragglers import Straggler, Stragglers
+from glci_dist.training.stragglers import Straggler, StragglerDetector
 
 
 class Clock:
@@ -25,12 +25,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def fed(watch: Stragglers, clock: Clock, own: Iterable[float], *, seconds: int) -> list[Straggler]:
+def fed(watch: StragglerDetector, clock: Clock, own: Iterable[float], *, seconds: int) -> list[Straggler]:
     """What was named over so many seconds of two steps each."""
     named = []
     for _ in range(2 * seconds):
         clock.now += 0.5
-        found = watch.slowest(tuple(own))
+        found = watch.detect(tuple(own))
         if found is not None:
             named.append(found)
     return named
@@ -41,7 +41,7 @@ EVEN, SLOW_B = (0.1,) * 6, (0.1, 0.1, 0.2, 0.1, 0.1, 0.1)
 
 
 def test_a_host_that_is_slower_for_long_enough_is_named_once(clock: Clock) -> None:
-    watch = Stragglers(HOSTS, share=0.25, seconds=10)
+    watch = StragglerDetector(HOSTS, share=0.25, seconds=10)
     assert fed(watch, clock, EVEN, seconds=30) == []
     assert fed(watch, clock, SLOW_B, seconds=8) == []
     (named,) = fed(watch, clock, SLOW_B, seconds=30)
@@ -51,7 +51,7 @@ def test_a_host_that_is_slower_for_long_enough_is_named_once(clock: Clock) -> No
 
 
 def test_one_that_recovers_and_is_slow_again_is_named_again(clock: Clock) -> None:
-    watch = Stragglers(HOSTS, share=0.25, seconds=5)
+    watch = StragglerDetector(HOSTS, share=0.25, seconds=5)
     assert len(fed(watch, clock, SLOW_B, seconds=20)) == 1
     assert fed(watch, clock, EVEN, seconds=5) == []
     assert watch.ratio == pytest.approx(1)
@@ -60,4 +60,4 @@ def test_one_that_recovers_and_is_slow_again_is_named_again(clock: Clock) -> Non
 
 @pytest.mark.parametrize(("hosts", "share"), [(HOSTS, 0.6), (HOSTS, 0.0), (("a",) * 6, 0.25)])
 def test_within_the_share_or_on_one_host_nobody_is_named(clock: Clock, hosts: tuple[str, ...], share: float) -> None:
-    assert fed(Stragglers(hosts, share=share, seconds=5), clock, SLOW_B, seconds=20) == []
+    assert fed(StragglerDetector(hosts, share=share, seconds=5), clock, SLOW_B, seconds=20) == []

@@ -1,1 +1,1 @@
-"""What follows a run: each a `Callback` (callbacks/base.py), built by build.py."""
+"""The callbacks of a run, each a `Callback` (base.py), constructed by build.py."""

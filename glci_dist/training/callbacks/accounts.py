@@ -1,4 +1,4 @@
-"""Where the time goes: start-up, the attempt's account, hosts that are slower than the others."""
+"""Time accounting: startup, the attempt's ledger, phases, slow hosts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.startup_timer import StartupTimer
-from glci_dist.training.stragglers import Stragglers
+from glci_dist.training.stragglers import StragglerDetector
 
 
 class Startup(Callback):
-    """Writes down what the time from the process's start to the end of its first step went into."""
+    """Writes the parts of the time from the process's start to the end of its first step into the journal."""
 
     def __init__(self, startup: StartupTimer, log: RunLog) -> None:
         self._startup, self._log = startup, log
@@ -21,12 +21,12 @@ class Startup(Callback):
     def after_step(self, done: TrainedStep, control: Control) -> None:
         if not self._is_done:
             self._is_done = True
-            self._startup.lap("the first step")
+            self._startup.record("the first step")
             self._log.event(FirstStepDone(done.report.plan.step, dict(self._startup.seconds)))
 
 
 class PhaseStarts(Callback):
-    """Writes down where phases begin."""
+    """Writes the start of each phase into the journal."""
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
@@ -37,7 +37,7 @@ class PhaseStarts(Callback):
 
 
 class Accounting(Callback):
-    """Keeps the attempt's account (rank 0)."""
+    """Adds each step to the attempt's ledger (rank 0)."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -47,13 +47,13 @@ class Accounting(Callback):
 
 
 class StragglerWatch(Callback):
-    """Names a host that has kept the others waiting (rank 0)."""
+    """Reports a host that is slower than the others (rank 0)."""
 
-    def __init__(self, stragglers: Stragglers, log: RunLog) -> None:
+    def __init__(self, stragglers: StragglerDetector, log: RunLog) -> None:
         self._stragglers, self._log = stragglers, log
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        slow = self._stragglers.slowest(done.report.own_seconds)
+        slow = self._stragglers.detect(done.report.own_seconds)
         if slow is None:
             return
         step, seconds = done.report.plan.step, round(slow.seconds, 1)

@@ -1,4 +1,4 @@
-"""What follows a training step by step: the one way to add to it without touching the loop."""
+"""Callbacks, which follow the training step by step and extend it without changing the loop."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from glci_dist.training.step_report import StepReport
 
 @dataclass(frozen=True)
 class TrainedStep:
-    """A step that was run."""
+    """A finished step."""
 
     report: StepReport
-    """As all ranks saw it, the same on every rank; ``report.plan`` says what the step had to do."""
+    """Reduced over ranks, the same on every rank; ``report.plan`` is what the step had to do."""
     batch: Batch | None
-    """This rank's; None where the step is passed over."""
+    """This rank's; None if the step is skipped."""
     measures: Measures
     """This rank's."""
     limits: Limits
@@ -33,7 +33,7 @@ class TrainedStep:
 
 
 class Control:
-    """Whether the run goes on after a step, ends, or goes back to a checkpoint; decided alike on every rank."""
+    """The decision whether the run continues after a step, ends, or rolls back; the same on every rank."""
 
     def __init__(self) -> None:
         self.ending: Exception | None = None
@@ -42,81 +42,81 @@ class Control:
 
     @property
     def is_superseded(self) -> bool:
-        """Whether the run ends at once and without a trace, for a newer attempt owns it."""
+        """Whether the run ends at once, without writing anything, as a newer attempt owns it."""
         return isinstance(self.ending, Superseded)
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing is left to decide on this step."""
+        """Whether later callbacks do not get this step."""
         return self.is_superseded or self._back_to is not None
 
     def end(self, reason: Exception) -> None:
-        """End the run after this step. The first reason counts; but a fault counts more than a signal, and that the
-        run is another attempt's more than all.
+        """End the run after this step. The first reason is kept; but a fault replaces a signal, and a newer attempt
+        replaces all.
         """
-        # A signal asks for the same command again, and what cannot go on must not be.
+        # After a signal the same command is run again, which would not help after a fault.
         is_graver = isinstance(self.ending, Interrupted) and isinstance(reason, Fault)
         if self.ending is None or is_graver or isinstance(reason, Superseded):
             self.ending = reason
 
     def go_back(self, step: int) -> None:
-        """Go on from ``step``, whose checkpoint has been loaded."""
+        """Continue from ``step``, whose checkpoint has been loaded."""
         if isinstance(self.ending, Interrupted):
-            # The step that follows is asked again, and ends the run with what it saves.
+            # The signal is seen again after the next step, which ends the run and saves.
             self.ending = None
         self._back_to = step
 
-    def take_step_back(self) -> int | None:
-        """The step to go on from, once; None: the run does not go back."""
+    def take_rollback_step(self) -> int | None:
+        """The step to roll back to, once; None: no rollback."""
         step, self._back_to = self._back_to, None
         return step
 
 
 class Callback:
-    """Does nothing; subclasses override what they need. Those of one kind stand on every rank, or on rank 0 alone.
+    """Base of callbacks: does nothing; override what you need. A callback is on every rank, or on rank 0 alone.
 
-    A callback that is on every rank may use collectives, as all ranks call it at the same step.
+    One that is on every rank may use collectives, as all ranks call it at the same step.
     """
 
     is_display: ClassVar[bool] = False
-    """It only shows the run: where it cannot write (``OSError``), that is told once and ends nothing."""
+    """It only displays the run: an ``OSError`` is reported once, and training continues."""
 
     @property
     def name(self) -> str:
-        """By which a display that cannot write is told."""
+        """The name under which a display's errors are reported."""
         return type(self).__name__
 
     def on_start(self, step: int) -> None:
-        """The attempt's first step will be ``step``; all state is loaded."""
+        """Called before the attempt's first step, ``step``, when all state is loaded."""
 
     def adjust(self, plan: StepPlan) -> StepPlan:
-        """What the next step does: ``plan``, or with changes; the same on every rank."""
+        """The plan of the next step: ``plan``, or a changed copy; the same on every rank."""
         return plan
 
     def before_step(self, plan: StepPlan) -> None:
-        """Called before the step's batch is taken."""
+        """Called before the step's batch is loaded."""
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        """Called after the step; not where a callback before this one had the run go back, or end at once."""
+        """Called after the step, unless an earlier callback made the run roll back or end at once."""
 
     def after_save(self, plan: StepPlan) -> None:
-        """Called after the step's checkpoint was begun, if one was due, unless the run ends before its last step."""
+        """Called after the start of the step's save, if one was due, unless the run ends before its last step."""
 
     def on_rewind(self, step: int) -> None:
-        """The run goes on from ``step``: what was shown of it and of later ones is void."""
+        """Called after a rollback: the run continues from ``step``; what was shown of it and later steps is void."""
 
     def on_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """A picture ``(H, W, 3)``, uint8, was drawn after ``step``. On rank 0."""
+        """Called with a picture ``(H, W, 3)``, uint8, that was drawn after ``step``. On rank 0."""
 
     def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
-        """The network was measured after ``step``; ``figures`` by their names in evaluation.json. On rank 0."""
+        """Called after an evaluation at ``step``; ``figures``: metrics by their names in evaluation.json. On rank 0."""
 
     def close(self) -> None:
-        """The run ends, in whatever way."""
+        """Called at the end of the run, however it ends."""
 
 
 class Callbacks:
-    """The callbacks of a run, in their order."""
+    """The callbacks of a run, called in order."""
 
     def __init__(self, callbacks: Sequence[Callback], log: RunLog) -> None:
         self.all = list(callbacks)
@@ -124,7 +124,7 @@ class Callbacks:
         self._failing: set[str] = set()
 
     def on_start(self, step: int) -> None:
-        self._tell_all(step, lambda each: each.on_start(step))
+        self._call_all(step, lambda each: each.on_start(step))
 
     def adjust(self, plan: StepPlan) -> StepPlan:
         for each in self.all:
@@ -139,35 +139,35 @@ class Callbacks:
         for each in self.all:
             if control.is_final:
                 return
-            with self._telling(each, done.report.plan.step):
+            with self._reporting_errors(each, done.report.plan.step):
                 each.after_step(done, control)
 
     def after_save(self, plan: StepPlan) -> None:
-        self._tell_all(plan.step, lambda each: each.after_save(plan))
+        self._call_all(plan.step, lambda each: each.after_save(plan))
 
     def on_rewind(self, step: int) -> None:
-        self._tell_all(step, lambda each: each.on_rewind(step))
+        self._call_all(step, lambda each: each.on_rewind(step))
 
     def on_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        self._tell_all(step, lambda each: each.on_picture(name, picture, step))
+        self._call_all(step, lambda each: each.on_picture(name, picture, step))
 
     def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
-        self._tell_all(step, lambda each: each.on_evaluation(figures, step))
+        self._call_all(step, lambda each: each.on_evaluation(figures, step))
 
-    def _tell_all(self, step: int, call: Callable[[Callback], None]) -> None:
+    def _call_all(self, step: int, call: Callable[[Callback], None]) -> None:
         for each in self.all:
-            with self._telling(each, step):
+            with self._reporting_errors(each, step):
                 call(each)
 
     def close(self) -> None:
         with ExitStack() as closing:
-            # In their order, as the stack calls the last first; and all of them, whatever one raises.
+            # Reversed, as the stack calls the last first. It calls all of them, even if one raises.
             for each in reversed(self.all):
                 closing.callback(each.close)
 
     @contextmanager
-    def _telling(self, callback: Callback, step: int) -> Iterator[None]:
-        """Say once that a display cannot write; any other callback's error passes."""
+    def _reporting_errors(self, callback: Callback, step: int) -> Iterator[None]:
+        """Report a display's ``OSError`` once; errors of other callbacks propagate."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The callbacks that a configuration asks for, in their order."""
+"""Constructs the configured callbacks, in order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from glci_dist.config import Config
 from glci_dist.data.index import Index, load_index
 from glci_dist.training.callbacks.accounts import Accounting, PhaseStarts, Startup, StragglerWatch
 from glci_dist.training.callbacks.base import Callback
-from glci_dist.training.callbacks.evaluation import EvaluationOnTheWay
-from glci_dist.training.callbacks.gradients import GradientBalance, GradientWatch
+from glci_dist.training.callbacks.evaluation import PeriodicEvaluation
+from glci_dist.training.callbacks.gradients import GradientWatch, MeasureAdversarialWeight
 from glci_dist.training.callbacks.logging import Gauge, Logging, memory_gauges
 from glci_dist.training.callbacks.pictures import Pictures
-from glci_dist.training.callbacks.progress import Progress, Unprinted
+from glci_dist.training.callbacks.progress import LostOutput, Progress
 from glci_dist.training.callbacks.samples import SampleWatch
 from glci_dist.training.callbacks.stopping import LeaseWatch, StopSignals
 from glci_dist.training.callbacks.treatment import Treatment
@@ -24,18 +24,18 @@ from glci_dist.training.loggers.tensorboard import TensorBoard
 from glci_dist.training.metrics import Metric
 from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.startup_timer import StartupTimer
-from glci_dist.training.stragglers import Stragglers
+from glci_dist.training.stragglers import StragglerDetector
 from glci_dist.training.trainer import Trainer
 
 
 def custom_callbacks(config: Config, info: RunInfo) -> dict[str, Callback]:
-    """The user's, by name; those that only show the run are made on rank 0 alone. Raises ``UserError``."""
+    """The user's own by name; on rank 0 alone those that only display the run. Raises ``UserError``."""
     made = {each.name: each.make(Callback, run=info) for each in components.by_name("callbacks", config.callbacks)}
     return {name: each for name, each in made.items() if info.rank == 0 or not each.is_display}
 
 
 def custom_loggers(config: Config, info: RunInfo) -> list[Logger]:
-    """The user's, beside TensorBoard. Raises ``UserError``."""
+    """The user's own. Raises ``UserError``."""
     return [each.make(Logger, run=info) for each in components.by_name("loggers", config.loggers)]
 
 
@@ -48,9 +48,10 @@ def callbacks(
     evaluations: Evaluations | None,
     loggers: Sequence[Logger] = (),
 ) -> list[Callback]:
-    """All of them on this rank: a lost lease first, then what takes down and shows the step, then what decides on it.
+    """All callbacks of this rank: first the lost lease, then those that record and display the step, then those that
+    decide, then evaluations.
 
-    ``index``: of the training photos. ``hosts``: of each rank. ``loggers``: the user's, on rank 0.
+    ``index``: of the training photos. ``hosts``: of each rank. ``loggers``: the user's own, on rank 0.
     """
     log, world = trainer.log, trainer.world
     return [
@@ -72,7 +73,7 @@ def _displays(
     log, monitor, ledger = trainer.log, config.monitor, trainer.ledger
     assert ledger is not None
     yield Accounting(ledger)
-    stragglers = Stragglers(hosts, share=monitor.straggler_share, seconds=monitor.straggler_s)
+    stragglers = StragglerDetector(hosts, share=monitor.straggler_share, seconds=monitor.straggler_s)
     yield StragglerWatch(stragglers, log)
     for logger in (TensorBoard(trainer.folder.tensorboard), *loggers):
         yield Logging(
@@ -84,13 +85,13 @@ def _displays(
                 Gauge(Metric("time/slowest_host_ratio"), lambda: stragglers.ratio),
             ),
             shares=ledger.shares,
-            judged=lambda: trainer.doctor.judged,
+            last_finding=lambda: trainer.doctor.last_finding,
         )
     if monitor.pictures_every:
         faces = load_index(config.data.val, config.data.cache) if config.data.val else index
         grid = PictureGrid(faces, config, trainer.world.device)
         every, show = monitor.pictures_every, trainer.callbacks.on_picture
-        yield Pictures(grid, trainer.step.shown, trainer.folder.pictures, every, show=show)
+        yield Pictures(grid, trainer.step.eval_network, trainer.folder.pictures, every, show=show)
     if monitor.progress:
         yield Progress(
             trainer.metrics,
@@ -98,15 +99,15 @@ def _displays(
             steps=trainer.schedule.steps,
             global_batch=config.global_batch,
         )
-    # The last: it sees what the others lost.
-    yield Unprinted(log)
+    # Last, to report output that the others lost.
+    yield LostOutput(log)
 
 
 def _deciding(config: Config, trainer: Trainer) -> Iterator[Callback]:
-    """On every rank, as they use collectives and decide alike."""
+    """On every rank, as they use collectives and every rank must decide alike."""
     world, log, gradient_monitor, gan = trainer.world, trainer.log, trainer.gradient_monitor, trainer.step.gan
     rollback = Rollback(trainer.checkpoints, gradient_monitor, log, on_rewind=trainer.callbacks.on_rewind)
-    yield GradientBalance(gan.balance)
+    yield MeasureAdversarialWeight(gan.adversarial_weight)
     yield SampleWatch(config, world, trainer.folder.journal, gradient_monitor, log)
     yield StopSignals(trainer.stop, world, log)
     yield GradientWatch(config.engine, world, gradient_monitor, rollback, log, journal=trainer.folder.journal)
@@ -125,4 +126,4 @@ def _deciding(config: Config, trainer: Trainer) -> Iterator[Callback]:
 def _measuring(trainer: Trainer, evaluations: Evaluations | None) -> Iterator[Callback]:
     if evaluations is not None:
         show = trainer.callbacks.on_evaluation
-        yield EvaluationOnTheWay(evaluations, trainer.step.shown, trainer.log, show=show)
+        yield PeriodicEvaluation(evaluations, trainer.step.eval_network, trainer.log, show=show)

@@ -1,4 +1,4 @@
-"""Measures the network on held-out photos while it is trained. On every rank."""
+"""Evaluations during training. On every rank."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
 
 
-class EvaluationOnTheWay(Callback):
-    """Measures it where that is due, and tells the figures."""
+class PeriodicEvaluation(Callback):
+    """Evaluates the network on held-out photos when due, and reports the metrics."""
 
     def __init__(
         self,
@@ -26,16 +26,16 @@ class EvaluationOnTheWay(Callback):
         *,
         show: Callable[[Mapping[str, float], int], None],
     ) -> None:
-        """``network``: the completion network, or its moving average. ``show``: to all callbacks."""
+        """``network``: the completion network or its moving average. ``show``: called with metrics and step."""
         self._evaluations, self._network, self._log, self._show = evaluations, network, log, show
 
     def after_save(self, plan: StepPlan) -> None:
         if not self._evaluations.is_due(plan):
             return
         try:
-            figures = self._evaluations.take(self._network)
+            figures = self._evaluations.run(self._network)
         except UserError as error:
-            # Every rank has it: a held-out photo that is broken, say, is no reason to end the run.
+            # Raised on every rank, for example for a broken held-out photo: no reason to end the run.
             self._log.event(EvaluationFailed(plan.step, str(error)))
             self._log.say(f"no evaluation after step {plan.step}: {error}; training goes on")
             return

@@ -1,6 +1,6 @@
-"""What follows from a step's gradients: the adversarial term's weight, and the answer to updates that were not applied.
+"""Reacts to a step's gradients: measures the adversarial weight, and answers updates that were not applied.
 
-On every rank: averaged gradients are the same on all of them.
+On every rank, as averaged gradients are the same on all ranks.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig
 from glci_dist.errors import Fault
 from glci_dist.runs.events import GradientNotFinite, GradientSpike
-from glci_dist.training.balance import Balance
+from glci_dist.training.adversarial_weight import AdversarialWeight
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.gradient_monitor import GradientMonitor, RejectedUpdate
 from glci_dist.training.run_log import RunLog
 
 
-class GradientBalance(Callback):
-    """Lets ``Balance`` measure the norms of both gradients at the completion network's output."""
+class MeasureAdversarialWeight(Callback):
+    """Passes the norms of both gradients at the completion network's output to ``AdversarialWeight``."""
 
-    def __init__(self, balance: Balance) -> None:
-        self._balance = balance
+    def __init__(self, adversarial_weight: AdversarialWeight) -> None:
+        self._adversarial_weight = adversarial_weight
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         norms = done.report.gradients_at_output
         if norms is not None and not done.report.skipped:
-            self._balance.measure(done.report.plan, *norms)
+            self._adversarial_weight.measure(done.report.plan, *norms)
 
 
 class GradientWatch(Callback):
@@ -48,27 +48,27 @@ class GradientWatch(Callback):
         self._log, self._journal = log, journal
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        rejected = self._gradient_monitor.judge(done.measures, done.limits)
+        rejected = self._gradient_monitor.check(done.measures, done.limits)
         if rejected is None or done.batch is None:
             return
         step = done.report.plan.step
         keys = tuple(key for rank in self._world.gather_objects(done.batch.keys) for key in rank)
-        # In fp16 an overflow now and then is how the loss scale finds its height.
+        # In fp16 occasional overflows are part of dynamic loss scaling.
         is_usual = self._config.precision == "fp16" and rejected.kind == "not-finite"
         answer = "skip" if is_usual else rejected.answer
-        self._tell(rejected, answer, step, keys)
+        self._report(rejected, answer, step, keys)
         if answer == "stop" or self._gradient_monitor.skips >= self._config.not_finite_limit:
             _fail(
                 control, step, f"{self._gradient_monitor.skips} step(s) in a row had a gradient that {_what(rejected)}"
             )
         elif answer == "rollback" and control.ending is None:
-            if self._rollback.may_help():
+            if self._rollback.is_allowed():
                 control.go_back(self._rollback.go_back(step, skip_step=True))
             else:
                 often = self._config.rollbacks
                 _fail(control, step, f"{often} rollbacks to the last checkpoint (engine.rollbacks) did not help")
 
-    def _tell(self, rejected: RejectedUpdate, answer: str, step: int, keys: tuple[str, ...]) -> None:
+    def _report(self, rejected: RejectedUpdate, answer: str, step: int, keys: tuple[str, ...]) -> None:
         sides, norms = rejected.sides, tuple(map(str, rejected.norms))
         if rejected.kind == "spike":
             self._log.event(GradientSpike(step, sides, answer, norms, rejected.limits, keys))

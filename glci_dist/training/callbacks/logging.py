@@ -1,4 +1,4 @@
-"""Gives the loggers a run's scalars, words and evaluations (rank 0)."""
+"""Passes a run's scalars, texts and evaluations to a logger (rank 0)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from glci_dist.training.metrics import Metric, MetricRegistry, OverSteps
 from glci_dist.training.scalars import scalars
 
 STATES = tuple(Metric(f"doctor/{state}", "1: it holds", panel="state (docs/recipes.md)") for state in State)
-"""Of the GAN's training, as the doctor last judged it."""
+"""The states of adversarial training: 1 for that of the last diagnosis."""
 
 
 @dataclass(frozen=True)
 class Gauge:
-    """A figure that is read when scalars are written."""
+    """A metric that is read when scalars are written."""
 
     metric: Metric
     read: Callable[[], float | None]
 
 
 def memory_gauges(device: torch.device) -> Iterable[Gauge]:
-    """Peaks of rank 0's memory."""
+    """Peak memory of rank 0."""
     yield Gauge(
         Metric("memory/peak_rank0_gib", "GiB"), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     )
@@ -41,7 +41,7 @@ def memory_gauges(device: torch.device) -> Iterable[Gauge]:
 
 
 class Logging(Callback):
-    """Scalars (means since they were last written), the doctor's findings, evaluations and the configuration."""
+    """Logs scalars (means since they were last written), diagnoses, evaluations and the configuration."""
 
     is_display = True
 
@@ -53,12 +53,12 @@ class Logging(Callback):
         *,
         gauges: Iterable[Gauge] = (),
         shares: Callable[[], Mapping[str, float]] = dict,
-        judged: Callable[[], tuple[int, Finding] | None] = lambda: None,
+        last_finding: Callable[[], tuple[int, Finding] | None] = lambda: None,
     ) -> None:
-        """``shares``: of the run's wall time, by what it went into. ``judged``: the doctor's last diagnosis."""
+        """``shares``: of the run's wall time, by kind. ``last_finding``: of the doctor, with its step."""
         self._logger, self._metrics, self._gauges, self._shares = logger, metrics, tuple(gauges), shares
-        self._judged = judged
-        self._told: tuple[int, Finding] | None = None
+        self._last_finding = last_finding
+        self._logged: tuple[int, Finding] | None = None
         self._every, self._global_batch = config.monitor.scalars_every, config.global_batch
         self._configuration = f"```\n{to_yaml(config)}\n```"
         self._sums: dict[str, float] = defaultdict(float)
@@ -68,7 +68,7 @@ class Logging(Callback):
 
     @property
     def name(self) -> str:
-        """Of the logger, by which a failure of it is told."""
+        """The logger's class, under which its errors are reported."""
         return type(self._logger).__name__
 
     def on_start(self, step: int) -> None:
@@ -83,7 +83,7 @@ class Logging(Callback):
             self._counts[name] += 1
         if (report.plan.step + 1) % self._every == 0 or report.plan.ends_phase:
             self._write(report.plan.step)
-            self._tell()
+            self._log_state()
 
     def on_picture(self, name: str, picture: np.ndarray, step: int) -> None:
         self._logger.log_picture(name, picture, step)
@@ -97,8 +97,8 @@ class Logging(Callback):
 
     def close(self) -> None:
         try:
-            # A run that the doctor stopped has been judged since scalars were last written.
-            self._tell()
+            # If the doctor stopped the run, its last diagnosis came after the last scalars.
+            self._log_state()
         except OSError:
             pass
         finally:
@@ -121,13 +121,13 @@ class Logging(Callback):
         self._written, self._steps = now, 0
         self._logger.log_scalars(values, step)
 
-    def _tell(self) -> None:
-        """Show what the training was last judged to be in: 1 for that state, and in words where it has changed."""
-        judged, told = self._judged(), self._told
-        self._told = judged
-        if judged is None or judged == told:
+    def _log_state(self) -> None:
+        """Log the state of the last diagnosis if it is new: scalars, and a text if the state changed."""
+        found, logged = self._last_finding(), self._logged
+        self._logged = found
+        if found is None or found == logged:
             return
-        step, finding = judged
+        step, finding = found
         self._logger.log_scalars({f"doctor/{state}": float(state == finding.state) for state in State}, step)
-        if told is None or finding.state != told[1].state:
+        if logged is None or finding.state != logged[1].state:
             self._logger.log_text("doctor", finding.line, step)

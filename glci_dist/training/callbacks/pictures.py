@@ -15,7 +15,7 @@ Show = Callable[[str, np.ndarray, int], None]
 
 
 class Pictures(Callback):
-    """Grids of fixed faces at fixed steps, as PNG and for the loggers; redrawn where a step is run again."""
+    """Picture grids of fixed faces at fixed steps, as PNG and for the loggers; redrawn if a step is run again."""
 
     is_display = True
 

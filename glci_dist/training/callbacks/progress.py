@@ -1,4 +1,4 @@
-"""What a run shows on the screen while it trains (rank 0)."""
+"""Progress on the screen, and lost output (rank 0)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glci_dist.training.run_log import RunLog
 
 
 class Progress(Callback):
-    """A line with phase, step, speed and time left: live on a terminal, else one every 30 s."""
+    """A line with phase, step, speed and time left: a live bar on a terminal, else a line every 30 s."""
 
     is_display = True
     _SECONDS = 30.0
@@ -57,8 +57,8 @@ class Progress(Callback):
         self._bar.close()
 
 
-class Unprinted(Callback):
-    """Tells once a stream that what is printed does not arrive: nothing else follows from it."""
+class LostOutput(Callback):
+    """Reports once per stream that output cannot be written; training continues."""
 
     is_display = True
 
@@ -68,5 +68,5 @@ class Unprinted(Callback):
     def after_step(self, done: TrainedStep, control: Control) -> None:
         for loss in output.take_losses():
             self._log.event(OutputLost(done.report.plan.step, loss.stream, loss.reason))
-            # The shell waits for the run, whose reader has left, and somebody may wonder why.
+            # The reader has left, but the run continues and the shell waits for it: say why.
             output.say(f"glci: {loss.stream} cannot be written ({loss.reason}); training goes on, see `glci status`")

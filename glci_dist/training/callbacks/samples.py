@@ -1,4 +1,4 @@
-"""Which samples made the weights, which did not decode, and whose loader workers were lost. On every rank."""
+"""Records which samples were used, which did not decode, and which loader workers were lost. On every rank."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from glci_dist.errors import UserError
 from glci_dist.runs.events import SampleReplaced, WorkerLost
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.gradient_monitor import GradientMonitor
-from glci_dist.training.replaced import Replaced
+from glci_dist.training.replaced_samples import ReplacedSamples
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.sample_digest import SampleDigest
 
 _FEWEST = 1000
-"""Samples that the tolerance is reckoned on at the least: one bad photo in a first batch ends nothing."""
+"""``data.tolerance`` is relative to at least this many samples, so that one bad photo in the first batch is allowed."""
 
 
 class SampleAudit(Callback):
-    """Takes down the samples of every step, as a count and a digest. It is part of a checkpoint."""
+    """Records the samples of every step as a count and a digest, which are saved in checkpoints."""
 
     def __init__(self, world: World, global_batch: int) -> None:
         self._world, self._slots = world, world.slots(global_batch)
@@ -30,25 +30,25 @@ class SampleAudit(Callback):
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         if done.batch is not None:
-            self._own = self._own.used(done.report.plan.step, self._slots, done.batch.keys)
+            self._own = self._own.with_samples(done.report.plan.step, self._slots, done.batch.keys)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all ranks, on rank 0; every rank calls it."""
+        """The digest of all ranks, on rank 0; every rank calls it."""
         used = self._world.gather_objects(self._own)
         return dict(sum(used, self._before).to_json())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave on rank 0."""
+        """Restore what ``state_dict`` returned on rank 0."""
         self._before, self._own = SampleDigest.from_json(dict(state)), SampleDigest()
 
 
 class SampleWatch(Callback):
-    """Tells of samples that did not decode and of lost loader workers; ends the run beyond ``data.tolerance``."""
+    """Reports samples that did not decode and lost loader workers; ends the run beyond ``data.tolerance``."""
 
     def __init__(
         self, config: Config, world: World, journal: Path, gradient_monitor: GradientMonitor, log: RunLog
     ) -> None:
-        """``journal``: its path, for messages. ``health`` counts the samples."""
+        """``journal``: its path, for messages. ``gradient_monitor`` stores the counts of samples."""
         self._config, self._world, self._journal, self._gradient_monitor, self._log = (
             config,
             world,
@@ -56,16 +56,16 @@ class SampleWatch(Callback):
             gradient_monitor,
             log,
         )
-        self._replaced = Replaced(config.data.shards, journal, log.say)
+        self._replaced = ReplacedSamples(config.data.shards, journal, log.say)
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report, batch, gradient_monitor = done.report, done.batch, self._gradient_monitor
         gradient_monitor.samples += self._config.global_batch
         gradient_monitor.replaced += report.replaced
         if report.replaced and batch is not None:
-            self._tell_replaced(report.plan.step, batch)
+            self._report_replaced(report.plan.step, batch)
         if report.remade and batch is not None:
-            self._tell_remade(report.plan.step, batch)
+            self._report_lost_workers(report.plan.step, batch)
         tolerance = self._config.data.tolerance
         if gradient_monitor.replaced > tolerance * max(gradient_monitor.samples, _FEWEST):
             control.end(
@@ -77,16 +77,16 @@ class SampleWatch(Callback):
             )
 
     def close(self) -> None:
-        self._replaced.sum_up()
+        self._replaced.report_total()
 
-    def _tell_replaced(self, step: int, batch: Batch) -> None:
+    def _report_replaced(self, step: int, batch: Batch) -> None:
         for rank in self._world.gather_objects(batch.replaced):
             for each in rank:
                 self._replaced.add(step, each)
                 self._log.event(SampleReplaced(step, each.shard, each.key, each.slot, each.reason))
 
-    def _tell_remade(self, step: int, batch: Batch) -> None:
-        """Say and write down which loader workers were lost, of which rank, and to what."""
+    def _report_lost_workers(self, step: int, batch: Batch) -> None:
+        """Report which ranks lost loader workers, and why."""
         for rank, (host, reasons) in enumerate(self._world.gather_objects((self._world.host, batch.remade))):
             for reason in reasons:
                 self._log.event(WorkerLost(step, rank, on=host, reason=reason))

@@ -1,4 +1,4 @@
-"""What ends a run from outside: a newer attempt, a signal. On every rank."""
+"""Ends a run for outside reasons: a newer attempt, a signal. On every rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glci_dist.training.run_log import RunLog
 
 
 class LeaseWatch(Callback):
-    """Ends the run at once where a newer attempt owns it; first of all callbacks, so that nothing more is written."""
+    """Ends the run at once if a newer attempt owns it; the first callback, so that nothing more is written."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
@@ -23,7 +23,7 @@ class LeaseWatch(Callback):
 
 
 class StopSignals(Callback):
-    """Ends the run after a step in which any rank was sent a signal to stop."""
+    """Ends the run after a step in which any rank got a signal to stop."""
 
     def __init__(self, stop: StopRequest, world: World, log: RunLog) -> None:
         self._stop, self._world, self._log = stop, world, log

@@ -1,4 +1,4 @@
-"""Lets the doctor look at the contest while it is trained, and does what its configuration answers. On every rank."""
+"""Diagnoses adversarial training at each step, and applies the configured answers (``doctor``). On every rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glci_dist.training.scalars import scalars
 
 
 class Treatment(Callback):
-    """Diagnoses each step of a contest, tells what is new, and answers it."""
+    """Passes each step to the doctor, reports its diagnoses and applies their answers."""
 
     def __init__(
         self,
@@ -32,25 +32,25 @@ class Treatment(Callback):
         metrics: MetricRegistry,
         steps: int,
     ) -> None:
-        """``steps``: of the schedule."""
+        """``steps``: length of the schedule."""
         self._config, self._doctor, self._gan, self._gradient_monitor = config, doctor, gan, gradient_monitor
         self._rollback, self._log, self._metrics, self._steps = rollback, log, metrics, steps
 
     def adjust(self, plan: StepPlan) -> StepPlan:
-        return self._doctor.adjusted(plan)
+        return self._doctor.adjust(plan)
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report, step = done.report, done.report.plan.step
         if report.skipped:
             return
-        # A run that a signal ends is judged too: what goes on later must know all that this one saw.
+        # Also if a signal ends the run, as the doctor's state is saved and must not depend on it.
         found = self._doctor.diagnose(report.plan, dict(scalars(report, self._metrics)))
         if found is None:
             return
-        self._tell(found, report.plan)
+        self._report(found, report.plan)
         if found.answer == "stop":
             control.end(Fault(f"step {step}: contest {found.finding.line} (doctor answered stop)"))
-        elif found.answer == "rollback" and self._rollback.may_help():
+        elif found.answer == "rollback" and self._rollback.is_allowed():
             control.go_back(self._rollback.go_back(step, skip_step=False))
             return
         elif found.answer == "rollback":
@@ -61,14 +61,14 @@ class Treatment(Callback):
                 )
             )
         if found.answer != "stop":
-            # Where no rollback helped, what is saved now has the lowered learning rate, and counts them as begun anew.
+            # If no rollback helped, the state saved now has the lowered learning rate and counts the reset.
             self._reset_if_due(step + 1)
 
     def on_rewind(self, step: int) -> None:
-        # A checkpoint's discriminators may be of before they began anew.
+        # The checkpoint's discriminators may be older than their reset.
         self._reset_if_due(step)
 
-    def _tell(self, found: Diagnosis, plan: StepPlan) -> None:
+    def _report(self, found: Diagnosis, plan: StepPlan) -> None:
         finding, factors = found.finding, self._doctor.factors(plan)
         changed = factors if found.answer in ("balance", "rollback") else {}
         self._log.event(
@@ -83,22 +83,22 @@ class Treatment(Callback):
             )
         )
         done = ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
-        told = f"; balanced: {done}" if found.answer == "balance" else ""
+        balanced = f"; balanced: {done}" if found.answer == "balance" else ""
         where = "contest" if plan.is_joint else f"phase {plan.phase}:"
-        self._log.say(f"step {plan.step}: {where} {finding.line}{told}")
+        self._log.say(f"step {plan.step}: {where} {finding.line}{balanced}")
 
     def _reset_if_due(self, step: int) -> None:
-        """Put the discriminators back to what they were at the run's start before ``step``, as every rank does."""
+        """Reset the discriminators, before ``step``, to their weights at the run's start, on every rank."""
         doctor, window = self._doctor, self._config.doctor.window
         if not doctor.is_reset_due:
             return
         if step + window >= self._steps:
             doctor.is_reset_due = False
-            self._log.say(f"step {step}: too few steps are left for discriminators that begin anew: these stay")
+            self._log.say(f"step {step}: too few steps are left to reset the discriminators: they stay as they are")
             return
         self._log.event(NetworkReset(step, "discriminators"))
-        self._log.say(f"step {step}: the discriminators begin anew, and have {window} steps to themselves")
+        self._log.say(f"step {step}: discriminators reset; training them alone for {window} steps")
         self._gan.discriminators.reset(build_discriminators(self._config).state_dict())
-        self._gan.balance.forget()
-        self._gradient_monitor.forget("discriminator")
-        doctor.train_alone(step)
+        self._gan.adversarial_weight.reset()
+        self._gradient_monitor.reset("discriminator")
+        doctor.train_discriminators_alone(step)

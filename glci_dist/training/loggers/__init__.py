@@ -1,1 +1,1 @@
-"""Where a run's scalars, pictures and words go."""
+"""Loggers of a run's scalars, pictures and texts."""

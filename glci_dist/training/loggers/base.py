@@ -1,4 +1,4 @@
-"""What every logger does, and what it is told of the run (rank 0)."""
+"""The base of loggers, and what components of the user's own get to know about the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a logger or a callback of the user's may know of the run."""
+    """The run, for a logger or callback of the user's own."""
 
     name: str
     folder: Path
@@ -20,31 +20,31 @@ class RunInfo:
     config: Mapping[str, Any]
     """The whole configuration, resolved, without credentials."""
     steps: int
-    """Of the whole schedule."""
+    """Length of the whole schedule."""
     rank: int
     world_size: int
 
 
 class Logger:
-    """Does nothing; subclasses override what they need. It stands on rank 0 alone.
+    """Base of loggers: does nothing; override what you need. On rank 0 alone.
 
-    Where it cannot write (``OSError``), that is told once and ends nothing.
+    An ``OSError`` is reported once, and training continues.
     """
 
     def begin(self, step: int, panels: Mapping[str, Sequence[str]]) -> None:
-        """The run starts or goes on from ``step``, also after a rollback: what was logged of later ones is void.
+        """Called when the run starts or continues at ``step``, also after a rollback: later entries are void then.
 
-        ``panels``: titles of charts, and the names of the scalars that stand in each.
+        ``panels``: titles of charts, each with the names of its scalars.
         """
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Means over the steps since the last call, by ``group/name``; ``step`` is the last of them."""
+        """Log means over the steps since the last call, by ``group/name``; ``step`` is the last of them."""
 
     def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """A picture ``(H, W, 3)``, uint8, RGB."""
+        """Log a picture ``(H, W, 3)``, uint8, RGB."""
 
     def log_text(self, name: str, text: str, step: int) -> None:
-        """Words, as Markdown."""
+        """Log a text, as Markdown."""
 
     def close(self) -> None:
-        """The run ends, in whatever way."""
+        """Called at the end of the run, however it ends, and before ``begin`` after a rollback."""

@@ -1,4 +1,4 @@
-"""A run's curves, pictures and words in TensorBoard."""
+"""Logs scalars, pictures and texts to TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from glci_dist.training.loggers.base import Logger
 
 
 def _quieten_writers() -> None:
-    """Let TensorBoard's writing thread end without a traceback: the next write raises the same error here."""
-    told = threading.excepthook
+    """Suppress the traceback of TensorBoard's writing thread: the next write raises the same error here."""
+    previous_hook = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
         if type(arguments.thread).__name__ != "_AsyncWriterThread":
-            told(arguments)
+            previous_hook(arguments)
 
     threading.excepthook = hook
 
 
 class TensorBoard(Logger):
-    """Event files in ``folder``; panels are in its CUSTOM SCALARS."""
+    """Writes event files into ``folder``; panels are in TensorBoard's CUSTOM SCALARS."""
 
     def __init__(self, folder: Path) -> None:
         _quieten_writers()
@@ -59,7 +59,7 @@ class TensorBoard(Logger):
 
     @contextmanager
     def _writing(self) -> Iterator[SummaryWriter]:
-        """The writer; one that could not write never does again, so another one takes its place."""
+        """The writer; it is replaced after an ``OSError``, as it could never write again."""
         if self._writer is None:
             self._writer = SummaryWriter(str(self._folder))
         try:

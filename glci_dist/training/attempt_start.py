@@ -1,4 +1,4 @@
-"""How an attempt begins: from the newest checkpoint, if there is one, and with a word on what is not as it was left."""
+"""The start of an attempt: loads the newest checkpoint, if there is one, and reports what changed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from glci_dist.config import Config
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.events import Resumed, Started
 from glci_dist.runs.folder import RunFolder
-from glci_dist.training.balance import Balance
+from glci_dist.training.adversarial_weight import AdversarialWeight
 from glci_dist.training.checkpointer import Checkpointer
-from glci_dist.training.differences import Differences, missing_checkpoint
-from glci_dist.training.moves import moves
 from glci_dist.training.phases import Schedule
-from glci_dist.training.resuming import check_configuration, saved_under
+from glci_dist.training.resume_changes import ResumeChanges, find_missing_checkpoint
+from glci_dist.training.resume_checkpoint import check_configuration, saved_configuration
 from glci_dist.training.run_log import RunLog
+from glci_dist.training.schedule_changes import schedule_changes
 from glci_dist.training.startup_timer import StartupTimer
 
 
 @dataclass
-class Resumption:
-    """Of one attempt; every rank holds one."""
+class AttemptStart:
+    """The start of one attempt; every rank has one."""
 
     config: Config
     world: World
@@ -32,44 +32,44 @@ class Resumption:
     schedule: Schedule
     checkpoints: Checkpointer
     log: RunLog
-    differences: Differences = field(default_factory=Differences)
-    """From how the run was left."""
+    changes: ResumeChanges = field(default_factory=ResumeChanges)
+    """Changes since the run was left."""
     converted: Mapping[str, int] = field(default_factory=dict)
-    """Batch norms of the user's networks that were converted, by network."""
+    """Number of converted batch norms in the user's own networks, by network."""
     checkpoint: Checkpoint | None = None
-    """That the run goes on from."""
+    """The checkpoint that was loaded."""
 
     @property
     def first_step(self) -> int:
         return self.checkpoint.step if self.checkpoint is not None else 0
 
-    def resume(self, balance: Balance, startup: StartupTimer) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        self.differences.missing = missing_checkpoint(self.folder.path) if self.world.is_main else None
+    def resume(self, adversarial_weight: AdversarialWeight, startup: StartupTimer) -> None:
+        """Load the newest checkpoint, if there is one."""
+        self.changes.missing_checkpoint = find_missing_checkpoint(self.folder.path) if self.world.is_main else None
         found = self.checkpoints.newest()
-        startup.lap("verifying the checkpoint")
+        startup.record("verifying the checkpoint")
         if found is None:
             return
         check_configuration(found, self.config)
         self.checkpoints.load(found)
         self.checkpoint, self.checkpoints.first_step = found, found.step
-        before = saved_under(found).config.phases
-        self.differences.moves = moves(found.step, before, self.config.phases)
-        balance.follow_phase(Schedule(before).names, self.schedule.names)
-        startup.lap("reading the checkpoint")
+        before = saved_configuration(found).config.phases
+        self.changes.schedule = schedule_changes(found.step, before, self.config.phases)
+        adversarial_weight.renumber_phase(Schedule(before).names, self.schedule.names)
+        startup.record("reading the checkpoint")
 
-    def say_complete(self) -> None:
-        """Say and write down that no step is left to run."""
+    def report_complete(self) -> None:
+        """Report that no step is left to run."""
         self.log.event(Resumed(self.first_step, self.world.size))
-        self._tell_differences()
+        self._report_changes()
         self.log.say(f"{self.folder.path} is complete: {self.schedule.steps} steps are done")
 
-    def announce(self) -> None:
-        """Say and write down that the run starts, or goes on, and on what; every rank calls it."""
+    def report(self) -> None:
+        """Report the start or the resume, and on which hardware; every rank calls it."""
         engine, world, resumed = self.config.engine, self.world, self.checkpoint
         kind: type[Resumed | Started] = Resumed if resumed else Started
         self.log.event(kind(self.first_step, world.size, str(world.device), engine.precision))
-        self._tell_differences()
+        self._report_changes()
         from_world = f" (saved by {resumed.manifest.world_size} rank(s))" if resumed else ""
         self.log.say(
             f"{kind.name} {self.folder.path} at step {self.first_step} of {self.schedule.steps}{from_world}: "
@@ -82,12 +82,12 @@ class Resumption:
         if world.device.type == "cpu" and engine.precision == "bf16" and not has_bf16():
             self.log.say("this processor has no instructions for bf16: engine.precision=fp32 is many times faster here")
         if resumed is None and "rollback" in (engine.not_finite, engine.spike, *vars(self.config.doctor).values()):
-            # What a rollback before the first checkpoint goes back to.
+            # For a rollback before the first regular checkpoint.
             self.checkpoints.save(step=0, phase=self.schedule.at(0).phase)
 
-    def _tell_differences(self) -> None:
+    def _report_changes(self) -> None:
         resumed = self.checkpoint
-        for event in self.differences.events(self.first_step):
+        for event in self.changes.events(self.first_step):
             self.log.event(event)
-        for line in self.differences.lines(self.folder, resumed_at=resumed.step if resumed else None):
+        for line in self.changes.lines(self.folder, resumed_at=resumed.step if resumed else None):
             self.log.say(line)

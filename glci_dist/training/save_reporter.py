@@ -1,4 +1,4 @@
-"""What became of each save, on the screen and in the journal."""
+"""Reports finished saves on the screen and in the journal."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from glci_dist.runs.events import CheckpointFailed, CheckpointSaved, RetentionFa
 from glci_dist.training.run_log import RunLog
 
 
-class SaveReports:
-    """Of one attempt (rank 0)."""
+class SaveReporter:
+    """The saves of one attempt (rank 0)."""
 
     def __init__(self, log: RunLog, stop_within_s: float) -> None:
         self._log, self._stop_within_s = log, stop_within_s
         self._kept: str | None = None
 
     def report(self, saved: SaveResult, *, newest: int) -> None:
-        """Tell of a save that ended; ``newest``: step of the newest checkpoint."""
+        """Report a finished save; ``newest``: step of the newest checkpoint."""
         if saved.error is not None:
             self._log.event(CheckpointFailed(saved.step, saved.error))
             self._log.say(
@@ -35,7 +35,7 @@ class SaveReports:
                 deleted=saved.deleted,
             )
         )
-        # Once: it will be so at the next save too, and nothing is lost by keeping more.
+        # Reported once, as it will probably recur at the next save, and nothing is lost by keeping more.
         is_news, self._kept = saved.retention_error != self._kept, saved.retention_error
         if saved.retention_error is not None and is_news:
             self._log.event(RetentionFailed(saved.step, saved.retention_error))

@@ -1,4 +1,4 @@
-"""Where a step stands in a schedule that was changed since, beside where it stood: said before a resumed run begins."""
+"""How a change of the phases moves the step at which a run resumes; printed before the first step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from glci_dist.config import PhaseConfig
 from glci_dist.training.phases import Schedule, StepPlan, learning_rate_factor
 
 
-def moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseConfig]) -> list[str]:
-    """What the change of the phases does to a run that goes on at ``step``, a line each; none: nothing."""
-    return list(_moves(step, before, now))
+def schedule_changes(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseConfig]) -> list[str]:
+    """The effects of changed phases on a run that resumes at ``step``, a line each; empty: none."""
+    return list(_changes(step, before, now))
 
 
-def _moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseConfig]) -> Iterator[str]:
+def _changes(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseConfig]) -> Iterator[str]:
     old, new = Schedule(before), Schedule(now)
     was, there = _at(old, step), _at(new, step)
     if not old.steps or (was is None and there is None):
@@ -42,7 +42,7 @@ def _moves(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, Phase
 
 
 def _skipped(there: StepPlan, was_phase: str, was_step: int) -> Iterator[str]:
-    """What of the phase that the run lands in is never run."""
+    """The steps of the new phase that are never run."""
     begun = was_step if there.phase == was_phase else 0
     if there.phase_step > begun:
         measured = there.balance and begun < there.balance_steps <= there.phase_step

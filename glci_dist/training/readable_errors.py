@@ -1,4 +1,4 @@
-"""What an error that ends an attempt is called in its journal."""
+"""Converts an error that ends an attempt into a message for its journal."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from glci_dist.cluster.world import World, is_lost_peer
 from glci_dist.errors import Ending, Fault, UserError, is_short_of_files
 
 
-def is_lost(error: BaseException, world: World) -> bool:
-    """Whether an error of this rank follows from another rank's end."""
+def is_from_lost_peer(error: BaseException, world: World) -> bool:
+    """Whether this rank's error was caused by the end of another rank."""
     return isinstance(error, RuntimeError) and is_lost_peer(error, world.size)
 
 
-def in_words(error: BaseException, world: World) -> Exception:
-    """What an error that ends the attempt is to a reader of its journal; a ``Fault`` where one line says it all."""
+def readable_error(error: BaseException, world: World) -> Exception:
+    """``error`` with a message for the journal; a ``Fault`` or ``UserError`` if one line is enough."""
     if isinstance(error, Ending):
         return error
     here = f"rank {world.rank} on {world.host}"
-    if is_lost(error, world):
+    if is_from_lost_peer(error, world):
         why = f"{here} lost another rank, whose own message says why"
         return Fault(f"{why}; the same command goes on from the last checkpoint", one_rank=True)
     lines = str(error).strip().splitlines()

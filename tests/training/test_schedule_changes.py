@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from glci_dist.config import PhaseConfig
-from glci_dist.training.balance import Balance
-from glci_dist.training.moves import moves
+from glci_dist.training.adversarial_weight import AdversarialWeight
+from glci_dist.training.schedule_changes import schedule_changes
 
 
 def phases(**steps: int) -> dict[str, PhaseConfig]:
@@ -18,7 +18,7 @@ BEFORE = phases(completion=40, discriminator=2, joint=20)
 
 @pytest.mark.parametrize("now", [BEFORE, phases(completion=40, spare=0, discriminator=2, joint=20)])
 def test_where_nothing_moved_nothing_is_said(now: dict[str, PhaseConfig]) -> None:
-    assert moves(46, BEFORE, now) == []
+    assert schedule_changes(46, BEFORE, now) == []
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_where_nothing_moved_nothing_is_said(now: dict[str, PhaseConfig]) -> Non
     ],
 )
 def test_where_the_step_stood_and_stands_is_said(now: dict[str, PhaseConfig], said: list[str]) -> None:
-    told = moves(46, BEFORE, now)
+    told = schedule_changes(46, BEFORE, now)
     for each in said:
         assert any(each in line and (line.startswith("step 46 ") or "passed by" in line) for line in told), told
 
 
 def test_a_run_that_was_done_and_is_longer_now_says_where_it_goes_on() -> None:
-    (line,) = moves(62, BEFORE, phases(completion=40, discriminator=2, joint=25))
+    (line,) = schedule_changes(62, BEFORE, phases(completion=40, discriminator=2, joint=25))
     assert "was at the schedule's end (62 steps), is in phase joint (step 20 of 25) now, 5 steps to go" in line
 
 
@@ -63,21 +63,21 @@ def test_learning_rates_that_the_schedule_moved_are_said() -> None:
     before, now = phases(only=20), phases(only=40)
     for each in (*before.values(), *now.values()):
         each.lr_schedule = "linear"
-    told = moves(10, before, now)
+    told = schedule_changes(10, before, now)
     assert any("puts the learning rates of step 10 at 0.744 of their peak now, 0.474 before" in line for line in told)
 
 
 def test_a_phase_whose_balance_is_measured_on_steps_that_are_passed_by_says_so() -> None:
     now = phases(completion=20, discriminator=2, contest=60)
     now["contest"].balance = 1.0
-    told = moves(46, BEFORE, now)
+    told = schedule_changes(46, BEFORE, now)
     assert any("those that its balance is measured on among them" in line for line in told)
 
 
 def test_what_a_balance_measured_stays_with_its_phase_by_its_name() -> None:
-    balance = Balance()
+    balance = AdversarialWeight()
     balance.load_state_dict({"phase": 2, "steps": 20, "reconstruction": 3.0, "adversarial": 2.0})
-    balance.follow_phase(["completion", "discriminator", "joint"], ["completion", "joint"])
+    balance.renumber_phase(["completion", "discriminator", "joint"], ["completion", "joint"])
     assert balance.state_dict()["phase"] == 1
-    balance.follow_phase(["completion", "joint"], ["completion", "other"])
+    balance.renumber_phase(["completion", "joint"], ["completion", "other"])
     assert balance.state_dict()["phase"] == -1

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, what becomes of the damaged ones, and which it refuses."""
+"""Finds the checkpoint to resume from, sets damaged ones aside, and refuses those of another configuration."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from glci_dist.runs.folder import is_accepted, refuse, result_changes
 from glci_dist.stored import Stored
 
 
-def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, Path], None]) -> Checkpoint | None:
-    """The newest checkpoint in ``root`` that is whole, if there is any; newer, damaged ones are set aside.
+def newest_intact(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, Path], None]) -> Checkpoint | None:
+    """The newest intact checkpoint in ``root``; newer, damaged ones are set aside. None if there are none at all.
 
-    ``damaged`` hears of each: where it was, what is wrong with it, where it lies now. Raises ``Fault`` where one
-    cannot be read or moved, and where none is whole: nothing is renamed then.
+    ``damaged`` is called for each with its old path, the problem and its new path. Raises ``Fault`` if one cannot be
+    read or moved, and, without renaming any, if all are damaged.
     """
-    # It loads torch, which the rest of this module needs not, nor who submits a run.
+    # Imports torch, which the rest of this module, and submitting a run, do not need.
     from glci_dist.checkpoints import reading
 
     broken: list[tuple[Path, str]] = []
@@ -29,7 +29,7 @@ def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, 
     except (Unreadable, OSError) as error:
         raise Fault(f"{error}: the checkpoints stand as they were; mend that, and the same command goes on") from error
     if broken and found is None:
-        # Perhaps it is the disk that cannot be read just now: nothing is renamed, nothing begins anew.
+        # Perhaps the disk cannot be read just now: do not rename any, and do not start at step 0.
         path, problem = broken[0]
         raise Fault(
             f"none of the {len(broken)} checkpoint(s) in {path.parent} is whole ({path.name}: {problem}): "
@@ -48,15 +48,15 @@ def newest_whole(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, 
     return found
 
 
-def saved_under(checkpoint: Checkpoint) -> Stored:
-    """The configuration that a checkpoint was saved under; raises ``UserError`` where it holds none."""
+def saved_configuration(checkpoint: Checkpoint) -> Stored:
+    """The configuration that a checkpoint was saved with; raises ``UserError`` if it holds none."""
     return stored.parse(str(checkpoint.manifest.facts.get("config", "")), checkpoint.path)
 
 
-def check_standing(root: Path, config: Config) -> None:
-    """``check_configuration`` of the checkpoint that the run will go on from, as far as can be told without reading it.
+def check_newest_checkpoint(root: Path, config: Config) -> None:
+    """``check_configuration`` of the checkpoint that the run will resume from, as far as its manifest tells.
 
-    It comes before the lease, so that what is refused fences no attempt off that still runs.
+    Called before the lease is taken, so that a refused command does not fence off an attempt that still runs.
     """
     checkpoint, _ = newest_complete(root)
     if checkpoint is not None:
@@ -64,13 +64,13 @@ def check_standing(root: Path, config: Config) -> None:
 
 
 def check_configuration(checkpoint: Checkpoint, config: Config) -> None:
-    """Raise ``UserError`` where it was saved under another configuration, in what ``checkpoints.accept`` does not."""
-    changes = result_changes(saved_under(checkpoint), config)
+    """Raise ``UserError`` if it was saved with another configuration, except for keys in ``checkpoints.accept``."""
+    changes = result_changes(saved_configuration(checkpoint), config)
     refuse(checkpoint.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
 
 
 def refuse_unreadable(checkpoint: Checkpoint, problems: Sequence[str | None]) -> None:
-    """Raise ``Fault`` where a rank could not read what rank 0 has verified; ``problems``: each rank's."""
+    """Raise ``Fault`` if a rank could not read what rank 0 has verified; ``problems``: of each rank."""
     found = [each for each in problems if each]
     if found:
         raise Fault(

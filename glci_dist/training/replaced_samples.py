@@ -1,4 +1,4 @@
-"""Photos that did not decode, as they are said on the screen: the first at once, all of them at the end."""
+"""Reports photos that did not decode on the screen: the first at once, the total at the end."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from glci_dist.data.batch import Replacement
 
 
-class Replaced:
-    """Of one attempt (rank 0)."""
+class ReplacedSamples:
+    """The replaced photos of one attempt (rank 0)."""
 
-    def __init__(self, shards: str, journal: Path, tell: Callable[[str], None]) -> None:
-        self._shards, self._journal, self._tell = shards, journal, tell
+    def __init__(self, shards: str, journal: Path, say: Callable[[str], None]) -> None:
+        self._shards, self._journal, self._say = shards, journal, say
         self._photos: set[tuple[str, str]] = set()
         self._steps: set[int] = set()
         self._slots = 0
 
     def add(self, step: int, replacement: Replacement) -> None:
-        """Take down a photo that another one of its shard stands in for."""
+        """Count a photo that was replaced by another one of its shard."""
         if not self._photos:
-            self._tell(
+            self._say(
                 f"step {step}: {replacement.shard}/{replacement.key} does not decode ({replacement.reason}): the "
                 "next photo of its shard stands in for it, as for others that follow; look: "
                 f"glci shards verify {self._shards}"
@@ -29,10 +29,10 @@ class Replaced:
         self._steps.add(step)
         self._slots += 1
 
-    def sum_up(self) -> None:
-        """Say how many they were, if there were any; once."""
+    def report_total(self) -> None:
+        """Print the total, if there were any; once."""
         if self._photos:
-            self._tell(
+            self._say(
                 f"{len(self._photos)} photo(s) that do not decode were replaced by others, {self._slots} time(s) in "
                 f"{len(self._steps)} step(s): {self._journal} names them; glci shards verify {self._shards}"
             )

@@ -1,8 +1,8 @@
-"""Weighs the adversarial term so that both gradients reach the completion network with norms of one order.
+"""The adversarial weight that gives both gradients at the completion network's output norms of a configured ratio.
 
-GLCIC, section 3.4: at the start of the third phase the norms of the two gradients are to be of the same order. They
-are measured at the network's output over the phase's first steps; what is measured is state, which travels in
-checkpoints, and the same on every rank, since it comes from the heartbeat.
+GLCIC, section 3.4: at the start of the third phase the norms of the two gradients shall be of the same order. They
+are measured over the phase's first steps. The measurement is saved in checkpoints; it is the same on every rank, since
+it comes from the step report.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 from glci_dist.training.phases import StepPlan
 
 
-class Balance:
-    """The adversarial term's weight at each step."""
+class AdversarialWeight:
+    """The adversarial weight at each step."""
 
     def __init__(self) -> None:
         self._phase = -1
-        """Number of the phase that was measured."""
+        """Number of the measured phase; -1: none."""
         self._steps = 0
         self._reconstruction = self._adversarial = 0.0
-        """Sums of the norms over those steps."""
+        """Sums of the norms over ``_steps`` steps."""
 
     def alpha(self, plan: StepPlan) -> float:
-        """The weight at a step: the phase's alpha, or with ``balance`` what has been measured before the step.
+        """The weight at a step: the phase's alpha, or with ``balance`` the one from the measurements before the step.
 
-        Before anything was measured it is 0: the phase's first step only measures.
+        It is 0 before the first measurement: the phase's first step only measures.
         """
         if not plan.balance:
             return plan.alpha
@@ -35,7 +35,7 @@ class Balance:
         return plan.balance * self._reconstruction / self._adversarial
 
     def measure(self, plan: StepPlan, reconstruction: float, adversarial: float) -> None:
-        """Take down the norms of a step's gradients at the output, before their weights."""
+        """Add the norms of a step's gradients at the output, unweighted."""
         measured = self._steps if self._phase == plan.phase_number else 0
         if not plan.balance or measured >= plan.balance_steps:
             return
@@ -45,12 +45,12 @@ class Balance:
         self._reconstruction += reconstruction
         self._adversarial += adversarial
 
-    def forget(self) -> None:
-        """Measure again from the next step on: the discriminators are others now."""
+    def reset(self) -> None:
+        """Measure again from the next step on, as the discriminators were reset."""
         self._phase = -1
 
-    def follow_phase(self, before: Sequence[str], now: Sequence[str]) -> None:
-        """Keep what was measured with its phase, whose number may be another ``now``; the names of the phases."""
+    def renumber_phase(self, before: Sequence[str], now: Sequence[str]) -> None:
+        """Renumber the measured phase; ``before``, ``now``: phase names of the old and the new schedule."""
         if 0 <= self._phase < len(before):
             name = before[self._phase]
             self._phase = now.index(name) if name in now else -1
@@ -65,6 +65,6 @@ class Balance:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         self._phase, self._steps = state["phase"], state["steps"]
         self._reconstruction, self._adversarial = state["reconstruction"], state["adversarial"]

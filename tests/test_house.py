@@ -62,3 +62,14 @@ def test_no_import_runs_upwards() -> None:
 def test_no_import_runs_in_a_circle() -> None:
     # static_order raises CycleError with the circle.
     assert len(list(graphlib.TopologicalSorter(_modules(at_once=True)).static_order())) > 150
+
+
+def test_no_file_has_more_than_350_lines_and_no_function_more_than_50() -> None:
+    long = []
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        if len(text.splitlines()) > 350:
+            long.append(path.name)
+        functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+        long += [f"{path.name}: {each.name}" for each in functions if (each.end_lineno or 0) - each.lineno >= 50]
+    assert long == []

@@ -103,21 +103,8 @@ def _evaluate(
     request: EvaluationRequest, generators: Sequence[LoadedGenerator], index: Index, world: World
 ) -> Result | None:
     first = generators[0].config
-    for each in generators:
-        for key in ("size", "short_edge"):
-            one, other = (getattr(config.data, key) for config in (first, each.config))
-            if one != other and (key == "size" or one[0] != other[0]):
-                raise UserError(
-                    f"{generators[0].name} has data.{key}={one} and {each.name} {other}: measure them by themselves"
-                )
-    names = [each.name for each in generators]
-    if len(set(names)) < len(names):
-        # Runs in different folders may have the same name.
-        names = [
-            f"{_split_step(run)[0]} (step {each.step})" for run, each in zip(request.runs, generators, strict=True)
-        ]
-    if len(set(names)) < len(names):
-        raise UserError(f"{max(names, key=names.count)} is named twice: name each run, or RUN@STEP, once")
+    _check_sizes(generators)
+    names = _names(request, generators)
     target = request.out or _split_step(request.runs[0])[0] / "evaluation"
     store = ShardStore(index, first.data.cache)
     photos = EvaluationPhotos(
@@ -152,6 +139,31 @@ def _evaluate(
         print(result.table(names), end="")
         print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
     return result
+
+
+def _check_sizes(generators: Sequence[LoadedGenerator]) -> None:
+    """Raise ``UserError`` if the runs were trained on photos of different sizes."""
+    first = generators[0]
+    for each in generators:
+        for key in ("size", "short_edge"):
+            one, other = (getattr(config.data, key) for config in (first.config, each.config))
+            if one != other and (key == "size" or one[0] != other[0]):
+                raise UserError(
+                    f"{first.name} has data.{key}={one} and {each.name} {other}: measure them by themselves"
+                )
+
+
+def _names(request: EvaluationRequest, generators: Sequence[LoadedGenerator]) -> list[str]:
+    """A name for each run, all different; raises ``UserError`` if a run is given twice."""
+    names = [each.name for each in generators]
+    if len(set(names)) < len(names):
+        # Runs in different folders may have the same name.
+        names = [
+            f"{_split_step(run)[0]} (step {each.step})" for run, each in zip(request.runs, generators, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        raise UserError(f"{max(names, key=names.count)} is named twice: name each run, or RUN@STEP, once")
+    return names
 
 
 def _make_target(folder: Path) -> None:

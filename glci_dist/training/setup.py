@@ -165,25 +165,12 @@ def _assemble(
     metrics: MetricRegistry,
     stop: StopRequest | None,
 ) -> Trainer:
-    """The trainer of an attempt, at the run's start; registers the state that is saved."""
+    """The trainer of an attempt, at the run's start."""
     config, world, folder, attempt = leased.config, leased.world, leased.folder, leased.attempt
     log, schedule = RunLog(leased.endings.journal), Schedule(config.phases)
     gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
     audit = SampleAudit(world, config.global_batch)
-    stateful = {f"callbacks.{name}": each for name, each in leased.callbacks.items() if isinstance(each, Stateful)}
-    registry = Registry(
-        {
-            **step.networks(),
-            **{f"{side}.optimizer": OptimizerState(engine, world) for side, engine in step.engines().items()},
-            "health": gradient_monitor,
-            "balance": step.gan.adversarial_weight,
-            "doctor": doctor,
-            "samples": audit,
-            **stateful,
-        },
-        # Checkpoints of older versions lack these; they start in their initial state then.
-        optional=("balance", "doctor", *stateful),
-    )
+    registry = _registry(step, world, leased.callbacks, gradient_monitor, doctor, audit)
     converted = {name: count for name, each in step.engines().items() if (count := count_converted(each.network))}
     checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
     ledger = Ledger(attempt) if world.is_main else None
@@ -209,6 +196,31 @@ def _assemble(
         custom=dict(leased.callbacks),
         metrics=metrics,
         start=AttemptStart(config, world, folder, attempt, schedule, checkpoints, log, leased.changes, converted),
+    )
+
+
+def _registry(
+    step: TrainStep,
+    world: World,
+    custom: Mapping[str, Callback],
+    gradient_monitor: GradientMonitor,
+    doctor: Doctor,
+    audit: SampleAudit,
+) -> Registry:
+    """What a checkpoint holds, by its names there."""
+    stateful = {f"callbacks.{name}": each for name, each in custom.items() if isinstance(each, Stateful)}
+    return Registry(
+        {
+            **step.networks(),
+            **{f"{side}.optimizer": OptimizerState(engine, world) for side, engine in step.engines().items()},
+            "health": gradient_monitor,
+            "balance": step.gan.adversarial_weight,
+            "doctor": doctor,
+            "samples": audit,
+            **stateful,
+        },
+        # Checkpoints of older versions lack these; they start in their initial state then.
+        optional=("balance", "doctor", *stateful),
     )
 
 

@@ -51,6 +51,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     for word in overrides:
         _check_text(word)
+        _check_search_path(word)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = compose("config", overrides=[quoted(free_keys.freed(word)) for word in overrides])
@@ -130,6 +131,19 @@ def _check_text(word: str) -> None:
             f"{printable(word)} is no text in this shell's encoding ({locale.getencoding()}): choose a locale of UTF-8 "
             "(export LC_ALL=C.UTF-8), or write it in plain letters"
         ) from None
+
+
+def _check_search_path(word: str) -> None:
+    """Raise ``UserError`` for a folder of ``hydra.searchpath`` that does not exist, of which Hydra only warns."""
+    key, _, value = word.partition("=")
+    if key != "hydra.searchpath":
+        return
+    for folder in filter(None, re.split(r"[\[\],\s'\"]+", value)):
+        path = Path(folder.removeprefix("file://"))
+        if "://" not in folder.removeprefix("file://") and not (path.is_absolute() and path.is_dir()):
+            raise UserError(
+                f"hydra.searchpath={folder} is no folder: give its absolute path, [file:///home/me/configs]"
+            )
 
 
 def quoted(word: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist import compose
-from glci_dist.errors import Ending
+from glci_dist.errors import Ending, UserError
 from glci_dist.training.train import train
 from tests.small_run import events, final_files, newest_in, small
 from tests.worlds import run_world
@@ -174,6 +175,21 @@ def test_an_ellipse_is_in_the_batches_and_the_patch_contains_it(faces_shards: st
     boxes = [np.argwhere(pixels) for pixels in holes.pixels]
     filled = [len(box) / np.prod(box.max(0) - box.min(0) + 1) for box in boxes]
     assert np.mean(filled) < 0.85
+
+
+def test_the_yaml_of_the_guide_composes_from_a_folder_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(MINE))
+    guide = (MINE.parents[2] / "docs" / "extending.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    config = compose.load([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "data.shards=x"])
+    assert (config.name, config.model.completion.custom["width"]) == ("mine", 32)
+    assert config.losses.terms == {"edges": {"_target_": "edges.EdgeLoss", "weight": 0.1}}
+    with pytest.raises(UserError, match=r"hydra\.searchpath=/nowhere is no folder: give its absolute path"):
+        compose.load(["hydra.searchpath=[/nowhere]", "experiment=mine", "data.shards=x"])
 
 
 def test_the_installed_command_finds_parts_on_the_path(faces_shards: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from glci_dist.components import components
 from glci_dist.config import Config, PhaseConfig
 from glci_dist.data.names import printable
 from glci_dist.errors import UserError
-from glci_dist.mistakes import explain, removed_key, unknown_key
+from glci_dist.override_errors import explain, removed_key, unknown_key
 from glci_dist.rules import check, check_world, unknown_choice
 from glci_dist.urls import same_url, without_secrets_in
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from glci_dist.data.draws import integers, uniform
 from glci_dist.data.hole_kinds import HoleKind, Shapes
 from glci_dist.models.batch_norm import BatchNorm2d
-from glci_dist.models.completion import HoleFilling
+from glci_dist.models.completion import MaskedInput
 from glci_dist.models.discriminators import Discriminators
 from glci_dist.models.spectral_norm import SpectralConv2d, SpectralLinear
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
-from glci_dist.training.gan_metrics import Statistic
+from glci_dist.training.gan_metrics import CompletionMetric
 from glci_dist.training.loggers.base import Logger, RunInfo
 from glci_dist.training.loss_terms import Completions, LossTerm
 from glci_dist.training.metrics import Metric, OverRanks, OverSteps
@@ -21,13 +21,14 @@ from glci_dist.training.penalties import Penalty, PenaltyInputs
 __all__ = [
     "BatchNorm2d",
     "Callback",
+    "CompletionMetric",
     "Completions",
     "Control",
     "Discriminators",
-    "HoleFilling",
     "HoleKind",
     "Logger",
     "LossTerm",
+    "MaskedInput",
     "Metric",
     "OverRanks",
     "OverSteps",
@@ -37,7 +38,6 @@ __all__ = [
     "Shapes",
     "SpectralConv2d",
     "SpectralLinear",
-    "Statistic",
     "TrainedStep",
     "integers",
     "uniform",

@@ -373,7 +373,7 @@ def test_a_world_of_two_says_one_line_once_and_both_ranks_end_with_2(
 def test_submitting_and_looking_load_no_torch(finished_run: Path) -> None:
     # It would be most of the time that they take.
     code = (
-        "import sys; from glci_dist import cli; from glci_dist.slurm import commands, refusals, submit;"
+        "import sys; from glci_dist import cli; from glci_dist.slurm import commands, preflight, submit;"
         f"assert cli.main(['status', {str(finished_run)!r}]) == 0;"
         "print(sorted({'torch', 'deepspeed', 'tensorboard', 'submitit'} & set(sys.modules)))"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glci_dist import compose, stored
+from glci_dist import compose, stored_config
 from glci_dist.config import Config
 from glci_dist.data.holes import check_holes
 from glci_dist.errors import UserError
@@ -121,8 +121,8 @@ def test_a_configuration_survives_being_written_and_read(tmp_path: Path, experim
     config = _load(f"experiment={experiment}", "data.mean_colour=[0.1,0.2,0.3]", "optimizers.completion.eps=3e-9")
     path = tmp_path / "config.yaml"
     path.write_text(compose.to_yaml(config))
-    assert stored.read(path).config == config
-    assert list(stored.read(path).config.phases) == list(config.phases)
+    assert stored_config.read(path).config == config
+    assert list(stored_config.read(path).config.phases) == list(config.phases)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_configuration_is_refused_by_its_name(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError) as raised:
-        stored.read(path)
+        stored_config.read(path)
     assert str(path) in str(raised.value)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -10,8 +10,8 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from glci_dist.cli import main
-from glci_dist.diagnosis.log import Point, contests
 from glci_dist.diagnosis.states import State
+from glci_dist.diagnosis.tensorboard_reader import Point, contests
 from glci_dist.diagnosis.timeline import diagnose, main_span
 from tests.training.test_doctor import CHANGES, HEALTHY
 from tests.training.test_overshooting import LEARNING, measured

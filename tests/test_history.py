@@ -28,7 +28,7 @@ from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.training import gan_step, trainer
-from glci_dist.training.gan_step import ADVERSARIAL, ADVERSARIAL_GRADIENT, COMPLETED_LOSS, REAL_LOSS, Measures
+from glci_dist.training.gan_step import ADVERSARIAL, ADVERSARIAL_GRADIENT, COMPLETED_LOSS, REAL_LOSS, StepMeasurements
 from glci_dist.training.setup import prepare
 from tests.small_run import small
 from tests.worlds import run_world
@@ -109,9 +109,9 @@ def test_a_sigmoid_stands_before_the_loss_and_is_judged_by_its_own_threshold() -
     assert (half, zero) == (0.5, 0.0)
 
 
-def contests(overrides: list[str]) -> dict[str, list[Measures]]:
+def contests(overrides: list[str]) -> dict[str, list[StepMeasurements]]:
     """A step of phase 2, then one of the contest, with each mistake and in the sound program."""
-    found: dict[str, list[Measures]] = {}
+    found: dict[str, list[StepMeasurements]] = {}
     with joined(compose.load([*overrides, "name=none"]).engine) as world:
         for name in ("sound", "no contest", "leaking", "sigmoid", "detached"):
             swap = FAILURES[name].swap if name in FAILURES else None

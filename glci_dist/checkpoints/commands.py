@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from glci_dist.checkpoints.manifest import Damaged, Unreadable, check_files, read
+    from glci_dist.checkpoints.manifest import Damaged, TemporarilyUnreadable, check_files, read
 
     for path in _found(parsed.folder):
         try:
@@ -61,7 +61,7 @@ def _list(parsed: argparse.Namespace) -> int:
         except Damaged as damage:
             print(f"{path.name}  DAMAGED: {damage}")
             continue
-        except Unreadable as error:
+        except TemporarilyUnreadable as error:
             print(f"{path.name}  UNREADABLE: {error}")
             continue
         manifest = checkpoint.manifest
@@ -77,14 +77,14 @@ def _list(parsed: argparse.Namespace) -> int:
 def _verify(parsed: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from glci_dist.checkpoints.manifest import Unreadable
+    from glci_dist.checkpoints.manifest import TemporarilyUnreadable
     from glci_dist.checkpoints.reading import verify_checkpoint
 
     damaged = 0
     for path in tqdm(_found(parsed.folder), desc="verify", unit="checkpoint", leave=False, disable=None):
         try:
             _, problems = verify_checkpoint(path)
-        except Unreadable as error:
+        except TemporarilyUnreadable as error:
             raise UserError(f"{error}: whether it is whole cannot be told") from error
         damaged += bool(problems)
         tqdm.write(f"{path.name}  " + (f"DAMAGED: {'; '.join(problems)}" if problems else "whole"))
@@ -102,7 +102,14 @@ def _show(parsed: argparse.Namespace) -> int:
 
     from safetensors import safe_open
 
-    from glci_dist.checkpoints.manifest import MANIFEST_FILE, NETWORKS_FILE, Damaged, Unreadable, folder_name, read
+    from glci_dist.checkpoints.manifest import (
+        MANIFEST_FILE,
+        NETWORKS_FILE,
+        Damaged,
+        TemporarilyUnreadable,
+        folder_name,
+        read,
+    )
 
     found = _found(parsed.folder)
     wanted = [path for path in found if parsed.step is None or path.name == folder_name(parsed.step)]
@@ -113,7 +120,7 @@ def _show(parsed: argparse.Namespace) -> int:
         checkpoint = read(wanted[0])
     except Damaged as damage:
         raise UserError(f"{wanted[0]} is damaged: {damage}") from damage
-    except Unreadable as error:
+    except TemporarilyUnreadable as error:
         raise UserError(str(error)) from error
     manifest = checkpoint.manifest
     print(f"{checkpoint.path}")

@@ -33,7 +33,7 @@ class Damaged(Exception):
     """A checkpoint that is not as it was written; the message says how it differs."""
 
 
-class Unreadable(Exception):
+class TemporarilyUnreadable(Exception):
     """A checkpoint that cannot be read at the moment, though its files may be intact; the message says why."""
 
 
@@ -115,7 +115,7 @@ def folders(root: Path) -> list[tuple[int, Path]]:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in folder ``path``, by its manifest alone; raises ``Damaged`` or ``Unreadable``."""
+    """The checkpoint in folder ``path``, by its manifest alone; raises ``Damaged`` or ``TemporarilyUnreadable``."""
     try:
         content = (path / MANIFEST_FILE).read_bytes()
     except OSError as error:
@@ -125,7 +125,7 @@ def read(path: Path) -> Checkpoint:
         form = record.pop("format", None) if isinstance(record, dict) else None
         if form not in _READ and _is_of_another_version(str(form), content):
             # Written by another version: it must not be moved aside as damaged.
-            raise Unreadable(
+            raise TemporarilyUnreadable(
                 f"{path / MANIFEST_FILE} is of the format {form}, and this version reads {' and '.join(_READ)}: go on "
                 "with the version that wrote it"
             )
@@ -162,7 +162,7 @@ def _is_of_another_version(form: str, content: bytes) -> bool:
 def check_files(checkpoint: Checkpoint, names: Sequence[str] | None = None, *, contents: bool = True) -> list[str]:
     """A line for each damaged file among ``names`` (default all); without ``contents`` only sizes are compared.
 
-    Raises ``Unreadable``.
+    Raises ``TemporarilyUnreadable``.
     """
     problems = []
     for name in checkpoint.manifest.files if names is None else names:
@@ -182,7 +182,7 @@ def newest_complete(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str
         try:
             checkpoint = read(path)
             problems = check_files(checkpoint, contents=False)
-        except (Damaged, Unreadable) as error:
+        except (Damaged, TemporarilyUnreadable) as error:
             problems = [str(error)]
         if not problems:
             return checkpoint, broken
@@ -218,9 +218,9 @@ def checksum(path: Path) -> str:
 
 
 def _what(error: OSError, path: Path) -> str:
-    """The damage that an error shows; raises ``Unreadable`` if it shows none."""
+    """The damage that an error shows; raises ``TemporarilyUnreadable`` if it shows none."""
     if error.errno not in _DAMAGE:
-        raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+        raise TemporarilyUnreadable(f"{path} cannot be read: {error.strerror}") from error
     return "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
 
 

@@ -22,7 +22,10 @@ OnDamaged = Callable[[Path, str], None]
 
 
 def newest_intact(root: Path, *, damaged: OnDamaged) -> Checkpoint | None:
-    """The newest intact checkpoint in ``root``; ``damaged`` is called for newer ones. Raises ``Unreadable``."""
+    """The newest intact checkpoint in ``root``; ``damaged`` is called for newer ones.
+
+    Raises ``TemporarilyUnreadable``.
+    """
     for _, path in folders(root):
         checkpoint, problems = verify_checkpoint(path)
         if checkpoint is not None:
@@ -32,7 +35,10 @@ def newest_intact(root: Path, *, damaged: OnDamaged) -> Checkpoint | None:
 
 
 def verify_checkpoint(path: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint in folder ``path`` if it is intact, else what is wrong with it; raises ``Unreadable``."""
+    """The checkpoint in folder ``path`` if it is intact, else what is wrong with it.
+
+    Raises ``TemporarilyUnreadable``.
+    """
     sys.audit("glci.checkpoint", "verify", path.name)
     try:
         checkpoint = read(path)
@@ -80,7 +86,7 @@ def load_tensors(checkpoint: Checkpoint, *, verified: bool = True) -> dict[str, 
     return load_file(checkpoint.path / NETWORKS_FILE)
 
 
-class SavedVectors:
+class CheckpointVectors:
     """The vectors of a checkpoint (``state.Vectors``): reads any range, from whichever files hold it."""
 
     def __init__(self, checkpoint: Checkpoint, *, verified: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from glci_dist.checkpoints.manifest import Checkpoint
-from glci_dist.checkpoints.reading import SavedVectors, load_tensors
+from glci_dist.checkpoints.reading import CheckpointVectors, load_tensors
 from glci_dist.checkpoints.state import CheckpointState, Vectors, VectorShard
 from glci_dist.errors import UserError
 
@@ -27,12 +27,12 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
-        """Load a ``state_dict`` of any world size, with a ``SavedVector`` in place of each ``VectorShard``."""
+        """Load a ``state_dict`` of any world size, with a ``VectorHandle`` in place of each ``VectorShard``."""
         ...
 
 
 @runtime_checkable
-class Rewindable(Protocol):
+class KeepsStateOnRollback(Protocol):
     """A part that keeps some of its state across a rollback, so that the run does not repeat what led to it."""
 
     def rewind_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -41,7 +41,7 @@ class Rewindable(Protocol):
 
 
 @dataclass(frozen=True)
-class SavedVector:
+class VectorHandle:
     """A vector of a checkpoint."""
 
     vectors: Vectors
@@ -79,11 +79,11 @@ class Registry:
     def load(self, checkpoint: Checkpoint, *, verified: bool, rewind: bool = False) -> None:
         """Load each part's state from a checkpoint; ``rewind``: for a rollback. ``verified``: as in ``load_tensors``.
 
-        Raises ``Damaged``, ``Unreadable``, ``OSError``, and ``UserError`` where a part is missing or a network does not
-        fit.
+        Raises ``Damaged``, ``TemporarilyUnreadable``, ``OSError``, ``UserError`` where a part is missing or a network
+        does not fit.
         """
         tensors = load_tensors(checkpoint, verified=verified)
-        vectors = SavedVectors(checkpoint, verified=verified)
+        vectors = CheckpointVectors(checkpoint, verified=verified)
         facts = _facts(checkpoint)
         for name, part in self.parts.items():
             prefix = f"{name}/"
@@ -91,7 +91,7 @@ class Registry:
                 # One copy at a time.
                 **{key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)},
                 **{
-                    key.removeprefix(prefix): SavedVector(vectors, key)
+                    key.removeprefix(prefix): VectorHandle(vectors, key)
                     for key in vectors.names()
                     if key.startswith(prefix)
                 },
@@ -111,7 +111,7 @@ def _load(checkpoint: Checkpoint, name: str, part: Stateful, state: Mapping[str,
             ) from error
     elif not state:
         raise UserError(f"{checkpoint.path} has nothing of {name}: go on with the version that wrote it")
-    elif rewind and isinstance(part, Rewindable):
+    elif rewind and isinstance(part, KeepsStateOnRollback):
         part.rewind_state_dict(state)
     else:
         part.load_state_dict(state)

@@ -31,7 +31,7 @@ class RetentionPlan:
 
 
 def plan_retention(root: Path, retention: Retention) -> RetentionPlan:
-    """Which checkpoints in ``root`` are kept and which are not. Raises ``OSError``, ``Unreadable``.
+    """Which checkpoints in ``root`` are kept and which are not. Raises ``OSError``, ``TemporarilyUnreadable``.
 
     Incomplete ones are ignored: they are neither counted nor deleted, and the next resuming run reports them.
     """

@@ -34,7 +34,7 @@ from glci_dist.checkpoints.manifest import (
     Checkpoint,
     File,
     Manifest,
-    Unreadable,
+    TemporarilyUnreadable,
     folder_name,
     folders,
 )
@@ -289,7 +289,7 @@ class Saver:
             # A superseded attempt can delete nothing, and soon ends.
             if not self._attempt.is_over():
                 cleared.problem = f"{failure.filename or self._root}: {failure.strerror or failure}"
-        except Unreadable as failure:
+        except TemporarilyUnreadable as failure:
             cleared.problem = str(failure)
         return cleared
 

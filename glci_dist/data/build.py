@@ -26,10 +26,10 @@ from glci_dist.data.names import counted, shown
 from glci_dist.data.plan import (
     REJECTS_NAME,
     UNPACKED_NAME,
+    BuildInputs,
     BuildJournal,
     BuildOptions,
     FinishedShard,
-    Plan,
     adopt_plan,
     check_folder,
     has_plan,
@@ -135,7 +135,7 @@ def _build_packed(
 def _build(
     source: Path, photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int
 ) -> BuildResult:
-    plan = Plan(str(source.resolve()), photos.fingerprint(), len(photos.photos), options)
+    plan = BuildInputs(str(source.resolve()), photos.fingerprint(), len(photos.photos), options)
     adopt_plan(folder, plan)
     already = is_complete(folder)
     several = [] if already else _complete(photos, folder, options, journal, processes)

@@ -57,7 +57,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildInputs:
     """A build's source and options."""
 
     source: str
@@ -108,7 +108,7 @@ def is_complete(folder: Path) -> bool:
     return (folder / INDEX_NAME).exists()
 
 
-def adopt_plan(folder: Path, plan: Plan) -> None:
+def adopt_plan(folder: Path, plan: BuildInputs) -> None:
     """Write the plan into ``folder``, unless it is there already; UserError if another plan is."""
     path = folder / _PLAN_NAME
     if not path.exists():
@@ -138,7 +138,7 @@ def remove_leftovers(folder: Path, *, but: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> BuildInputs:
     """The plan in ``folder``. UserError if its file is not a plan."""
     path = folder / _PLAN_NAME
     try:
@@ -146,7 +146,7 @@ def read_plan(folder: Path) -> Plan:
         if document.pop("format") != _FORMAT:
             raise ValueError("another format")
         options = BuildOptions(**document.pop("options"))
-        return Plan(options=options, **document)
+        return BuildInputs(options=options, **document)
     except (ValueError, TypeError, KeyError, AttributeError) as fault:
         raise UserError(f"{path} is no plan of a build ({fault}); choose another folder, or remove this one") from fault
 

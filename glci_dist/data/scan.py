@@ -23,7 +23,7 @@ INDEX_REJECTS_NAME = "index-rejects.jsonl"
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScannedTar:
     """The content of one tar."""
 
     shard: Shard
@@ -82,12 +82,12 @@ def index_folder(folder: Path, *, processes: int, image: str | None = None) -> I
         ) from fault
 
 
-def scan_tar(path: Path, *, name: str, image: str | None = None) -> Scan:
+def scan_tar(path: Path, *, name: str, image: str | None = None) -> ScannedTar:
     """Read the tar at ``path``, which is or will be the shard ``name``. UserError as ``tar_samples``."""
     samples = tar_samples(path, image=image)
     table = encode_table(samples.rows)
     shard = Shard(name, len(samples.rows), path.stat().st_size, file_sha256(path), hashlib.sha256(table).hexdigest())
-    return Scan(shard, table, samples)
+    return ScannedTar(shard, table, samples)
 
 
 def file_sha256(path: Path) -> str:

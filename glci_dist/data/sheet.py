@@ -25,7 +25,7 @@ _MARK = "glci-dist contact sheet"
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SheetStatistics:
     """Statistics of the drawn photos."""
 
     photos: int
@@ -48,7 +48,7 @@ def check_sheet(path: Path, *, photos: int) -> None:
     refuse_foreign_report("contact sheet", _MARK.encode(), path)
 
 
-def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
+def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> SheetStatistics:
     """Write a PNG of up to ``photos`` photos, each scaled into a cell of 128 px, in the corpus's order.
 
     The same seed draws the same photos. Raises as ``check_sheet``, and UserError if a shard cannot be read or ``path``
@@ -81,7 +81,7 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> Sheet:
         sheet.save(path, "PNG", pnginfo=_our_mark())
     except OSError as fault:
         raise UserError(f"{path} cannot be written: {fault.strerror}; give another --out") from fault
-    return Sheet(
+    return SheetStatistics(
         photos=count,
         refused=tuple(refused),
         shortest=min((min(size) for size in sizes), default=0),

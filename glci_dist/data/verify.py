@@ -23,7 +23,7 @@ from glci_dist.errors import UserError, out_of_memory
 
 
 @dataclass(frozen=True)
-class ShardFault:
+class VerifyFinding:
     """A file that does not match the index, or a photo that the loader refuses."""
 
     name: str
@@ -54,7 +54,7 @@ def check_shards(index: Index) -> None:
             )
 
 
-def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[ShardFault, ...]:
+def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[VerifyFinding, ...]:
     """Every fault in the local folder of ``index``; ``quick``: without the tars' checksums and the photos.
 
     The photos of intact shards are decoded by the loader's function.
@@ -69,7 +69,7 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[ShardFaul
         ThreadPoolExecutor(threads) as pool,
     ):
 
-        def check(shard: Shard) -> list[ShardFault]:
+        def check(shard: Shard) -> list[VerifyFinding]:
             faults = list(_faults(folder, shard, sizes, quick, bar.update))
             if quick:
                 bar.update(shard.bytes)
@@ -85,63 +85,65 @@ def _is_ours(name: str) -> bool:
     return name[0] != "." and name.endswith((".tar", table_name(".tar"), ".tmp"))
 
 
-def _extra(path: Path) -> ShardFault:
+def _extra(path: Path) -> VerifyFinding:
     """The fault of a file that the index does not name, with what to do."""
     name, extra = printable(path.name), "is extra: the index does not name it"
     if path.name.endswith(".tar"):
         return _extra_tar(path)
     if path.name.endswith(".tmp"):
-        return ShardFault(name, f"{extra}; a build or an index that was stopped left it: remove it", "extra")
+        return VerifyFinding(name, f"{extra}; a build or an index that was stopped left it: remove it", "extra")
     try:
         ours = is_table(path)
     except OSError as fault:
-        return ShardFault(name, f"{extra}, and it cannot be read: {fault.strerror}", "extra")
+        return VerifyFinding(name, f"{extra}, and it cannot be read: {fault.strerror}", "extra")
     if ours:
         what = "the sample table of a tar that is gone or left out: `glci shards index` removes it"
-        return ShardFault(name, f"{extra}; {what}", "extra")
-    return ShardFault(name, f"{extra}, and it is no sample table; move it out of the folder", "extra")
+        return VerifyFinding(name, f"{extra}; {what}", "extra")
+    return VerifyFinding(name, f"{extra}, and it is no sample table; move it out of the folder", "extra")
 
 
-def _extra_tar(path: Path) -> ShardFault:
+def _extra_tar(path: Path) -> VerifyFinding:
     name, extra = printable(path.name), "is extra: the index does not name it"
     if not path.stat().st_size:
-        return ShardFault(name, f"{extra}, and it is empty; get the tar again, or move it out of the folder", "extra")
+        return VerifyFinding(
+            name, f"{extra}, and it is empty; get the tar again, or move it out of the folder", "extra"
+        )
     try:
         samples = tar_samples(path)
     except UserError as fault:
-        return ShardFault(name, f"{extra}; move the tar out of the folder: {fault}", "extra")
+        return VerifyFinding(name, f"{extra}; move the tar out of the folder: {fault}", "extra")
     if not samples.images:
-        return ShardFault(name, "is left out of the index: no photo is in it", "left out")
+        return VerifyFinding(name, "is left out of the index: no photo is in it", "left out")
     other = ", or take its photos in with `glci shards index`" if samples.rows else ": none is a sample's photo"
-    return ShardFault(name, f"{extra}; move the tar out of the folder{other}", "extra")
+    return VerifyFinding(name, f"{extra}; move the tar out of the folder{other}", "extra")
 
 
 def _faults(
     folder: Path, shard: Shard, sizes: dict[str, int], quick: bool, advance: Callable[[int], object]
-) -> Iterator[ShardFault]:
+) -> Iterator[VerifyFinding]:
     reason = _bad_size(shard, sizes)
     if reason is None and not quick and file_sha256(folder / shard.name) != shard.sha256:
         reason = "is changed: its checksum differs from the index's"
     if reason:
-        yield ShardFault(shard.name, reason)
+        yield VerifyFinding(shard.name, reason)
     table = table_name(shard.name)
     if table not in sizes:
-        yield ShardFault(table, "is missing")
+        yield VerifyFinding(table, "is missing")
         return
     content = (folder / table).read_bytes()
     if hashlib.sha256(content).hexdigest() != shard.table_sha256:
-        yield ShardFault(table, "is changed or cut: its checksum differs from the index's")
+        yield VerifyFinding(table, "is changed or cut: its checksum differs from the index's")
         return
     try:
         rows = parse_table(content, shard)
     except UserError as fault:
-        yield ShardFault(table, str(fault))
+        yield VerifyFinding(table, str(fault))
         return
     if reason is None and not quick:
         yield from _bad_photos(folder / shard.name, rows, advance)
 
 
-def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], object]) -> Iterator[ShardFault]:
+def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], object]) -> Iterator[VerifyFinding]:
     # Imported here: the check before a run, also on a submitting machine, needs no decoder.
     from glci_dist.data.decode import DecodeError, decode
 
@@ -151,7 +153,7 @@ def _bad_photos(path: Path, rows: NDArray[np.void], advance: Callable[[int], obj
             try:
                 decode(os.pread(file.fileno(), length, offset), short_edge=None)
             except DecodeError as error:
-                yield ShardFault(name, f"cannot be decoded: {error}", kind="photo")
+                yield VerifyFinding(name, f"cannot be decoded: {error}", kind="photo")
             except MemoryError as error:
                 raise out_of_memory(error, name) from error
             advance(length)

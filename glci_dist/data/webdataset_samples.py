@@ -18,7 +18,7 @@ _RANKS = {extension[1:]: rank for rank, extension in enumerate(PHOTO_EXTENSIONS)
 
 
 @dataclass(frozen=True)
-class Reject:
+class RejectedImage:
     """An image of a tar that is not a sample's photo."""
 
     name: str
@@ -35,7 +35,7 @@ class Samples:
 
     rows: list[tuple[int, int, str]] = field(default_factory=list)
     """(offset, length, key) of each sample's photo."""
-    rejects: list[Reject] = field(default_factory=list)
+    rejects: list[RejectedImage] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     """Keys of samples without an image."""
     hidden: list[str] = field(default_factory=list)
@@ -89,7 +89,7 @@ def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]
         return
     last = {member.name: member for _, member in images}
     samples.rejects.extend(
-        Reject(
+        RejectedImage(
             member.name, "a later file has their name", "a later file of its sample has the same name and replaces it"
         )
         for _, member in images
@@ -99,17 +99,19 @@ def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]
     photo = _choose(images, image)
     if photo is None:
         names = [member.name for _, member in images]
-        samples.rejects.extend(Reject(name, *_no_choice(key, names, image), by_choice=True) for name in names)
+        samples.rejects.extend(RejectedImage(name, *_no_choice(key, names, image), by_choice=True) for name in names)
         return
     samples.rejects.extend(
-        Reject(member.name, "another image is their sample's photo", f"its sample's photo is {photo.name!r}", True)
+        RejectedImage(
+            member.name, "another image is their sample's photo", f"its sample's photo is {photo.name!r}", True
+        )
         for _, member in images
         if member is not photo
     )
     fault = photo.fault or ("a sparse file, which cannot be read in one piece" if photo.pieces is not None else "")
     fault = fault or too_many_bytes(photo.bytes) or _unread(path, photo)
     if fault:
-        samples.rejects.append(Reject(photo.name, "cannot be read", fault))
+        samples.rejects.append(RejectedImage(photo.name, "cannot be read", fault))
         return
     samples.rows.append((photo.offset, photo.bytes, key.encode(errors="replace").decode()))
 

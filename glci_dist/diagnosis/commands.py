@@ -40,8 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from glci_dist.diagnosis.log import contests, read_log, recorded_diagnoses
     from glci_dist.diagnosis.report import as_text, write_report
+    from glci_dist.diagnosis.tensorboard_reader import contests, read_log, recorded_diagnoses
     from glci_dist.diagnosis.timeline import diagnose
 
     if parsed.window < 1:

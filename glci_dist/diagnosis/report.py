@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glci_dist.data.foreign import refuse_foreign_report
-from glci_dist.diagnosis.log import Point
 from glci_dist.diagnosis.states import DOMINATING_ACCURACY, NO_CONTEST_RATIO, State
+from glci_dist.diagnosis.tensorboard_reader import Point
 from glci_dist.diagnosis.timeline import StateSpan, main_span
 from glci_dist.errors import make_folder
 

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glci_dist.diagnosis.log import Point
 from glci_dist.diagnosis.states import YOUNG_UPDATES, Finding, State, diagnose_window, summary
+from glci_dist.diagnosis.tensorboard_reader import Point
 
 _FEWEST = 3
 """Minimum of points in a window; also the number of first points that it is compared with."""

@@ -17,7 +17,7 @@ from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import CompletionMethod
 from glci_dist.evaluation.feature_metrics import WHOLE_PHOTO, FeatureMetric, Features
 from glci_dist.evaluation.metrics import composite, photo_metrics, to_uint8
-from glci_dist.evaluation.protocol import Protocol
+from glci_dist.evaluation.protocol import HoleProtocol
 from glci_dist.evaluation.result import Result
 
 Photos = Sequence[tuple[str, np.ndarray]]
@@ -70,7 +70,7 @@ class _Measurements:
 def evaluate(
     methods: Mapping[str, CompletionMethod],
     photos: Photos,
-    protocol: Protocol,
+    protocol: HoleProtocol,
     *,
     feature_metrics: Sequence[FeatureMetric] = (),
     baselines: Collection[str] = (),
@@ -115,7 +115,7 @@ def evaluate(
 
 @torch.no_grad()
 def complete_samples(
-    methods: Mapping[str, CompletionMethod], photos: Photos, protocol: Protocol, *, count: int
+    methods: Mapping[str, CompletionMethod], photos: Photos, protocol: HoleProtocol, *, count: int
 ) -> list[CompletedSample]:
     """The first ``count`` photos, with the same holes as in ``evaluate``, completed by every method."""
     part = _load_batch(photos, protocol, range(min(count, len(photos))))
@@ -135,7 +135,7 @@ def complete_samples(
     ]
 
 
-def _load_batch(photos: Photos, protocol: Protocol, numbers: range) -> _Batch:
+def _load_batch(photos: Photos, protocol: HoleProtocol, numbers: range) -> _Batch:
     keys, arrays = zip(*(photos[number] for number in numbers), strict=True)
     pixels = torch.from_numpy(np.stack(arrays))
     masks = protocol.masks(numbers)
@@ -192,7 +192,7 @@ def _store_features(features: dict[str, list[np.ndarray]], metric: FeatureMetric
 
 
 def _merge(
-    parts: Sequence[_Measurements], methods: Mapping[str, CompletionMethod], protocol: Protocol, replicates: int
+    parts: Sequence[_Measurements], methods: Mapping[str, CompletionMethod], protocol: HoleProtocol, replicates: int
 ) -> Result:
     """The result over all photos, in their order."""
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glci_dist import compose, stored
+from glci_dist import compose, stored_config
 from glci_dist.checkpoints import reading
-from glci_dist.checkpoints.manifest import Unreadable, folder_name
+from glci_dist.checkpoints.manifest import TemporarilyUnreadable, folder_name
 from glci_dist.checkpoints.registry import Registry
 from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World, joined
@@ -175,7 +175,7 @@ def _newest_step(run: str) -> int:
     """The step after ``@``, or that of the run's newest intact checkpoint; prints which newer ones are damaged."""
     folder, step = _split_step(run)
     found = RunFolder(folder)
-    for note in stored.read(found.config_file).notes():
+    for note in stored_config.read(found.config_file).notes():
         print(f"{found.config_file} has {note}: the network is read with what is known")
     if step is not None:
         return step
@@ -185,7 +185,7 @@ def _newest_step(run: str) -> int:
 
     try:
         checkpoint = reading.newest_intact(found.checkpoints, damaged=say)
-    except Unreadable as error:
+    except TemporarilyUnreadable as error:
         raise UserError(f"{error}: mend that, and try again") from error
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: one is written at the end of each phase")
@@ -201,7 +201,7 @@ def load_generator(folder: Path, step: int) -> LoadedGenerator:
         raise UserError(f"{folder} has no checkpoint of step {step}: glci checkpoints list {folder}")
     try:
         checkpoint, problems = reading.verify_checkpoint(path)
-    except Unreadable as error:
+    except TemporarilyUnreadable as error:
         raise UserError(f"{error}: mend that, and try again") from error
     if checkpoint is None:
         raise UserError(f"{path} is damaged ({'; '.join(problems)}): name another step")
@@ -212,7 +212,7 @@ def load_generator(folder: Path, step: int) -> LoadedGenerator:
 
 def _known_config(path: Path) -> Config:
     """A run's configuration; raises ``UserError`` if its network has settings that this version does not know."""
-    found = stored.read(path)
+    found = stored_config.read(path)
     network = [f"{key}={value}" for key, value in found.gone.items() if key in compose.keys(found.config)]
     problem = next((each for each in network if each.startswith(("model.", "data.size", "engine.ema"))), None)
     problem = problem or compose.unknown_choice(found.config, "model.")

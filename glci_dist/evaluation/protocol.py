@@ -33,7 +33,7 @@ MASK_SETS = ("box", "centre", *_RADII)
 
 
 @dataclass(frozen=True)
-class Protocol:
+class HoleProtocol:
     """A frozen set of holes: the hole of photo number i is a pure function of (protocol, i)."""
 
     name: str
@@ -63,7 +63,7 @@ class Protocol:
         return draw_holes(self.holes, self.size, seed=self.seed, step=0, slots=numbers)
 
 
-def frozen_protocol(name: str, size: int, holes: HolesConfig) -> Protocol:
+def frozen_protocol(name: str, size: int, holes: HolesConfig) -> HoleProtocol:
     """The mask set ``name`` on photos of ``size`` px.
 
     ``box``: one rectangle anywhere, with sides in the range of ``holes`` (of any kind); the hole's neighbourhood is
@@ -82,7 +82,7 @@ def frozen_protocol(name: str, size: int, holes: HolesConfig) -> Protocol:
         side, radii = 5 * size // 8, [max(1.0, size * share) for share in _RADII[name]]
         chosen = HolesConfig(kind="freeform", min_side=1, max_side=side, max_count=4, stroke_radius=radii, patch=side)
     check_holes(chosen, size)
-    return Protocol(name=name, seed=_SEED, size=size, holes=chosen)
+    return HoleProtocol(name=name, seed=_SEED, size=size, holes=chosen)
 
 
 class EvaluationPhotos(Sequence[tuple[str, np.ndarray]]):

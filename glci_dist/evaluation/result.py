@@ -15,7 +15,7 @@ from tqdm import tqdm
 from glci_dist.data.processes import available_processes
 from glci_dist.evaluation.bootstrap import interval, resamples
 from glci_dist.evaluation.distances import frechet
-from glci_dist.evaluation.protocol import Protocol
+from glci_dist.evaluation.protocol import HoleProtocol
 
 FORMAT = "glci-evaluation-2"
 
@@ -64,7 +64,7 @@ class Summary:
 class Result:
     """What was measured of each method, per photo."""
 
-    protocol: Protocol
+    protocol: HoleProtocol
     holes_sha256: str
     keys: tuple[str, ...]
     """"<shard>/<key>" of each of N photos."""

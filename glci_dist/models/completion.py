@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from glci_dist.models.batch_norm import BatchNorm2d
 
 
-class HoleFilling(nn.Module):
+class MaskedInput(nn.Module):
     """The input layer of every completion network: fills the hole with the mean colour and appends the mask.
 
     The mean colour is a buffer, so it is saved with the weights.
@@ -27,8 +27,8 @@ class HoleFilling(nn.Module):
 
 
 def fill_colour(network: nn.Module) -> Tensor:
-    """The fill colour ``(1, 3, 1, 1)`` in [0, 1] of a completion network's ``HoleFilling``; not a copy."""
-    return next(module for module in network.modules() if isinstance(module, HoleFilling)).mean_colour
+    """The fill colour ``(1, 3, 1, 1)`` in [0, 1] of a completion network's ``MaskedInput``; not a copy."""
+    return next(module for module in network.modules() if isinstance(module, MaskedInput)).mean_colour
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -62,7 +62,7 @@ class CompletionNetwork(nn.Module):
     def __init__(self, *, width: float = 1.0, enlarge: str = "deconvolution") -> None:
         super().__init__()
         c32, c64, c128, c256 = (max(1, round(width * channels)) for channels in (32, 64, 128, 256))
-        self.fill = HoleFilling()
+        self.fill = MaskedInput()
         self.layers = nn.Sequential(
             convolution(4, c64, 5),
             convolution(c64, c128, stride=2),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from glci_dist.models.batch_norm import BatchNorm2d
-from glci_dist.models.completion import HoleFilling
+from glci_dist.models.completion import MaskedInput
 from glci_dist.models.sizes import bottleneck_side
 
 
@@ -37,7 +37,7 @@ class ContextEncoder(nn.Module):
         side = bottleneck_side(size)
         halvings = (size // side).bit_length() - 1
         channels = [max(1, round(width * min(64 * 2**i, 512))) for i in range(halvings)]
-        self.fill = HoleFilling()
+        self.fill = MaskedInput()
         encoder: list[nn.Module] = []
         for inputs, outputs in zip([4, *channels[:-1]], channels, strict=True):
             encoder += [

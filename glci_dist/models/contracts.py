@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d, ConvertedBatchNorm2d, commit_running_statistics
-from glci_dist.models.completion import HoleFilling
+from glci_dist.models.completion import MaskedInput
 
 Outputs = tuple[Tensor, ...]
 
@@ -47,9 +47,9 @@ def count_converted(network: nn.Module) -> int:
 
 def check_completion(network: nn.Module, *, size: int, key: str) -> None:
     """Raise ``UserError`` for the first rule that a completion network breaks."""
-    if sum(isinstance(module, HoleFilling) for module in network.modules()) != 1:
+    if sum(isinstance(module, MaskedInput) for module in network.modules()) != 1:
         raise UserError(
-            f"{key}: the network must have one glci_dist.extensions.HoleFilling and begin with it: it hides the hole "
+            f"{key}: the network must have one glci_dist.extensions.MaskedInput and begin with it: it hides the hole "
             "and appends the mask"
         )
     photos, masks = torch.rand(2, 3, size, size), torch.zeros(2, 1, size, size)
@@ -67,7 +67,7 @@ def check_completion(network: nn.Module, *, size: int, key: str) -> None:
         (seen,), (other,) = run(2, photos), run(2, torch.lerp(photos, torch.rand_like(photos), masks))
     if not torch.allclose(seen, other, atol=1e-5):
         raise UserError(
-            f"{key}: the output depends on what lies in the hole, which is the answer: use HoleFilling's output"
+            f"{key}: the output depends on what lies in the hole, which is the answer: use MaskedInput's output"
         )
 
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glci_dist import compose, stored
+from glci_dist import compose, stored_config
 from glci_dist.config import Config
 from glci_dist.data.index import write_whole
 from glci_dist.errors import Ending, UserError
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.endings import Endings
-from glci_dist.stored import GONE, NEW, Stored
+from glci_dist.stored_config import GONE, NEW, StoredConfig
 
 _FREE = (
     "runs",
@@ -126,10 +126,10 @@ class RunFolder:
         """Whether a start of a run has left its marks here."""
         return (self.path / "attempts").is_dir() and self.journal.exists()
 
-    def _stored(self) -> Stored:
+    def _stored(self) -> StoredConfig:
         """What ``config.yaml`` holds; raises ``UserError`` with the way out where it is none."""
         try:
-            return stored.read(self.config_file)
+            return stored_config.read(self.config_file)
         except UserError as error:
             raise UserError(
                 f"{error}; mend it, or remove it and start the run with the configuration that it had (each checkpoint "
@@ -138,7 +138,7 @@ class RunFolder:
 
     def version_notes(self) -> list[str]:
         """What of ``config.yaml`` is of another version than this one, a line each."""
-        return stored.read(self.config_file).notes() if self.config_file.exists() else []
+        return stored_config.read(self.config_file).notes() if self.config_file.exists() else []
 
 
 def unwritable(run: Path, error: OSError) -> UserError:
@@ -148,7 +148,7 @@ def unwritable(run: Path, error: OSError) -> UserError:
     return UserError(f"{run} cannot be written: {error.strerror}{where}: {room}choose another runs=...")
 
 
-def result_changes(before: Stored, now: Config) -> list[str]:
+def result_changes(before: StoredConfig, now: Config) -> list[str]:
     """The differences of two configurations that touch a run's result: ``key: before / now``."""
     return [line for line in before.changes(now) if not line.startswith(_FREE)]
 

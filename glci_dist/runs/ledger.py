@@ -38,7 +38,7 @@ _QUIET_S = 10.0
 """An attempt that gave no sign for so long is dead."""
 
 
-class Step(Protocol):
+class StepTimes(Protocol):
     """What the ledger reads in a step's report: host seconds, means over ranks."""
 
     @property
@@ -50,7 +50,7 @@ class Step(Protocol):
 
 
 @dataclass
-class Sign:
+class LastSign:
     """What an attempt last said of itself."""
 
     time: float = 0.0
@@ -70,14 +70,14 @@ class Ledger:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-        self._sign = Sign(time.time(), process_start())
+        self._sign = LastSign(time.time(), process_start())
         self._seen: float | None = None
         earlier = account(attempt.run, before=attempt.number)
         # The present attempt's start settles how many steps of the last one are lost.
         self._earlier = earlier.seconds()
         self._ended = earlier.attempts[-1].ended if earlier.attempts else self._sign.began
 
-    def see(self, step: int, report: Step) -> None:
+    def see(self, step: int, report: StepTimes) -> None:
         """Add step number ``step``, which has just been run."""
         sign, now = self._sign, time.time()
         if self._seen is None:
@@ -185,7 +185,7 @@ def process_start() -> float:
 def _one(run: Path, number: int, events: Sequence[Event], following: int | None, *, is_newest: bool) -> AttemptAccount:
     lease, said = attempts.lease(run, number), attempts.last_sign(run, number)
     began = _number(lease.get("time"), events[0].time if events else 0.0)
-    sign = _sign(said) if said else Sign(began, began)
+    sign = _sign(said) if said else LastSign(began, began)
     resumed_at = _resumed_at(events) or 0
     # The journal may know more than the sign of the last second.
     reached = max([sign.step, resumed_at, *(event.step for event in events if isinstance(event, CheckpointSaved))])
@@ -261,11 +261,11 @@ def _standing_still(lease: Mapping[str, Any]) -> int | None:
     return process if is_ours and state in ("T", "t") else None
 
 
-def _sign(said: Mapping[str, Any]) -> Sign:
+def _sign(said: Mapping[str, Any]) -> LastSign:
     """What an attempt said, perhaps one of another version: what is not known is passed over."""
     seconds = said.get("seconds")
     found = seconds if isinstance(seconds, dict) else {}
-    return Sign(
+    return LastSign(
         time=_number(said.get("time")),
         began=_number(said.get("began")),
         step=_whole(said.get("step")),

@@ -105,7 +105,7 @@ def _tell_environment(request: Request) -> None:
 
 def _missing(wanted: Sequence[Request]) -> list[Request]:
     """Those of a sweep that are neither complete nor in the queue; the others are named. A run alone is wanted."""
-    from glci_dist.slurm.refusals import standing
+    from glci_dist.slurm.preflight import standing
 
     if len(wanted) == 1:
         return list(wanted)
@@ -118,7 +118,7 @@ def _missing(wanted: Sequence[Request]) -> list[Request]:
 
 def _refuse(wanted: Sequence[Request]) -> None:
     """Raise ``UserError`` with all that stands against these runs; say what they wait for, if that is known."""
-    from glci_dist.slurm.refusals import refusals, waits_for
+    from glci_dist.slurm.preflight import refusals, waits_for
 
     reasons = refusals(wanted)
     if reasons:

@@ -20,7 +20,7 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm.asking import Silence
-from glci_dist.slurm.refusals import refusals, waits_for
+from glci_dist.slurm.preflight import refusals, waits_for
 from glci_dist.slurm.submit import Request
 from glci_dist.training.resume_changes import expected_changes
 

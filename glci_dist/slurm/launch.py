@@ -30,10 +30,10 @@ class Launch:
     def __call__(self) -> str:
         """Run the workers to the end of the run; what became of it. Raises where the job has failed."""
         from glci_dist.slurm.backends.choice import backend
-        from glci_dist.slurm.launcher import Work
+        from glci_dist.slurm.node_launcher import NodeLauncher
 
         output.take_over()
-        return Work(self, backend(self.cluster.executor).allocation(self.run / "jobs")).run()
+        return NodeLauncher(self, backend(self.cluster.executor).allocation(self.run / "jobs")).run()
 
     def command(self, folder: Path) -> list[str]:
         """What each node of the job is to run; leaves a file for it in ``folder``."""

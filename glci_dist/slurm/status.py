@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from glci_dist import stored
+from glci_dist import stored_config
 from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import AttemptAccount
 from glci_dist.slurm.asking import patience
-from glci_dist.slurm.outlook import Outlook, Start, look, until
-from glci_dist.stored import Stored
+from glci_dist.slurm.run_status import RunStatus, StartWithoutAttempt, look, until
+from glci_dist.stored_config import StoredConfig
 
 _MARKS = ("config.yaml", "attempts", "journal.jsonl", "jobs")
 """What a run's folder has, one of them at the least."""
@@ -118,7 +118,7 @@ def _holds_runs(folder: Path) -> bool:
     return not _is_run(folder) and any(map(_is_run, _folders(folder)))
 
 
-def _look(run: Path) -> tuple[Stored, Outlook]:
+def _look(run: Path) -> tuple[StoredConfig, RunStatus]:
     """A run's configuration, and how it stands. Raises ``UserError`` for whatever keeps them from being told."""
     if not run.is_dir():
         raise UserError(f"{run} is no folder: name the folder of a run, such as runs/demo")
@@ -133,27 +133,27 @@ def _look(run: Path) -> tuple[Stored, Outlook]:
         raise UserError(f"{run}: a file in it is malformed ({type(error).__name__}: {error})") from error
 
 
-def _line(run: Path, outlook: Outlook, config: Config) -> str:
+def _line(run: Path, outlook: RunStatus, config: Config) -> str:
     attempts = outlook.account.attempts
     step = attempts[-1].reached if attempts else 0
     told = "; ".join(filter(None, (outlook.detail, outlook.missing)))
     return f"{run}  {outlook.state}: step {step} of {_steps(config)}" + (f" ({told})" if told else "")
 
 
-def _configuration(run: Path) -> Stored:
+def _configuration(run: Path) -> StoredConfig:
     """Of the run's last start, or of its submission if it has not started."""
     started, wanted = run / "config.yaml", run / "jobs" / "config.yaml"
     is_started = started.exists() or started.is_symlink()
     if not is_started and not wanted.exists():
         raise UserError(f"{run} has no config.yaml: its first start was ended before it wrote one")
-    return stored.read(started if is_started else wanted)
+    return stored_config.read(started if is_started else wanted)
 
 
 def _steps(config: Config) -> int:
     return sum(phase.steps for phase in config.phases.values())
 
 
-def _record(outlook: Outlook, config: Config) -> dict[str, Any]:
+def _record(outlook: RunStatus, config: Config) -> dict[str, Any]:
     return {
         "state": outlook.state,
         "detail": outlook.detail,
@@ -167,7 +167,7 @@ def _record(outlook: Outlook, config: Config) -> dict[str, Any]:
     }
 
 
-def lines(outlook: Outlook, *, steps: int, global_batch: int) -> list[str]:
+def lines(outlook: RunStatus, *, steps: int, global_batch: int) -> list[str]:
     """The status as text, for a schedule of ``steps``."""
     attempts = outlook.account.attempts
     rows = [(each.began, _attempt(each)) for each in attempts]
@@ -211,7 +211,7 @@ def _ending(attempt: AttemptAccount) -> str:
     return f"{attempt.state}: {attempt.reason}"
 
 
-def _start(start: Start) -> str:
+def _start(start: StartWithoutAttempt) -> str:
     what = f"no attempt: {start.reason}; on {start.nodes}"
     times = (_moment(start.began), _moment(start.ended))
     return _row("-", f"{start.job}.{start.restart}", "-", *times, "-", "-", "0%", what)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glci_dist import compose
-from glci_dist.checkpoints.manifest import Checkpoint, Damaged, Unreadable
+from glci_dist.checkpoints.manifest import Checkpoint, Damaged, TemporarilyUnreadable
 from glci_dist.checkpoints.registry import Registry
 from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import Saver, SaveResult
@@ -62,7 +62,7 @@ class Checkpointer:
         collectives.mark_progress("reading the checkpoint", unbounded=True)
         try:
             self._registry.load(checkpoint, verified=self._world.is_main, rewind=rewind)
-        except (Damaged, Unreadable, OSError) as error:
+        except (Damaged, TemporarilyUnreadable, OSError) as error:
             problem = f"rank {self._world.rank} on {self._world.host}: {error}"
         refuse_unreadable(checkpoint, self._world.all_gather_objects(problem))
         self._saver.committed = checkpoint.step

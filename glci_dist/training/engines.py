@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glci_dist.checkpoints.registry import SavedVector
+from glci_dist.checkpoints.registry import VectorHandle
 from glci_dist.checkpoints.state import VectorShard
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
@@ -162,7 +162,7 @@ class Engine:
 
     def load_optimizer_state(self, saved: Mapping[str, Any], world: World) -> None:
         """Restore what ``optimizer_state`` returned, for any world size and ZeRO stage; load the weights first."""
-        vectors = {name: value for name, value in saved.items() if isinstance(value, SavedVector)}
+        vectors = {name: value for name, value in saved.items() if isinstance(value, VectorHandle)}
         self.optimizer.state.clear()
         if self._config.zero_stage:
             parameter = self._partition()

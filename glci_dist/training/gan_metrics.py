@@ -79,7 +79,7 @@ def batch_norm_gap(network: nn.Module) -> Tensor | None:
     return torch.stack(gaps).mean() if gaps else None
 
 
-class Statistic:
+class CompletionMetric:
     """Base of a metric that is computed from the completions of a step, without a gradient."""
 
     metric: Metric
@@ -91,7 +91,7 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class _Computed(Statistic):
+class _FunctionMetric(CompletionMetric):
     metric: Metric
     compute: Callable[[Completions], Tensor | None]
 
@@ -100,20 +100,20 @@ class _Computed(Statistic):
 
 
 _ALIKE, _PATTERN = "difference between two", "pattern of the enlargements"
-STATISTICS: tuple[Statistic, ...] = (
-    _Computed(
+COMPLETION_METRICS: tuple[CompletionMetric, ...] = (
+    _FunctionMetric(
         Metric("contest/lattice", "squared grey level", panel=_PATTERN),
         lambda each: checkerboard_energy(each.outputs, each.masks),
     ),
-    _Computed(
+    _FunctionMetric(
         Metric("contest/lattice_of_photos", "squared grey level", panel=_PATTERN),
         lambda each: checkerboard_energy(each.photos, each.masks),
     ),
-    _Computed(
+    _FunctionMetric(
         Metric("contest/diversity", "squared grey level", panel=_ALIKE),
         lambda each: diversity(each.outputs, each.corners, each.patch),
     ),
-    _Computed(
+    _FunctionMetric(
         Metric("contest/diversity_of_photos", "squared grey level", panel=_ALIKE),
         lambda each: diversity(each.photos, each.corners, each.patch),
     ),
@@ -121,11 +121,11 @@ STATISTICS: tuple[Statistic, ...] = (
 """The statistics of every run."""
 
 
-def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Statistic]:
+def statistics(custom: Mapping[str, Any], device: torch.device) -> list[CompletionMetric]:
     """The statistics of every run and the user's own. Raises ``UserError`` for one that breaks a rule."""
-    found = list(STATISTICS)
+    found = list(COMPLETION_METRICS)
     for component in components.by_name("metrics", custom):
-        statistic = component.make(Statistic)
+        statistic = component.make(CompletionMetric)
         if not isinstance(getattr(statistic, "metric", None), Metric):
             raise UserError(f"{component.key}: {component.target} has no metric: set metric = Metric(name, ...)")
         if isinstance(statistic, nn.Module):
@@ -138,6 +138,6 @@ def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Statisti
 
 
 @torch.no_grad()
-def _value(statistic: Statistic, device: torch.device) -> Tensor:
+def _value(statistic: CompletionMetric, device: torch.device) -> Tensor:
     value = statistic(example_completions(device))
     return torch.zeros(1) if value is None else value

@@ -19,10 +19,10 @@ from glci_dist.training.device_batch import DeviceBatch
 from glci_dist.training.engines import Engine, Update
 from glci_dist.training.gan_metrics import (
     BATCH_NORM_GAP,
+    COMPLETION_METRICS,
     LOGIT_GAP,
     SHARE_IN_HOLE,
-    STATISTICS,
-    Statistic,
+    CompletionMetric,
     batch_norm_gap,
     share_in_hole,
 )
@@ -61,7 +61,7 @@ Values = dict[Metric, list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Measures:
+class StepMeasurements:
     """The measurements of a step on this rank's slots."""
 
     values: Mapping[Metric, Tensor] = field(default_factory=dict)
@@ -78,14 +78,14 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Limits:
+class GradientNormLimits:
     """Gradient norms beyond which an update is not applied."""
 
     completion: float = math.inf
     discriminator: float = math.inf
 
 
-NO_LIMITS = Limits()
+NO_NORM_LIMITS = GradientNormLimits()
 
 
 class GanTrainStep:
@@ -102,7 +102,7 @@ class GanTrainStep:
         seed: int = 0,
         terms: Sequence[WeightedTerm] = (),
         penalties: Sequence[WeightedPenalty] = (),
-        statistics: Sequence[Statistic] = STATISTICS,
+        statistics: Sequence[CompletionMetric] = COMPLETION_METRICS,
     ) -> None:
         """``seed``: for noise. ``terms``: terms of the completion network's loss besides those in ``losses``."""
         self.completion = completion
@@ -127,7 +127,9 @@ class GanTrainStep:
             *(BATCH_NORM_GAP, RECONSTRUCTION_GRADIENT, ADVERSARIAL_GRADIENT),
         ]
 
-    def update(self, batch: DeviceBatch, plan: StepPlan, limits: Limits = NO_LIMITS) -> Measures:
+    def update(
+        self, batch: DeviceBatch, plan: StepPlan, limits: GradientNormLimits = NO_NORM_LIMITS
+    ) -> StepMeasurements:
         """Run the step's updates: the discriminators first, then the completion network against them.
 
         A network that the step does not update stays bitwise unchanged. With several micro-batches the
@@ -155,7 +157,7 @@ class GanTrainStep:
             completion = self.completion.step(plan.completion_lr, limits.completion)
         means = {metric: torch.stack(each).mean() for metric, each in values.items()}
         alpha = self.adversarial_weight.alpha(plan) if plan.updates_completion else None
-        return Measures(means, alpha=alpha, completion=completion, discriminator=discriminator)
+        return StepMeasurements(means, alpha=alpha, completion=completion, discriminator=discriminator)
 
     def _complete(self, part: DeviceBatch, *, keep_graph: bool) -> Tensor:
         if keep_graph:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glci_dist.config import EngineConfig
-from glci_dist.training.gan_step import Limits, Measures
+from glci_dist.training.gan_step import GradientNormLimits, StepMeasurements
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class GradientMonitor:
         self._rollbacks = self._rollbacks + 1 if to == self._back_to else 1
         self._back_to = to
 
-    def limits(self) -> Limits:
+    def limits(self) -> GradientNormLimits:
         """The gradient norms beyond which the next updates are not applied."""
-        return Limits(self._limit("completion"), self._limit("discriminator"))
+        return GradientNormLimits(self._limit("completion"), self._limit("discriminator"))
 
-    def check(self, measures: Measures, limits: Limits) -> RejectedUpdate | None:
+    def check(self, measures: StepMeasurements, limits: GradientNormLimits) -> RejectedUpdate | None:
         """The step's updates that were rejected, if any; records the norms of the applied ones."""
         updates = {"completion": measures.completion, "discriminator": measures.discriminator}
         bad = {side: update for side, update in updates.items() if update is not None and not update.applied}

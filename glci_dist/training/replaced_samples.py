@@ -8,7 +8,7 @@ from pathlib import Path
 from glci_dist.data.batch import Replacement
 
 
-class ReplacedSamples:
+class ReplacedSampleReporter:
     """The replaced photos of one attempt (rank 0)."""
 
     def __init__(self, shards: str, journal: Path, say: Callable[[str], None]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from glci_dist import stored
-from glci_dist.checkpoints.manifest import Checkpoint, Unreadable, newest_complete
+from glci_dist import stored_config
+from glci_dist.checkpoints.manifest import Checkpoint, TemporarilyUnreadable, newest_complete
 from glci_dist.config import Config
 from glci_dist.errors import Fault
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.folder import is_accepted, refuse, result_changes
-from glci_dist.stored import Stored
+from glci_dist.stored_config import StoredConfig
 
 
 def newest_intact(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str, Path], None]) -> Checkpoint | None:
@@ -26,7 +26,7 @@ def newest_intact(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str,
     broken: list[tuple[Path, str]] = []
     try:
         found = reading.newest_intact(root, damaged=lambda *each: broken.append(each))
-    except (Unreadable, OSError) as error:
+    except (TemporarilyUnreadable, OSError) as error:
         raise Fault(f"{error}: the checkpoints stand as they were; mend that, and the same command goes on") from error
     if broken and found is None:
         # Perhaps the disk cannot be read just now: do not rename any, and do not start at step 0.
@@ -48,9 +48,9 @@ def newest_intact(root: Path, attempt: Attempt, *, damaged: Callable[[Path, str,
     return found
 
 
-def saved_configuration(checkpoint: Checkpoint) -> Stored:
+def saved_configuration(checkpoint: Checkpoint) -> StoredConfig:
     """The configuration that a checkpoint was saved with; raises ``UserError`` if it holds none."""
-    return stored.parse(str(checkpoint.manifest.facts.get("config", "")), checkpoint.path)
+    return stored_config.parse(str(checkpoint.manifest.facts.get("config", "")), checkpoint.path)
 
 
 def check_newest_checkpoint(root: Path, config: Config) -> None:

@@ -58,7 +58,7 @@ from glci_dist.training.resume_checkpoint import check_newest_checkpoint
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.scalars import DERIVED_METRICS
 from glci_dist.training.startup_timer import StartupTimer
-from glci_dist.training.trainer import BatchSource, Trainer, TrainStep
+from glci_dist.training.trainer import RankBatches, Trainer, TrainStep
 from glci_dist.urls import without_secrets
 
 _HOST_KEYS = (
@@ -182,7 +182,7 @@ def _assemble(
         attempt=attempt,
         schedule=schedule,
         step=step,
-        batches=BatchSource(stream, world, schedule.steps, gradient_monitor, leased.startup),
+        batches=RankBatches(stream, world, schedule.steps, gradient_monitor, leased.startup),
         gradient_monitor=gradient_monitor,
         doctor=doctor,
         audit=audit,

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
-from glci_dist.training.gan_step import ADVERSARIAL_GRADIENT, RECONSTRUCTION_GRADIENT, Measures
+from glci_dist.training.gan_step import ADVERSARIAL_GRADIENT, RECONSTRUCTION_GRADIENT, StepMeasurements
 from glci_dist.training.metrics import Metric, OverRanks
 from glci_dist.training.phases import StepPlan
 
@@ -85,7 +85,7 @@ class StepReport:
 
 
 def reduce_step(
-    world: World, plan: StepPlan, measures: Measures, info: RankStepInfo, metrics: Sequence[Metric]
+    world: World, plan: StepPlan, measures: StepMeasurements, info: RankStepInfo, metrics: Sequence[Metric]
 ) -> StepReport:
     """All-reduce a step; every rank calls it at the step's end. ``metrics``: all that a step can have."""
     size, names = world.size, [each.name for each in fields(RankStepInfo)]

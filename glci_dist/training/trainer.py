@@ -28,7 +28,7 @@ from glci_dist.training.device_batch import DeviceBatch, to_device
 from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
-from glci_dist.training.gan_step import GanTrainStep, Limits, Measures
+from glci_dist.training.gan_step import GanTrainStep, GradientNormLimits, StepMeasurements
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.metrics import MetricRegistry
 from glci_dist.training.phases import Schedule, StepPlan
@@ -38,7 +38,7 @@ from glci_dist.training.step_report import RankStepInfo, StepReport, reduce_step
 
 
 @dataclass
-class BatchSource:
+class RankBatches:
     """This rank's batches, without those of skipped steps."""
 
     stream: Callable[[Sequence[int]], Iterable[Batch]]
@@ -92,10 +92,10 @@ class TrainStep:
         """This rank's batch on its device."""
         return to_device(batch, self.world.device, self.world.slots(self.global_batch))
 
-    def run(self, batch: Batch | None, plan: StepPlan, limits: Limits) -> Measures:
+    def run(self, batch: Batch | None, plan: StepPlan, limits: GradientNormLimits) -> StepMeasurements:
         """Update the networks, and the moving average after an applied completion update; without a batch nothing."""
         if batch is None:
-            return Measures()
+            return StepMeasurements()
         measures = self.gan.update(self.to_device(batch), plan, limits)
         if self.average is not None and measures.completion is not None and measures.completion.applied:
             self.average.update(self.gan.completion.network, plan.step)
@@ -111,7 +111,7 @@ class Trainer:
     attempt: Attempt
     schedule: Schedule
     step: TrainStep
-    batches: BatchSource
+    batches: RankBatches
     gradient_monitor: GradientMonitor
     doctor: Doctor
     audit: SampleAudit
@@ -185,7 +185,7 @@ class Trainer:
                 self.ledger.write()
 
     def _reduce(
-        self, plan: StepPlan, measures: Measures, batch: Batch | None, start: float, data_seconds: float
+        self, plan: StepPlan, measures: StepMeasurements, batch: Batch | None, start: float, data_seconds: float
     ) -> StepReport:
         """All-reduce the step."""
         info = RankStepInfo(

@@ -15,9 +15,17 @@ import pytest
 import torch
 import xxhash
 
-from glci_dist.checkpoints.manifest import MANIFEST_FILE, NETWORKS_FILE, Damaged, File, Unreadable, check_files, read
+from glci_dist.checkpoints.manifest import (
+    MANIFEST_FILE,
+    NETWORKS_FILE,
+    Damaged,
+    File,
+    TemporarilyUnreadable,
+    check_files,
+    read,
+)
 from glci_dist.checkpoints.reading import (
-    SavedVectors,
+    CheckpointVectors,
     check_contents,
     load_tensors,
     newest_intact,
@@ -117,7 +125,7 @@ def look_without_files_to_open(root: Path) -> str:
     resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     try:
         verify_checkpoint(root / "step-00000002")
-    except Unreadable as error:
+    except TemporarilyUnreadable as error:
         return str(error)
     return ""
 
@@ -132,7 +140,7 @@ def test_who_did_not_verify_a_checkpoint_verifies_what_it_reads_of_it(root: Path
     checkpoint = read(root / "step-00000002")
     flip(checkpoint.path / PART, -1)
     with pytest.raises(Damaged, match=f"{PART} does not have its checksum"):
-        SavedVectors(checkpoint, verified=False).read("completion.optimizer/exp_avg", 0, 10)
+        CheckpointVectors(checkpoint, verified=False).read("completion.optimizer/exp_avg", 0, 10)
     flip(checkpoint.path / NETWORKS_FILE, -1)
     with pytest.raises(Damaged, match=f"{NETWORKS_FILE} does not have its checksum"):
         load_tensors(checkpoint, verified=False)
@@ -188,7 +196,7 @@ def test_vectors_of_which_a_part_is_in_no_file_are_refused(root: Path) -> None:
 
 
 def test_any_range_of_a_vector_is_read_and_none_beyond_it(root: Path) -> None:
-    vectors = SavedVectors(read(root / "step-00000002"))
+    vectors = CheckpointVectors(read(root / "step-00000002"))
     assert vectors.names() == ["completion.optimizer/exp_avg"]
     assert vectors.read("completion.optimizer/exp_avg", 198, 202).tolist() == [2, 2, 2.5, 2.5]
     assert vectors.read("completion.optimizer/exp_avg", 5, 5).tolist() == []

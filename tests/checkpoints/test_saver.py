@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from glci_dist.checkpoints.manifest import NETWORKS_FILE, Checkpoint, folders
-from glci_dist.checkpoints.reading import SavedVectors
+from glci_dist.checkpoints.reading import CheckpointVectors
 from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import SaveResult
 from glci_dist.errors import Superseded
@@ -45,7 +45,7 @@ def save_and_be_killed(run: Path, operation: int) -> None:
 
 def is_all_of_its_step(found: Checkpoint) -> bool:
     whole = load_file(found.path / NETWORKS_FILE)
-    vector = SavedVectors(found).read("completion.optimizer/exp_avg", 0, 600)
+    vector = CheckpointVectors(found).read("completion.optimizer/exp_avg", 0, 600)
     return (
         bool((whole["completion/weight"] == found.step).all())
         and whole["completion/count"].item() == found.step

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glci_dist import compose, stored
+from glci_dist import compose, stored_config
 from glci_dist.config import CacheConfig
 from glci_dist.data.cache import ShardCache
 from glci_dist.data.decode import decode
@@ -87,7 +87,7 @@ def test_a_run_keeps_no_credentials_and_goes_on_with_others(tmp_path: Path, quer
 
 def test_a_stored_url_that_lost_its_credentials_says_so(tmp_path: Path) -> None:
     for url in ("http://me:hunter2@host/faces", "https://host/faces?sig=hunter2"):
-        config = stored.parse(compose.to_yaml(compose.load([f"data.shards={url}"])), tmp_path).config
+        config = stored_config.parse(compose.to_yaml(compose.load([f"data.shards={url}"])), tmp_path).config
         with pytest.raises(UserError, match="never stored"):
             load_index(config.data.shards)
 

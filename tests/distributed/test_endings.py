@@ -14,7 +14,7 @@ from glci_dist import compose
 from glci_dist.checkpoints.manifest import MANIFEST_FILE, Manifest, folders, read
 from glci_dist.errors import Ending
 from glci_dist.runs import attempts
-from glci_dist.slurm.outlook import look
+from glci_dist.slurm.run_status import look
 from glci_dist.slurm.status import lines
 from glci_dist.training.train import train
 from tests.journal import read_journal

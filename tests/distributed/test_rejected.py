@@ -19,7 +19,7 @@ from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
 from glci_dist.data.batch import Batch
 from glci_dist.data.scan import index_folder
-from glci_dist.training.gan_step import DeviceBatch, Limits, Measures
+from glci_dist.training.gan_step import DeviceBatch, GradientNormLimits, StepMeasurements
 from glci_dist.training.phases import StepPlan
 from glci_dist.training.setup import prepare
 from glci_dist.training.trainer import Trainer
@@ -64,7 +64,7 @@ def poisoned_run(overrides: list[str], steps: tuple[int, ...]) -> Outcome:
         real_update, real_run = trainer.step.gan.update, trainer.step.run
         start: dict[str, Tensor] = {}
 
-        def update(batch: DeviceBatch, plan: StepPlan, limits: Limits) -> Measures:
+        def update(batch: DeviceBatch, plan: StepPlan, limits: GradientNormLimits) -> StepMeasurements:
             start.clear()
             start.update(tensors(trainer))
             if plan.step in steps and world.rank == POISONED_RANK:
@@ -73,7 +73,7 @@ def poisoned_run(overrides: list[str], steps: tuple[int, ...]) -> Outcome:
                 batch = replace(batch, photos=photos)
             return real_update(batch, plan, limits)
 
-        def run(batch: Batch | None, plan: StepPlan, limits: Limits) -> Measures:
+        def run(batch: Batch | None, plan: StepPlan, limits: GradientNormLimits) -> StepMeasurements:
             measures, step = real_run(batch, plan, limits), plan.step
             changed = [name for name, tensor in tensors(trainer).items() if not tensor.equal(start[name])]
             if step not in steps:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glci_dist import compose
 from glci_dist.cluster.world import joined
-from glci_dist.diagnosis.log import read_log
+from glci_dist.diagnosis.tensorboard_reader import read_log
 from glci_dist.models.build import build_discriminators
 from glci_dist.training.engines import Engine
 from glci_dist.training.setup import prepare

@@ -14,7 +14,7 @@ from torch import Tensor
 from glci_dist import compose
 from glci_dist.cluster.signals import stop_request
 from glci_dist.cluster.world import joined
-from glci_dist.training.gan_step import DeviceBatch, Limits, Measures
+from glci_dist.training.gan_step import DeviceBatch, GradientNormLimits, StepMeasurements
 from glci_dist.training.phases import StepPlan
 from glci_dist.training.setup import prepare
 from tests.distributed.recordings import weights
@@ -49,7 +49,7 @@ def train(overrides: list[str], factors: dict[int, float], over: list[int], unsa
         trainer.gradient_monitor.skipped_steps = sorted({*trainer.gradient_monitor.skipped_steps, *over})
         real = trainer.step.gan.update
 
-        def update(batch: DeviceBatch, plan: StepPlan, limits: Limits) -> Measures:
+        def update(batch: DeviceBatch, plan: StepPlan, limits: GradientNormLimits) -> StepMeasurements:
             steps.append(plan.step)
             if world.rank == 1 and plan.step in factors:
                 batch = replace(batch, photos=batch.photos * factors[plan.step])

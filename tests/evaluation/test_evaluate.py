@@ -12,14 +12,14 @@ from glci_dist.config import HolesConfig
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import mean_colour, telea
 from glci_dist.evaluation.evaluate import complete_samples
-from glci_dist.evaluation.protocol import Protocol, frozen_protocol
+from glci_dist.evaluation.protocol import HoleProtocol, frozen_protocol
 from tests.evaluation.measured import evaluated, noise_photos
 
 SIZE = 32
 
 
 @pytest.fixture
-def protocol() -> Protocol:
+def protocol() -> HoleProtocol:
     return frozen_protocol("box", SIZE, HolesConfig(min_side=8, max_side=16, patch=20))
 
 
@@ -28,13 +28,13 @@ def echo(photos: Tensor, masks: Tensor) -> Tensor:
     return photos.permute(0, 3, 1, 2).float() / 255
 
 
-def test_a_method_never_sees_what_is_behind_the_hole(protocol: Protocol) -> None:
+def test_a_method_never_sees_what_is_behind_the_hole(protocol: HoleProtocol) -> None:
     white = [("white", np.full((SIZE, SIZE, 3), 255, np.uint8))]
     result = evaluated({"echo": echo}, white, protocol)
     assert result.summary("echo", "hole_l1_x100").value == pytest.approx(100.0)
 
 
-def test_only_the_hole_of_a_completion_counts(protocol: Protocol) -> None:
+def test_only_the_hole_of_a_completion_counts(protocol: HoleProtocol) -> None:
     photos = noise_photos(3)
     grey = mean_colour((0.5, 0.5, 0.5))
 
@@ -46,7 +46,7 @@ def test_only_the_hole_of_a_completion_counts(protocol: Protocol) -> None:
         assert result.summary("grey", metric) == result.summary("spoilt", metric)
 
 
-def test_figures_do_not_depend_on_the_batch(protocol: Protocol) -> None:
+def test_figures_do_not_depend_on_the_batch(protocol: HoleProtocol) -> None:
     photos = noise_photos(7)
     one = evaluated({"telea": telea}, photos, protocol, batch=2)
     other = evaluated({"telea": telea}, photos, protocol, batch=64)
@@ -56,7 +56,7 @@ def test_figures_do_not_depend_on_the_batch(protocol: Protocol) -> None:
         assert np.allclose(one.per_photo["telea"][name], other.per_photo["telea"][name], rtol=1e-5)
 
 
-def test_means_are_over_photos_not_over_hole_values(protocol: Protocol) -> None:
+def test_means_are_over_photos_not_over_hole_values(protocol: HoleProtocol) -> None:
     black = [(str(i), np.zeros((SIZE, SIZE, 3), np.uint8)) for i in range(2)]
 
     def by_photo(shown: Tensor, masks: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def test_means_are_over_photos_not_over_hole_values(protocol: Protocol) -> None:
     assert evaluated({"m": by_photo}, black, protocol).value("m", "hole_l1_x100") == pytest.approx(25.0)
 
 
-def test_the_json_holds_the_protocol_and_every_figure(protocol: Protocol) -> None:
+def test_the_json_holds_the_protocol_and_every_figure(protocol: HoleProtocol) -> None:
     photos = noise_photos(4)
     result = evaluated({"mean colour": mean_colour((0.5, 0.4, 0.3)), "Telea": telea}, photos, protocol)
     document = json.loads(result.to_json())
@@ -83,12 +83,12 @@ def test_the_json_holds_the_protocol_and_every_figure(protocol: Protocol) -> Non
         assert sum(size["photos"] for size in sizes.values()) == 4
 
 
-def test_the_json_of_a_single_photo_is_valid(protocol: Protocol) -> None:
+def test_the_json_of_a_single_photo_is_valid(protocol: HoleProtocol) -> None:
     document = json.loads(evaluated({"Telea": telea}, noise_photos(1), protocol).to_json())
     assert document["methods"]["Telea"]["psnr_db"]["low"] is None
 
 
-def test_the_table_is_aligned_and_shows_each_method_and_figure_once(protocol: Protocol) -> None:
+def test_the_table_is_aligned_and_shows_each_method_and_figure_once(protocol: HoleProtocol) -> None:
     result = evaluated({"mean colour": mean_colour((0.5,) * 3), "Telea": telea}, noise_photos(2), protocol)
     lines = result.table().splitlines()
     table = [line for line in lines if line.startswith("|")]
@@ -99,7 +99,7 @@ def test_the_table_is_aligned_and_shows_each_method_and_figure_once(protocol: Pr
     assert str(protocol.seed) in lines[-1]
 
 
-def test_the_ratio_of_two_networks_is_surer_than_either(protocol: Protocol) -> None:
+def test_the_ratio_of_two_networks_is_surer_than_either(protocol: HoleProtocol) -> None:
     """Its resamples share the photos, whose difficulty cancels."""
     photos = noise_photos(24)
     methods = {"one": mean_colour((0.5, 0.4, 0.3)), "other": mean_colour((0.6, 0.4, 0.3))}
@@ -119,7 +119,7 @@ def test_the_ratio_of_two_networks_is_surer_than_either(protocol: Protocol) -> N
     assert f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" in told
 
 
-def test_figures_by_the_holes_size_are_those_of_these_photos_alone(protocol: Protocol) -> None:
+def test_figures_by_the_holes_size_are_those_of_these_photos_alone(protocol: HoleProtocol) -> None:
     result = evaluated({"Telea": telea}, noise_photos(40), protocol)
     document = json.loads(result.to_json())["by_hole_size"]["Telea"]
     shares = protocol.masks(range(40)).mean((1, 2, 3)).numpy()
@@ -130,7 +130,7 @@ def test_figures_by_the_holes_size_are_those_of_these_photos_alone(protocol: Pro
         assert size["psnr_db"] == pytest.approx(result.per_photo["Telea"]["psnr_db"][rows].mean())
 
 
-def test_samples_are_the_first_photos_with_the_holes_of_the_evaluation(protocol: Protocol) -> None:
+def test_samples_are_the_first_photos_with_the_holes_of_the_evaluation(protocol: HoleProtocol) -> None:
     photos = noise_photos(5)
     samples = complete_samples({"telea": telea, "echo": echo}, photos, protocol, count=3)
     masks = protocol.masks(range(5))
@@ -144,12 +144,12 @@ def test_samples_are_the_first_photos_with_the_holes_of_the_evaluation(protocol:
         assert (sample.outputs["echo"][hole] == 0).all()
 
 
-def test_no_photos_is_a_clear_refusal(protocol: Protocol) -> None:
+def test_no_photos_is_a_clear_refusal(protocol: HoleProtocol) -> None:
     with pytest.raises(UserError, match="no photos"):
         evaluated({"Telea": telea}, [], protocol)
 
 
-def test_a_diverged_network_is_named_with_its_photo(protocol: Protocol) -> None:
+def test_a_diverged_network_is_named_with_its_photo(protocol: HoleProtocol) -> None:
     def diverged(photos: Tensor, masks: Tensor) -> Tensor:
         output = torch.zeros(len(photos), 3, SIZE, SIZE)
         output[1, 0, 0, 0] = float("nan")

@@ -17,12 +17,12 @@ from glci_dist.data.index import Index, Shard, encode_table, load_index, save_in
 from glci_dist.data.masks import crop_patches
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
-from glci_dist.evaluation.protocol import MASK_SETS, EvaluationPhotos, Protocol, centre_crop, frozen_protocol
+from glci_dist.evaluation.protocol import MASK_SETS, EvaluationPhotos, HoleProtocol, centre_crop, frozen_protocol
 
 HOLES = HolesConfig(min_side=19, max_side=38)
 
 
-def box_protocol(size: int, holes: HolesConfig) -> Protocol:
+def box_protocol(size: int, holes: HolesConfig) -> HoleProtocol:
     return frozen_protocol("box", size, holes)
 
 

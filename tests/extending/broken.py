@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from glci_dist.extensions import (
+    CompletionMetric,
     Completions,
     Discriminators,
-    HoleFilling,
     HoleKind,
     LossTerm,
+    MaskedInput,
     Metric,
     Shapes,
-    Statistic,
     integers,
 )
 
@@ -27,7 +27,7 @@ class Network(nn.Module):
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.fill = HoleFilling()
+        self.fill = MaskedInput()
         self.layers = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), *layers, nn.Conv2d(8, 3, 3, padding=1))
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class WithNoise(Network):
         return super().forward(photos + 0.1 * torch.randn_like(photos), masks)
 
 
-class WithoutHoleFilling(Network):
+class WithoutMaskedInput(Network):
     def __init__(self) -> None:
         super().__init__()
         del self.fill
@@ -208,7 +208,7 @@ class OfFloats(Squares):
         return Shapes(shapes.boxes.astype(np.float32), shapes.strokes)
 
 
-class WithoutMetric(Statistic):
+class WithoutMetric(CompletionMetric):
     def __call__(self, completions: Completions) -> Tensor:
         return completions.outputs.mean((1, 2, 3))
 

@@ -39,7 +39,7 @@ def broken(key: str, name: str) -> str:
         ("WithBatchNorm1d", "layer layers.2.1 is a BatchNorm1d, which has no form over the global batch"),
         ("WithInstanceStatistics", "a forward pass changes layers.2.running_mean"),
         ("WithNoise", "two passes over the same photos differ"),
-        ("WithoutHoleFilling", "must have one glci_dist.extensions.HoleFilling"),
+        ("WithoutMaskedInput", "must have one glci_dist.extensions.MaskedInput"),
         ("SeesTheHole", "the output depends on what lies in the hole, which is the answer"),
         ("OfHalfSize", "the output of two photos must be (2, 3, 32, 32), fp32 and finite, not (2, 3, 16, 16)"),
         ("WithoutSigmoid", "the output must lie in [0, 1]"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from glci_dist import compose, stored
+from glci_dist import compose, stored_config
 from glci_dist.config import Config
 from glci_dist.errors import Superseded, UserError
 from glci_dist.runs import attempts
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_a_claim_writes_the_resolved_configuration_and_makes_the_rooms(folder: RunFolder) -> None:
-    assert stored.read(folder.config_file).config == configuration()
+    assert stored_config.read(folder.config_file).config == configuration()
     for room in (folder.checkpoints, folder.tensorboard, folder.pictures):
         assert room.is_dir()
 
@@ -45,7 +45,7 @@ def test_what_a_kill_right_after_the_lease_leaves_is_the_run_s_folder(tmp_path: 
     assert not folder.config_file.exists()
     attempt, _ = folder.take(configuration(), "corpus", ranks=1)
     assert attempt.number == 2
-    assert stored.read(folder.config_file).config == configuration()
+    assert stored_config.read(folder.config_file).config == configuration()
 
 
 def test_an_attempt_that_was_superseded_does_not_write_its_configuration(
@@ -62,7 +62,7 @@ def test_an_attempt_that_was_superseded_does_not_write_its_configuration(
     monkeypatch.setattr(folder, "check", check)
     with pytest.raises(Superseded):
         folder.take(configuration("monitor.scalars_every=7"), "corpus", ranks=1)
-    assert stored.read(folder.config_file).config.monitor.scalars_every == 2
+    assert stored_config.read(folder.config_file).config.monitor.scalars_every == 2
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None
     )
     folder.take(free, "corpus", ranks=1)
 
-    assert stored.read(folder.config_file).config == free != configuration()
+    assert stored_config.read(folder.config_file).config == free != configuration()
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_change_that_the_user_accepts_passes_and_is_told(folder: RunFolder) -> None:
     changed = configuration("global_batch=64", "phases.joint.alpha=1e-3", "checkpoints.accept=[global_batch,phases]")
     assert folder.take(changed, "corpus", ranks=1)[1] == ["global_batch: 32 / 64", "phases.joint.alpha: 0.0004 / 0.001"]
-    assert stored.read(folder.config_file).config == changed
+    assert stored_config.read(folder.config_file).config == changed
 
 
 def test_other_shards_pass_where_the_user_accepts_them(folder: RunFolder) -> None:

@@ -12,8 +12,8 @@ import pytest
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.journal import Journal
-from glci_dist.runs.ledger import Ledger, Sign, account, process_start
-from glci_dist.slurm.outlook import look
+from glci_dist.runs.ledger import LastSign, Ledger, account, process_start
+from glci_dist.slurm.run_status import look
 from glci_dist.slurm.status import lines
 from tests.journal import event
 
@@ -27,7 +27,7 @@ class Report:
 
 def sign(attempt: Attempt, *, began: float, time: float, step: int, steps: int, **seconds: float) -> None:
     """Have an attempt say how far it is."""
-    said = Sign(time, began, step, steps)
+    said = LastSign(time, began, step, steps)
     said.seconds |= seconds
     attempt.alive.write_text(json.dumps(asdict(said)))
 

@@ -17,7 +17,7 @@ import pytest
 
 from glci_dist.runs.ledger import account
 from glci_dist.slurm.asking import Silence, ask, patience
-from glci_dist.slurm.refusals import refusals
+from glci_dist.slurm.preflight import refusals
 from glci_dist.slurm.submit import requests
 from tests.slurm.box import CONF, STEPS, Box, Job, completes, glci, overrides, state
 from tests.slurm.trouble import slow_steps

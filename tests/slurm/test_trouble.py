@@ -17,7 +17,7 @@ import pytest
 
 from glci_dist.slurm import scheduler
 from glci_dist.slurm.asking import patience
-from glci_dist.slurm.launcher import samples_of
+from glci_dist.slurm.node_launcher import samples_of
 from tests.disks import fill_disk, small_disk
 from tests.slurm.box import CONF, EVERY, Box, Job, furthest_loss, glci, overrides
 from tests.slurm.trouble import crash_in_step, hide_on

@@ -20,7 +20,7 @@ from glci_dist.errors import UserError
 from glci_dist.slurm import jobs
 from glci_dist.slurm.backends.choice import NAMED, backend
 from glci_dist.slurm.jobs import Submitted
-from glci_dist.slurm.outlook import look
+from glci_dist.slurm.run_status import look
 from tests.small_run import newest_in, small
 
 _PACKAGE = Path(glci_dist.__file__).parent

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from glci_dist import compose, stored
+from glci_dist import compose, stored_config
 from glci_dist.checkpoints.manifest import MANIFEST_FILE
 from glci_dist.data.index import load_index
 from glci_dist.errors import Fault, UserError
@@ -22,9 +22,9 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import account
 from glci_dist.slurm import snapshot
 from glci_dist.slurm.jobs import active
-from glci_dist.slurm.launcher import samples_of, usable_nodes
+from glci_dist.slurm.node_launcher import samples_of, usable_nodes
 from glci_dist.slurm.notes import Notes
-from glci_dist.slurm.refusals import refusals, standing
+from glci_dist.slurm.preflight import refusals, standing
 from glci_dist.slurm.requeue import JobStart
 from glci_dist.slurm.submit import Request, requests, submit
 from tests.checkpoints.saves import saver, state
@@ -194,7 +194,7 @@ def test_options_of_sbatch_have_keys_of_their_own_with_and_without_a_plus(
 ) -> None:
     (made,) = requests([*PLAIN, "cluster=box", *words])
     assert made.config.cluster.sbatch == options
-    assert stored.parse(compose.to_yaml(made.config), Path("config.yaml")).config == made.config
+    assert stored_config.parse(compose.to_yaml(made.config), Path("config.yaml")).config == made.config
 
 
 def test_variables_of_the_workers_are_added_without_a_plus_and_taken_out_by_null() -> None:

@@ -27,7 +27,7 @@ from glci_dist.training.callbacks.samples import SampleAudit, SampleWatch
 from glci_dist.training.callbacks.stopping import LeaseWatch, StopSignals
 from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.engines import Update
-from glci_dist.training.gan_step import NO_LIMITS, Measures
+from glci_dist.training.gan_step import NO_NORM_LIMITS, StepMeasurements
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.phases import Schedule
 from glci_dist.training.run_log import RunLog
@@ -74,12 +74,14 @@ _NOTHING = StepReport(
     stall_seconds=0.0,
     superseded=False,
 )
-_NO_UPDATE = Measures()
+_NO_UPDATE = StepMeasurements()
 
 
-def step(number: int = 0, *, batch: Batch | None = None, measures: Measures = _NO_UPDATE, **report: Any) -> TrainedStep:
+def step(
+    number: int = 0, *, batch: Batch | None = None, measures: StepMeasurements = _NO_UPDATE, **report: Any
+) -> TrainedStep:
     """A step in which nothing happened but what is given."""
-    return TrainedStep(replace(_NOTHING, plan=SCHEDULE.at(number), **report), batch, measures, NO_LIMITS)
+    return TrainedStep(replace(_NOTHING, plan=SCHEDULE.at(number), **report), batch, measures, NO_NORM_LIMITS)
 
 
 def batch(**changes: Any) -> Batch:
@@ -256,8 +258,8 @@ class _NoRollback(Rollback):
         raise AssertionError
 
 
-def _bad(norm: float) -> Measures:
-    return Measures(completion=Update(False, norm))
+def _bad(norm: float) -> StepMeasurements:
+    return StepMeasurements(completion=Update(False, norm))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,13 @@ from glci_dist.runs.ledger import KINDS
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.callbacks.logging import STATES, Gauge, Logging, memory_gauges
 from glci_dist.training.callbacks.progress import Progress
-from glci_dist.training.gan_step import ADVERSARIAL_GRADIENT, NO_LIMITS, RECONSTRUCTION_GRADIENT, GanTrainStep, Measures
+from glci_dist.training.gan_step import (
+    ADVERSARIAL_GRADIENT,
+    NO_NORM_LIMITS,
+    RECONSTRUCTION_GRADIENT,
+    GanTrainStep,
+    StepMeasurements,
+)
 from glci_dist.training.loggers.tensorboard import TensorBoard
 from glci_dist.training.metrics import Metric, MetricRegistry
 from glci_dist.training.phases import Schedule, StepPlan
@@ -131,7 +137,7 @@ def reports() -> list[StepReport]:
 
 
 def show(callback: Callback, report: StepReport) -> None:
-    callback.after_step(TrainedStep(report, None, Measures(), NO_LIMITS), Control())
+    callback.after_step(TrainedStep(report, None, StepMeasurements(), NO_NORM_LIMITS), Control())
 
 
 def read(folder: Path) -> EventAccumulator:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glci_dist.slurm.backends.local import ThisMachine
+from glci_dist.slurm.backends.local import SingleMachineBackend
 
 if TYPE_CHECKING:
     from glci_dist.slurm.jobs import Submitted
 
 
-class Debug(ThisMachine):
+class Debug(SingleMachineBackend):
     """Jobs that run when they are followed, and end with this process."""
 
     submitit_name = "debug"

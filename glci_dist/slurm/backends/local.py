@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NO_LIMIT_MIN = 60 * 24 * 365
 
 
-class ThisMachine(Backend):
+class SingleMachineBackend(Backend):
     """Jobs of this machine, by submitit."""
 
     submitit_name: ClassVar[str]
@@ -59,7 +59,7 @@ class ThisMachine(Backend):
         return by_submitit.allocation(folder)
 
 
-class Local(ThisMachine):
+class Local(SingleMachineBackend):
     """Jobs that go on without this process, and need no terminal."""
 
     submitit_name = "local"

@@ -12,7 +12,7 @@ import numpy as np
 from glci_dist.data.batch import Batch
 from glci_dist.errors import Fault, Interrupted, Superseded
 from glci_dist.runs.events import DisplayFailed
-from glci_dist.training.gan_step import Limits, Measures
+from glci_dist.training.gan_step import GradientNormLimits, StepMeasurements
 from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.step_report import StepReport
@@ -26,9 +26,9 @@ class TrainedStep:
     """Reduced over ranks, the same on every rank; ``report.plan`` is what the step had to do."""
     batch: Batch | None
     """This rank's; None if the step is skipped."""
-    measures: Measures
+    measures: StepMeasurements
     """This rank's."""
-    limits: Limits
+    limits: GradientNormLimits
     """The gradient norms beyond which no update was applied."""
 
 

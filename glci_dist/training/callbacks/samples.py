@@ -13,7 +13,7 @@ from glci_dist.errors import UserError
 from glci_dist.runs.events import SampleReplaced, WorkerLost
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.gradient_monitor import GradientMonitor
-from glci_dist.training.replaced_samples import ReplacedSamples
+from glci_dist.training.replaced_samples import ReplacedSampleReporter
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.sample_digest import SampleDigest
 
@@ -56,7 +56,7 @@ class SampleWatch(Callback):
             gradient_monitor,
             log,
         )
-        self._replaced = ReplacedSamples(config.data.shards, journal, log.say)
+        self._replaced = ReplacedSampleReporter(config.data.shards, journal, log.say)
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report, batch, gradient_monitor = done.report, done.batch, self._gradient_monitor

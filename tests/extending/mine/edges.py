@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from glci_dist.extensions import Completions, LossTerm, Metric, Statistic
+from glci_dist.extensions import CompletionMetric, Completions, LossTerm, Metric
 
 
 def differences(completions: Completions) -> Tensor:
@@ -22,7 +22,7 @@ class EdgeLoss(LossTerm):
         return differences(completions) ** self._power
 
 
-class Sharpness(Statistic):
+class Sharpness(CompletionMetric):
     """Steps between pixels of the outputs over those of the photos."""
 
     metric = Metric("contest/sharpness", unit="ratio", panel="sharpness", label="sharpness")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from glci_dist.extensions import HoleFilling
+from glci_dist.extensions import MaskedInput
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -20,7 +20,7 @@ class UNet(nn.Module):
         if size % 2**depth:
             raise ValueError(f"depth={depth} halves photos of {size} px {depth} times: choose a smaller depth")
         channels = [width * 2**level for level in range(depth + 1)]
-        self.fill = HoleFilling()
+        self.fill = MaskedInput()
         self.first = block(4, width)
         self.down = nn.ModuleList(block(inputs, 2 * inputs) for inputs in channels[:-1])
         self.up = nn.ModuleList(block(3 * inputs, inputs) for inputs in reversed(channels[:-1]))

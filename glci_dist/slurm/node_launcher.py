@@ -25,8 +25,8 @@ from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
 from glci_dist.slurm.backends.base import Allocation
 from glci_dist.slurm.backends.scheduling import PREEMPTED
 from glci_dist.slurm.launch import Launch
-from glci_dist.slurm.meeting import meet
 from glci_dist.slurm.notes import left_out
+from glci_dist.slurm.rendezvous import meet
 from glci_dist.slurm.requeue import JobStart
 
 _KEEP_ALIVE_S = 5
@@ -34,7 +34,7 @@ _NO_BOUND = 1_000_000
 """Restarts that torch may do: how many there are is decided in ``agent.py``."""
 
 
-class Work:
+class NodeLauncher:
     """A ``Launch`` on one of the job's nodes."""
 
     def __init__(self, launch: Launch, there: Allocation) -> None:

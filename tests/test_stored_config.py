@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from glci_dist import compose, stored
+from glci_dist import compose, stored_config
 from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import is_accepted, result_changes
@@ -29,7 +29,7 @@ def written(config: Config, path: Path, change: Callable[[dict[str, Any]], objec
 
 
 def test_one_of_this_version_has_nothing_to_be_named(config: Config, tmp_path: Path) -> None:
-    found = stored.read(written(config, tmp_path / "config.yaml", lambda keys: None))
+    found = stored_config.read(written(config, tmp_path / "config.yaml", lambda keys: None))
     assert found.config == config
     assert found.notes() == []
     assert found.changes(config) == []
@@ -67,7 +67,7 @@ def test_one_of_this_version_has_nothing_to_be_named(config: Config, tmp_path: P
 def test_a_key_more_or_less_is_named_and_only_what_may_touch_the_result_asks_to_be_accepted(
     config: Config, tmp_path: Path, change: Callable[[dict[str, Any]], object], named: str, changes: list[str]
 ) -> None:
-    found = stored.read(written(config, tmp_path / "config.yaml", change))
+    found = stored_config.read(written(config, tmp_path / "config.yaml", change))
     assert any(named in note for note in found.notes()), found.notes()
     asked = result_changes(found, config)
     assert [line.partition(":")[0] for line in asked] == changes
@@ -77,7 +77,7 @@ def test_a_key_more_or_less_is_named_and_only_what_may_touch_the_result_asks_to_
 
 def test_a_choice_that_this_version_does_not_have_is_a_difference(config: Config, tmp_path: Path) -> None:
     path = written(config, tmp_path / "config.yaml", lambda keys: keys["losses"].update(adversarial="softmax"))
-    assert result_changes(stored.read(path), config) == ["losses.adversarial: softmax / non_saturating"]
+    assert result_changes(stored_config.read(path), config) == ["losses.adversarial: softmax / non_saturating"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_what_is_no_configuration_is_refused_in_one_line(tmp_path: Path, content
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as refusal:
-        stored.read(path)
+        stored_config.read(path)
     assert str(path) in str(refusal.value)
     assert why in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -109,10 +109,10 @@ def test_so_is_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("folder", "link", "loop", "absent"):
         with pytest.raises(UserError, match=name) as refusal:
-            stored.read(tmp_path / name)
+            stored_config.read(tmp_path / name)
         assert "\n" not in str(refusal.value)
 
 
 def test_a_list_in_the_place_of_a_configuration_is_not_called_empty(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it is no mapping of keys"):
-        stored.parse("- 1\n", tmp_path / "config.yaml")
+        stored_config.parse("- 1\n", tmp_path / "config.yaml")

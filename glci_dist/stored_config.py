@@ -18,7 +18,7 @@ from yaml import MarkedYAMLError, YAMLError
 from glci_dist import compose, free_keys
 from glci_dist.config import Config, DataConfig, PhaseConfig
 from glci_dist.errors import UserError
-from glci_dist.mistakes import explain
+from glci_dist.override_errors import explain
 
 GONE, NEW = "(no such key in this version)", "(no such key in the version that wrote it)"
 """Placeholders in a change for a value that one of the versions lacks."""
@@ -27,7 +27,7 @@ _EMPTY = Config(name="", data=DataConfig(shards=""))
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredConfig:
     """A stored configuration, and its differences from this version's schema."""
 
     config: Config
@@ -58,7 +58,7 @@ class Stored:
         return found + [f"{key}: {value} / {flat.get(key, GONE)}" for key, value in self.gone.items()]
 
 
-def read(path: Path) -> Stored:
+def read(path: Path) -> StoredConfig:
     """The configuration in a run's file; raises ``UserError`` if it holds none."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def read(path: Path) -> Stored:
     return parse(text, path)
 
 
-def parse(text: str, source: Path) -> Stored:
+def parse(text: str, source: Path) -> StoredConfig:
     """The configuration in ``text``, YAML from ``to_yaml``; ``source``: for error messages. Raises ``UserError``."""
     try:
         made = OmegaConf.create(text)
@@ -99,7 +99,7 @@ def parse(text: str, source: Path) -> Stored:
         config = _merged(known)
     if config is None:
         raise UserError(f"{source} is no configuration of this version: its values do not fit together")
-    return Stored(config, gone, new)
+    return StoredConfig(config, gone, new)
 
 
 def _known(

@@ -38,7 +38,7 @@ _CLOCKS_S = 2.0
 
 
 @dataclass(frozen=True)
-class Outlook:
+class RunStatus:
     """A run as it stands."""
 
     state: str
@@ -49,7 +49,7 @@ class Outlook:
     """The step that it would go on from."""
     account: Account
     """Its attempts, with what the scheduler knows of their ends."""
-    starts: tuple[Start, ...]
+    starts: tuple[StartWithoutAttempt, ...]
     """Runs of its jobs that ended before their workers could begin an attempt."""
     job: Submitted | None
     missing: str = ""
@@ -57,7 +57,7 @@ class Outlook:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartWithoutAttempt:
     """A run of a job through the scheduler that came to no attempt."""
 
     job: str
@@ -69,7 +69,7 @@ class Start:
     reason: str
 
 
-def look(run: Path) -> Outlook:
+def look(run: Path) -> RunStatus:
     """How a run stands. Raises ``UserError`` where it was never started nor submitted."""
     jobs = submitted(run)
     job = jobs[-1] if jobs else None
@@ -80,7 +80,7 @@ def look(run: Path) -> Outlook:
     scheduler = chosen.scheduler if chosen is not None else None
     if scheduler is not None and not scheduler.is_there():
         scheduler = None
-    told = _Told(scheduler, {each.job: each.time for each in jobs if each.executor == jobs[-1].executor})
+    told = _SchedulerCache(scheduler, {each.job: each.time for each in jobs if each.executor == jobs[-1].executor})
     following = (*found.attempts[1:], None)
     attempts = tuple(
         _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=False)
@@ -92,7 +92,7 @@ def look(run: Path) -> Outlook:
     detail = "; ".join(filter(None, (detail, trouble)))
     starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told, run))
     saved, missing = _saved(run)
-    return Outlook(state, detail, saved, Account(attempts), starts, job, missing)
+    return RunStatus(state, detail, saved, Account(attempts), starts, job, missing)
 
 
 def _backend(job: Submitted | None) -> tuple[Backend | None, str]:
@@ -124,7 +124,7 @@ def _saved(run: Path) -> tuple[int, str]:
     return step, f"{'; '.join(told)}: {left}"
 
 
-class _Told:
+class _SchedulerCache:
     """What the scheduler says of jobs, asked once each."""
 
     def __init__(self, scheduler: Scheduler | None, jobs: Mapping[str, float]) -> None:
@@ -189,16 +189,20 @@ def _holds(ran: Ran, attempt: AttemptAccount) -> bool:
     return ran.began - _CLOCKS_S <= attempt.began <= ran.ended + _CLOCKS_S
 
 
-def _without_attempt(job: str, attempts: Sequence[AttemptAccount], told: _Told, run: Path) -> Iterator[Start]:
+def _without_attempt(
+    job: str, attempts: Sequence[AttemptAccount], told: _SchedulerCache, run: Path
+) -> Iterator[StartWithoutAttempt]:
     for restart, ran in told.runs(job):
         if math.isinf(ran.began + ran.ended) or any(each.job == job and _holds(ran, each) for each in attempts):
             continue
         asked, _ = notes.asked_again(run, job, restart)
         reason = _verdict(run, job, restart) or asked or told.end(ran) or f"its job ended {ran.state}: see its output"
-        yield Start(job, restart, ran.nodes, ran.began, ran.ended, reason)
+        yield StartWithoutAttempt(job, restart, ran.nodes, ran.began, ran.ended, reason)
 
 
-def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: _Told, run: Path) -> AttemptAccount:
+def _explained(
+    attempt: AttemptAccount, following: AttemptAccount | None, told: _SchedulerCache, run: Path
+) -> AttemptAccount:
     """An attempt with the cause of its end, if anybody knows more of it than the run's own folder."""
     place = (attempt.job, attempt.restart)
     asked, warning = notes.asked_again(run, *place)
@@ -221,7 +225,9 @@ def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: 
     return replace(attempt, state="died", reason=reason) if reason else attempt
 
 
-def _state(run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | None, told: _Told) -> tuple[str, str]:
+def _state(
+    run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | None, told: _SchedulerCache
+) -> tuple[str, str]:
     last = attempts[-1] if attempts else None
     if last is not None and last.state == "done":
         with suppress(UserError):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousTimeoutError
 
-from glci_dist.slurm.meeting import meet
 from glci_dist.slurm.notes import Notes
+from glci_dist.slurm.rendezvous import meet
 
 
 def at(folder: Path, port: int, said: list[str], *, is_host: bool, timeout_s: int = 30) -> RendezvousHandler:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from glci_dist.config import Config
 from glci_dist.config.fields import slots_in
-from glci_dist.errors import UserError
+from glci_dist.errors import UserError, in_a_line
 
 TARGET = "_target_"
 
@@ -55,14 +55,13 @@ class Component:
     def make(self, base: type[Made], **provided: Any) -> Made:
         """Construct it; ``provided`` arguments are passed if the constructor has parameters of these names.
 
-        Raises ``UserError`` if the constructor raises ``ValueError``, ``TypeError`` or ``UserError``, or if the
-        instance is no ``base``.
+        Raises ``UserError`` if the constructor raises, or if the instance is no ``base``.
         """
         wanted = inspect.signature(self.factory).parameters
         try:
             made = self.factory(**self.arguments, **{key: each for key, each in provided.items() if key in wanted})
-        except (UserError, ValueError, TypeError) as error:
-            raise UserError(f"{self.key}: {self.target} refuses its arguments: {error}") from error
+        except Exception as error:  # the user's class can raise anything
+            raise UserError(f"{self.key}: {self.target} cannot be constructed: {in_a_line(error)}") from error
         if not isinstance(made, base):
             where = base.__module__ if base.__module__.startswith("torch") else "glci_dist.extensions"
             raise UserError(
@@ -133,12 +132,12 @@ def _weight(key: str, weight: Any) -> float:
 def _imported(key: str, target: str) -> Callable[..., Any]:
     module = target.partition(".")[0]
     try:
-        found = pkgutil.resolve_name(target)
+        path, _, name = target.rpartition(".")
+        found = pkgutil.resolve_name(f"{path}:{name}")
     except Exception as error:  # the user's module can raise anything
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == module
         way_out = f"put the folder that holds {module} on PYTHONPATH" if is_missing else "mend that, and try again"
-        raise UserError(f"{key}.{TARGET}={target} cannot be imported ({reason}): {way_out}") from error
+        raise UserError(f"{key}.{TARGET}={target} cannot be imported ({in_a_line(error)}): {way_out}") from error
     if not callable(found):
         raise UserError(f"{key}.{TARGET}={target} is no class: name one")
     return typing.cast("Callable[..., Any]", found)
@@ -193,5 +192,5 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a constructor; empty if they cannot be resolved at run time."""
     try:
         return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except NameError:
+    except Exception:  # annotations that exist only for a type checker
         return {}

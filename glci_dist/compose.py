@@ -138,7 +138,7 @@ def _check_search_path(word: str) -> None:
     key, _, value = word.partition("=")
     if key != "hydra.searchpath":
         return
-    for folder in filter(None, re.split(r"[\[\],\s'\"]+", value)):
+    for folder in filter(None, re.split(r"[\[\],'\"]+", value)):
         path = Path(folder.removeprefix("file://"))
         if "://" not in folder.removeprefix("file://") and not (path.is_absolute() and path.is_dir()):
             raise UserError(

@@ -16,6 +16,12 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 """Signals by which SLURM, submitit, terminals and users stop a run; usually sent to all processes of a job."""
 
 
+def in_a_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 class ExitCode(IntEnum):
     """The exit codes of all commands."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from glci_dist.data.draws import integers, uniform
 from glci_dist.data.hole_kinds import HoleKind, Shapes
+from glci_dist.errors import Fault
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.completion import MaskedInput
 from glci_dist.models.discriminators import Discriminators
@@ -17,6 +18,7 @@ from glci_dist.training.loggers.base import Logger, RunInfo
 from glci_dist.training.loss_terms import Completions, LossTerm
 from glci_dist.training.metrics import Metric, OverRanks, OverSteps
 from glci_dist.training.penalties import Penalty, PenaltyInputs
+from glci_dist.training.phases import StepPlan
 
 __all__ = [
     "BatchNorm2d",
@@ -25,6 +27,7 @@ __all__ = [
     "Completions",
     "Control",
     "Discriminators",
+    "Fault",
     "HoleKind",
     "Logger",
     "LossTerm",
@@ -38,6 +41,7 @@ __all__ = [
     "Shapes",
     "SpectralConv2d",
     "SpectralLinear",
+    "StepPlan",
     "TrainedStep",
     "integers",
     "uniform",

@@ -82,7 +82,7 @@ def test_an_installed_wheel_composes_what_the_checkout_composes(installed: Path,
 def test_an_installed_wheel_trains_with_parts_of_the_users_own(
     installed: Path, faces_shards: str, tmp_path: Path
 ) -> None:
-    words = small(faces_shards, tmp_path, steps=(1, 1, 2), extra=PARTS)
+    words = small(faces_shards, tmp_path, steps=(1, 1, 2), extra=(*PARTS, "engine.precision=bf16"))
     done = subprocess.run(
         [sys.executable, "-m", "glci_dist", "train", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(MINE)]), "PYTHONSAFEPATH": "1"},

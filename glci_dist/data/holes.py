@@ -16,7 +16,7 @@ from glci_dist import components
 from glci_dist.config import HolesConfig
 from glci_dist.data.draws import draws, integers
 from glci_dist.data.hole_kinds import KINDS, HoleKind, Shapes
-from glci_dist.errors import UserError
+from glci_dist.errors import UserError, in_a_line
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,15 @@ def check_holes(config: HolesConfig, size: int) -> None:
         raise UserError(f"data.size={size} is not a multiple of 4: the completion network halves the photo twice")
     if config.kind not in KINDS:
         raise UserError(f"holes.kind={config.kind} is not known: choose one of {', '.join(KINDS)}")
+    if config.custom:
+        _check_patch(config, size)
+        _check_custom(hole_kind(config, size), config.patch, size)
+        return
     if not 1 <= low <= high:
         raise UserError(f"holes.min_side={low} must be at least 1 and at most holes.max_side={high}")
     if high > size:
         raise UserError(f"holes.max_side={high} is larger than the photo (data.size={size}): make it smaller")
-    if config.patch > size:
-        raise UserError(f"holes.patch={config.patch} is larger than the photo (data.size={size}): make it smaller")
+    _check_patch(config, size)
     if high > config.patch:
         raise UserError(
             f"holes.max_side={high} is larger than the local patch (holes.patch={config.patch}): "
@@ -98,8 +101,11 @@ def check_holes(config: HolesConfig, size: int) -> None:
         raise UserError(f"holes.max_count={config.max_count} is too small: it must be at least 1")
     if config.kind == "freeform":
         _check_radius(config)
-    if config.custom:
-        _check_custom(hole_kind(config, size), config.patch, size)
+
+
+def _check_patch(config: HolesConfig, size: int) -> None:
+    if config.patch > size:
+        raise UserError(f"holes.patch={config.patch} is larger than the photo (data.size={size}): make it smaller")
 
 
 def _check_radius(config: HolesConfig) -> None:
@@ -116,12 +122,14 @@ def _check_radius(config: HolesConfig) -> None:
 
 def _check_custom(kind: HoleKind, patch: int, size: int, slots: int = 64) -> None:
     """Raise ``UserError`` where a kind of the user's draws holes that are empty, too large or not its slot's alone."""
+    if not isinstance(getattr(kind, "words", None), int) or kind.words < 1:
+        raise UserError("holes.custom needs words, the number of random words that a hole takes: at least 1")
     words = draws(seed=0, purpose="check of a hole kind", step=0, slots=range(slots), words=kind.words)
     try:
         shapes, alone, again = kind.draw(words, size), kind.draw(words[1:2], size), kind.draw(words, size)
         bounds, of_one = _bounds(shapes), _bounds(alone)
-    except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
-        raise UserError(f"holes.custom fails: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the user's class can raise anything
+        raise UserError(f"holes.custom fails: {in_a_line(error)}") from error
     if len(bounds) != slots or not _is_typed(shapes, slots, size):
         raise UserError(
             f"holes.custom must draw a hole for each of the {slots} slots: boxes int32 (n, M, 4), strokes float32 "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,8 +22,23 @@ from torch import Tensor, nn
 
 from glci_dist.cluster.collectives import collective
 
+_ALONE = ContextVar("_ALONE", default=False)
+"""Whether this process computes statistics by itself, whatever the world."""
+
+
+@contextmanager
+def local_statistics() -> Iterator[None]:
+    """Let batch norm take the statistics of this rank's photos alone, without collectives: to try a network."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
 
 def _world_size() -> int:
+    if _ALONE.get():
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -48,7 +48,7 @@ def build_discriminators(config: Config) -> Discriminators:
 def check_custom(config: Config) -> None:
     """Raise ``UserError`` if a network of the user's own breaks a rule."""
     size, patch, losses = config.data.size, config.holes.patch, config.losses
-    per_photo = bool(losses.r1 or losses.gradient_penalty or losses.penalties)
+    per_photo = bool(losses.r1 or losses.gradient_penalty or any(losses.penalties.values()))
     checks: list[tuple[Mapping[str, object], Callable[[Config], nn.Module], Callable[[nn.Module], None]]] = [
         (
             config.model.completion.custom,
@@ -59,7 +59,12 @@ def check_custom(config: Config) -> None:
             config.model.discriminator.custom,
             build_discriminators,
             lambda network: check_discriminators(
-                network, size=size, patch=patch, key="model.discriminator.custom", per_photo=per_photo
+                network,
+                size=size,
+                patch=patch,
+                key="model.discriminator.custom",
+                per_photo=per_photo,
+                with_features=bool(losses.feature_matching),
             ),
         ),
     ]

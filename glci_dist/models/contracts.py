@@ -6,6 +6,7 @@ state and draws no random numbers, and whose batch norm is over the global batch
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from glci_dist.errors import UserError
-from glci_dist.models.batch_norm import BatchNorm2d, ConvertedBatchNorm2d, commit_running_statistics
+from glci_dist.errors import UserError, in_a_line
+from glci_dist.models.batch_norm import (
+    BatchNorm2d,
+    ConvertedBatchNorm2d,
+    commit_running_statistics,
+    local_statistics,
+)
 from glci_dist.models.completion import MaskedInput
 
 Outputs = tuple[Tensor, ...]
@@ -23,17 +29,21 @@ Outputs = tuple[Tensor, ...]
 
 def convert_layers(network: nn.Module, key: str) -> None:
     """Convert torch's batch norms to global-batch ones; raise ``UserError`` for layers that break a rule."""
+    converted: dict[int, BatchNorm2d] = {}
     for path, module in list(network.named_modules()):
-        for name, layer in module.named_children():
+        for name, layer in list(module._modules.items()):
             at = f"{path}.{name}".removeprefix(".")
             if isinstance(layer, _BatchNorm) and not isinstance(layer, BatchNorm2d):
-                setattr(module, name, _converted(layer, f"{key}: layer {at}"))
+                # One layer that stands in two places stays one.
+                if id(layer) not in converted:
+                    converted[id(layer)] = _converted(layer, f"{key}: layer {at}")
+                setattr(module, name, converted[id(layer)])
             elif isinstance(layer, _DropoutNd) and layer.p:
                 raise UserError(
                     f"{key}: layer {at} is a {type(layer).__name__}: what it draws is no function of the step, so "
                     "no run could be resumed exactly: leave it out"
                 )
-            elif _has_spectral_norm(layer):
+            elif layer is not None and _has_spectral_norm(layer):
                 raise UserError(
                     f"{key}: layer {at} has torch's spectral norm, which moves on at every forward pass, those of "
                     "skipped updates too: use glci_dist.extensions.SpectralConv2d or SpectralLinear"
@@ -59,8 +69,9 @@ def check_completion(network: nn.Module, *, size: int, key: str) -> None:
         (output,) = _tensors(network(photos[:count], masks[:count]), key, "the output (N, 3, H, W)")
         return (output,)
 
-    (output,) = _check(network, lambda count: run(count, photos), size=size, key=key)
-    _check_tensor(output, (2, 3, size, size), f"{key}: the output")
+    (output,), (in_bf16,) = _check(network, lambda count: run(count, photos), size=size, key=key)
+    for each in (output, in_bf16):
+        _check_tensor(each, (2, 3, size, size), f"{key}: the output")
     if output.min() < 0 or output.max() > 1:
         raise UserError(f"{key}: the output must lie in [0, 1]: end with a sigmoid")
     with _evaluating(network), torch.no_grad():
@@ -71,10 +82,13 @@ def check_completion(network: nn.Module, *, size: int, key: str) -> None:
         )
 
 
-def check_discriminators(network: nn.Module, *, size: int, patch: int, key: str, per_photo: bool) -> None:
+def check_discriminators(
+    network: nn.Module, *, size: int, patch: int, key: str, per_photo: bool, with_features: bool
+) -> None:
     """Raise ``UserError`` for the first rule that discriminators break.
 
-    ``per_photo``: a photo's logits must not depend on other photos, because of a penalty.
+    ``per_photo``: a photo's logits must not depend on other photos, because of a penalty. ``with_features``: feature
+    matching needs activations.
     """
     photos, patches = torch.rand(2, 3, size, size), torch.rand(2, 3, patch, patch)
 
@@ -84,27 +98,37 @@ def check_discriminators(network: nn.Module, *, size: int, patch: int, key: str,
             raise UserError(f"{key}: logits_and_features must return (logits (N,), [activations])")
         return (_tensors(answer[0], key, "logits")[0], *_tensors(tuple(answer[1]), key, "the activations"))
 
-    logits, *features = _check(network, run, size=size, key=key)
-    _check_tensor(logits, (2,), f"{key}: the logits")
-    if any(len(each) != 2 for each in features):
+    (logits, *features), (in_bf16, *_) = _check(network, run, size=size, key=key)
+    for each in (logits, in_bf16):
+        _check_tensor(each, (2,), f"{key}: the logits")
+    if any(not each.dim() or len(each) != 2 for each in features):
         raise UserError(f"{key}: each activation must be (N, ...): a row a photo")
+    if with_features and not features:
+        raise UserError(f"{key}: losses.feature_matching needs activations, and logits_and_features returns none")
     if per_photo and any(isinstance(module, BatchNorm2d) for module in network.modules()):
         raise UserError(
             f"{key}: penalties need each photo judged by itself, but batch norm mixes the photos of a batch"
         )
 
 
-def _check(network: nn.Module, run: Callable[[int], Outputs], *, size: int, key: str) -> Outputs:
-    """Check the rules for all networks; returns the outputs of a training pass over two photos."""
-    network.train()
+def _check(network: nn.Module, run: Callable[[int], Outputs], *, size: int, key: str) -> tuple[Outputs, Outputs]:
+    """Check the rules for all networks; returns the outputs of a training pass in fp32, and of one in bf16."""
     try:
-        before = {name: value.clone() for name, value in network.state_dict().items()}
-        first = run(2)
-        again = run(2)
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        raise UserError(
-            f"{key}: a pass over photos of data.size={size} px fails: {str(error).splitlines()[0]}"
-        ) from error
+        with local_statistics():
+            return _try(network, run, key)
+    except UserError:
+        raise
+    except Exception as error:  # the user's module can raise anything
+        raise UserError(f"{key}: a pass over photos of data.size={size} px fails: {in_a_line(error)}") from error
+
+
+def _try(network: nn.Module, run: Callable[[int], Outputs], key: str) -> tuple[Outputs, Outputs]:
+    network.train()
+    # As the moving average is made.
+    copy.deepcopy(network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = run(2)
+    again = run(2)
     changed = [name for name, value in network.state_dict().items() if not torch.equal(value, before[name])]
     if changed:
         raise UserError(
@@ -121,12 +145,14 @@ def _check(network: nn.Module, run: Callable[[int], Outputs], *, size: int, key:
                 "what is fixed as a buffer"
             )
     network.zero_grad()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        in_bf16 = run(2)
     commit_running_statistics(network, accept=False)
     with _evaluating(network), torch.no_grad():
         both, alone = run(2), run(1)
     if not all(torch.allclose(each[:1], one, atol=1e-4, rtol=1e-3) for each, one in zip(both, alone, strict=True)):
         raise UserError(f"{key}: in evaluation a photo's result depends on the photos beside it")
-    return tuple(each.detach() for each in first)
+    return tuple(each.detach() for each in first), in_bf16
 
 
 @contextmanager
@@ -154,7 +180,7 @@ def _check_tensor(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
 
 
 def _converted(layer: _BatchNorm, what: str) -> BatchNorm2d:
-    if not isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
+    if type(layer) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
         raise UserError(f"{what} is a {type(layer).__name__}, which has no form over the global batch: use BatchNorm2d")
     if not (layer.affine and layer.track_running_stats) or layer.momentum is None:
         raise UserError(f"{what} must be affine, with running statistics and a momentum, to be over the global batch")

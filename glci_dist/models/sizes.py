@@ -17,7 +17,8 @@ def check_models(config: Config) -> None:
     """Raise ``UserError`` for a photo size that the configured completion network does not accept."""
     chosen, size = config.model.completion, config.data.size
     if (
-        chosen.kind == "context_encoder"
+        not chosen.custom
+        and chosen.kind == "context_encoder"
         and size != bottleneck_side(size) << (size // bottleneck_side(size)).bit_length() - 1
     ):
         raise UserError(

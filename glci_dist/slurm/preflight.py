@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import newest_complete, resume_step
+from glci_dist.components import components
 from glci_dist.config import RESERVED_PORTS, Config
 from glci_dist.data.holes import check_holes
 from glci_dist.data.index import load_index
@@ -67,10 +68,21 @@ def standing(request: Request) -> str | None:
     return f"has job {carrying[-1].job} in the queue already" if carrying else None
 
 
+def _check_parts(config: Config) -> None:
+    """Construct and try the user's own parts here already; torch is loaded for them alone."""
+    if any(components(config)):
+        from torch import device
+
+        from glci_dist.training.step_parts import step_parts
+
+        step_parts(config, device("cpu"))
+
+
 def _of_run(request: Request) -> Iterator[str]:
     """What is wrong with the shards, or with the folder that the run would go on in."""
     config = request.config
     yield from _said(lambda: check_models(config))
+    yield from _said(lambda: _check_parts(config))
     yield from _said(lambda: check_holes(config.holes, config.data.size))
 
     def look() -> None:

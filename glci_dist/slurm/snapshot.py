@@ -43,8 +43,10 @@ def take(run: Path, config: Config) -> Path:
         if not (aside / package.name / "configs").exists():
             shutil.copytree(compose.config_folder(), aside / "configs")
         for module in components.modules(config):
-            copy = shutil.copytree if module.is_dir() else shutil.copy
-            copy(module, aside / module.name)
+            if module.is_dir():
+                shutil.copytree(module, aside / module.name, ignore=_LEFT_OUT)
+            else:
+                shutil.copy(module, aside / module.name)
         aside.chmod(0o755)
         final = run / "code" / _digest(aside)
         if not final.exists():

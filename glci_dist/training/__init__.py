@@ -1,1 +1,1 @@
-"""Training: phases, losses, updates, engines, the heartbeat, callbacks, checkpoints, the trainer."""
+"""Training: phases, losses, the GAN train step, engines, metrics, callbacks, loggers, checkpoints, the trainer."""

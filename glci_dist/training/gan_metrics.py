@@ -118,11 +118,23 @@ COMPLETION_METRICS: tuple[CompletionMetric, ...] = (
         lambda each: diversity(each.photos, each.corners, each.patch),
     ),
 )
-"""The statistics of every run."""
+"""Of every run; the doctor reads these alone."""
 
 
-def statistics(custom: Mapping[str, Any], device: torch.device) -> list[CompletionMetric]:
-    """The statistics of every run and the user's own. Raises ``UserError`` for one that breaks a rule."""
+RESERVED_GROUPS = (
+    *("loss", "accuracy", "gradient_at_output", "gradient_norm", "learning_rate", "phase", "time", "data", "updates"),
+    *("speed", "goodput", "memory", "evaluation", "doctor"),
+)
+"""First parts of names that are the run's own."""
+
+
+def completion_metrics(
+    custom: Mapping[str, Any], device: torch.device, *, size: int, patch: int
+) -> list[CompletionMetric]:
+    """Those of every run and the user's own. Raises ``UserError`` for one that breaks a rule.
+
+    ``size``, ``patch``: sides of photos and local patches, px.
+    """
     found = list(COMPLETION_METRICS)
     for component in components.by_name("metrics", custom):
         statistic = component.make(CompletionMetric)
@@ -130,7 +142,13 @@ def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Completi
             raise UserError(f"{component.key}: {component.target} has no metric: set metric = Metric(name, ...)")
         if isinstance(statistic, nn.Module):
             statistic.to(device).requires_grad_(False)
-        value = call_component(component.key, partial(_value, statistic, device))
+        group = statistic.metric.name.partition("/")[0]
+        if group in RESERVED_GROUPS:
+            raise UserError(
+                f"{component.key}: names in {group}/ are the run's own: choose another group for the metric"
+            )
+        example = example_completions(device, size=size, patch=patch)
+        value = call_component(component.key, example, partial(_value, statistic, example))
         if value.numel() not in (1, 2):
             raise UserError(f"{component.key}: its value for two photos must be (2,) or one, not {tuple(value.shape)}")
         found.append(statistic)
@@ -138,6 +156,6 @@ def statistics(custom: Mapping[str, Any], device: torch.device) -> list[Completi
 
 
 @torch.no_grad()
-def _value(statistic: CompletionMetric, device: torch.device) -> Tensor:
-    value = statistic(example_completions(device))
+def _value(statistic: CompletionMetric, completions: Completions) -> Tensor:
+    value = statistic(completions)
     return torch.zeros(1) if value is None else value

@@ -119,7 +119,8 @@ class GanTrainStep:
         """All metrics that a step can have, in the order of the progress line."""
         return [
             *(RECONSTRUCTION, ADVERSARIAL, FEATURE_MATCHING),
-            *(each.metric for each in self._terms),
+            # The order of the progress line.
+            *sorted((each.metric for each in self._terms), key=lambda metric: metric.name != "loss/perceptual"),
             *(REAL_LOSS, COMPLETED_LOSS, PENALTY),
             *(each.metric for each in self._penalties if each.metric is not None),
             *(REAL_ACCURACY, COMPLETED_ACCURACY, LOGIT_GAP, SHARE_IN_HOLE),
@@ -195,13 +196,17 @@ class GanTrainStep:
 
     def _penalty(self, part: DeviceBatch, completed: Tensor, plan: StepPlan, found: dict[Metric, Tensor]) -> Tensor:
         """The weighted sum of the penalties."""
-        shares = noise.interpolation_weights(seed=self._seed, step=plan.step, slots=part.slot_range)
+
+        def draw_shares() -> Tensor:
+            shares = noise.interpolation_weights(seed=self._seed, step=plan.step, slots=part.slot_range)
+            return shares.to(completed.device)
+
         logits = cast(Discriminators, self.discriminators.network).logits
         inputs = PenaltyInputs(
             logits,
             part.photos,
             completed,
-            shares.to(completed.device),
+            draw_shares,
             part.real_patches,
             part.fake_patches,
             self._patch,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glci_dist import components
 from glci_dist.config import LossConfig
-from glci_dist.errors import UserError
+from glci_dist.errors import UserError, in_a_line
 from glci_dist.evaluation.distances import perceptual
 from glci_dist.models.efficientnet import load_efficientnet
 from glci_dist.training.losses import composite, total_variation
@@ -82,8 +82,11 @@ class WeightedTerm:
     term: LossTerm
 
 
-def loss_terms(losses: LossConfig, device: torch.device) -> list[WeightedTerm]:
-    """The configured terms. Raises ``UserError`` for one of the user's own that breaks a rule."""
+def loss_terms(losses: LossConfig, device: torch.device, *, size: int, patch: int) -> list[WeightedTerm]:
+    """The configured terms; ``size``, ``patch``: sides of photos and local patches, px.
+
+    Raises ``UserError`` for one of the user's own that breaks a rule.
+    """
     terms = []
     if losses.total_variation:
         metric = Metric("loss/total_variation", "mean difference of neighbouring pixels", label="total variation")
@@ -95,51 +98,55 @@ def loss_terms(losses: LossConfig, device: torch.device) -> list[WeightedTerm]:
         term = component.make(LossTerm)
         if isinstance(term, nn.Module):
             term.to(device).requires_grad_(False)
-        _check(component.key, term, device)
+        _check(component.key, term, example_completions(device, size=size, patch=patch))
         metric = Metric(f"loss/{component.name}", label=component.name.replace("_", " "))
         terms.append(WeightedTerm(metric, component.weight, term))
     return terms
 
 
-def example_completions(device: torch.device, *, size: int = 64, patch: int = 32) -> Completions:
+def example_completions(device: torch.device, *, size: int, patch: int) -> Completions:
     """``Completions`` of two photos, all noise, to check the user's components with."""
     generator = torch.Generator().manual_seed(0)
     outputs, photos = (torch.rand(2, 3, size, size, generator=generator).to(device) for _ in range(2))
     masks = torch.zeros(2, 1, size, size, device=device)
     masks[..., size // 4 : size // 2, size // 4 : size // 2] = 1
-    corners = torch.full((2, 2), size // 8, device=device)
+    corners = torch.zeros(2, 2, dtype=torch.int32, device=device)
     return Completions(outputs, photos, masks, corners, patch)
 
 
-def _check(key: str, term: LossTerm, device: torch.device) -> None:
+def _check(key: str, term: LossTerm, given: Completions) -> None:
     """Raise ``UserError`` if a term depends on more than each photo alone, or has no gradient."""
-    given = example_completions(device)
     whole = replace(given, outputs=given.outputs.requires_grad_())
     first = Completions(whole.outputs[:1], given.photos[:1], given.masks[:1], given.corners[:1], given.patch)
-    values = call_component(key, lambda: term(whole))
+    values = call_component(key, whole, lambda: term(whole))
     if tuple(values.shape) != (2,) or not values.isfinite().all():
         raise UserError(
             f"{key}: the value for two photos must be finite, one a photo, (2,), not {tuple(values.shape)}: take the "
             "mean over channels and pixels alone"
         )
-    if not torch.equal(values, call_component(key, lambda: term(whole))):
+    if not torch.equal(values, call_component(key, whole, lambda: term(whole))):
         raise UserError(f"{key}: two calls with the same completions differ: let it draw nothing, and keep nothing")
-    if not torch.allclose(values[:1], call_component(key, lambda: term(first)), rtol=1e-4, atol=1e-6):
+    if not torch.allclose(values[:1], call_component(key, first, lambda: term(first)), rtol=1e-4, atol=1e-6):
         raise UserError(
             f"{key}: a photo's value depends on the photos beside it, so that it would change with the number of ranks"
         )
-    if not values.requires_grad:
+    gradient = torch.autograd.grad(values.sum(), whole.outputs, allow_unused=True)[0] if values.requires_grad else None
+    if gradient is None or not gradient.isfinite().all():
         raise UserError(
-            f"{key}: the value has no gradient with respect to the outputs: nothing would be learned from it"
+            f"{key}: the value has no finite gradient with respect to the outputs: nothing would be learned from it"
         )
 
 
-def call_component(key: str, call: Callable[[], Tensor]) -> Tensor:
-    """Call a component of the user's; raises ``UserError`` if it fails or returns no tensor."""
+def call_component(key: str, given: Completions, call: Callable[[], Tensor]) -> Tensor:
+    """Call a component of the user's on ``given``; raises ``UserError`` if it fails, or does what it may not."""
+    before = [each.detach().clone() for each in (given.outputs, given.photos, given.masks)]
     try:
         value = call()
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
-        raise UserError(f"{key} fails on two photos: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    if not isinstance(value, Tensor):
-        raise UserError(f"{key} must return a tensor, not {type(value).__name__}")
+    except Exception as error:  # the user's class can raise anything
+        raise UserError(f"{key} fails on two photos: {in_a_line(error)}") from error
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = f"{value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"{key} must return a tensor of floats, not {kind}")
+    if not all(map(torch.equal, before, (given.outputs, given.photos, given.masks))):
+        raise UserError(f"{key} changes the tensors that it is given: let it work on copies")
     return value

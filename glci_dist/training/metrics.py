@@ -11,7 +11,6 @@ class OverRanks(StrEnum):
     """Reduction over ranks."""
 
     MEAN = "mean"
-    SUM = "sum"
     NORM = "norm"
     """Norm of a gradient over the whole batch; each rank gives the squared norm of its own loss's gradient."""
 
@@ -40,14 +39,23 @@ class Metric:
     is_shown: bool = True
     """False if it is only used to compute other metrics."""
 
+    def __post_init__(self) -> None:
+        if not all(self.name.partition("/")):
+            raise ValueError(f"the metric's name {self.name!r} must be group/name")
+        # A reduction may be given by its name.
+        object.__setattr__(self, "over_ranks", OverRanks(self.over_ranks))
+        object.__setattr__(self, "over_steps", OverSteps(self.over_steps))
+
 
 class MetricRegistry:
     """The metrics of a run, in order; the same on every rank."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        """Raises ``ValueError`` if two have the same name."""
+    def __init__(self, metrics: Iterable[Metric], *, custom: Iterable[Metric] = ()) -> None:
+        """``custom``: the user's own, as well. Raises ``ValueError`` if two have the same name."""
+        custom = tuple(custom)
+        self._custom = {metric.name for metric in custom}
         self._by_name: dict[str, Metric] = {}
-        for metric in metrics:
+        for metric in (*metrics, *custom):
             if metric.name in self._by_name:
                 raise ValueError(f"two metrics have the name {metric.name}")
             self._by_name[metric.name] = metric
@@ -57,6 +65,17 @@ class MetricRegistry:
 
     def __getitem__(self, name: str) -> Metric:
         return self._by_name[name]
+
+    def is_custom(self, name: str) -> bool:
+        """Whether it is the user's own: such a metric changes nothing about the run."""
+        return name in self._custom
+
+    def table(self) -> str:
+        """Name, unit and reductions of each shown metric, as Markdown."""
+        rows = [
+            f"| {each.name} | {each.unit} | {each.over_ranks} | {each.over_steps} |" for each in self if each.is_shown
+        ]
+        return "\n".join(["| metric | unit | over ranks | over steps |", "|---|---|---|---|", *rows])
 
     def panels(self) -> dict[str, list[str]]:
         """The metrics' names by panel."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,14 +31,19 @@ class PenaltyInputs:
     """``(N, 3, H, W)`` in [0, 1]."""
     completed: Tensor
     """The composites, ``(N, 3, H, W)``, detached."""
-    shares: Tensor
-    """``(N,)`` in [0, 1): interpolation weights between photo (0) and composite (1), drawn per step and slot."""
+    draw_shares: Callable[[], Tensor]
+    """Draws ``shares``."""
     real_corners: Tensor
     """``(N, 2)``: left, top of the local patch on the photo, px."""
     completed_corners: Tensor
     """``(N, 2)``: left, top of the local patch on the composite, px."""
     patch: int
     """Side of the local patches, px."""
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """``(N,)`` in [0, 1): how far from each photo towards its completion to go, a draw of the step and the slot."""
+        return self.draw_shares()
 
     def gradients(self, images: Tensor, corners: Tensor) -> Tensor:
         """The gradient of the logits at ``images`` ``(N, 3, H, W)``, itself differentiable."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
-from glci_dist.models.build import build_completion, build_discriminators, check_custom
+from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.models.completion import fill_colour
 from glci_dist.models.contracts import count_converted
 from glci_dist.models.sizes import check_models
@@ -45,22 +46,22 @@ from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine, OptimizerState
 from glci_dist.training.evaluations import Evaluations
-from glci_dist.training.gan_metrics import statistics
+from glci_dist.training.gan_metrics import COMPLETION_METRICS
 from glci_dist.training.gan_step import GanTrainStep
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.loggers.base import Logger, RunInfo
-from glci_dist.training.loss_terms import loss_terms
 from glci_dist.training.metrics import MetricRegistry
-from glci_dist.training.penalties import penalties
 from glci_dist.training.phases import Schedule
 from glci_dist.training.resume_changes import ResumeChanges
 from glci_dist.training.resume_checkpoint import check_newest_checkpoint
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.scalars import DERIVED_METRICS
 from glci_dist.training.startup_timer import StartupTimer
+from glci_dist.training.step_parts import StepParts, step_parts
 from glci_dist.training.trainer import RankBatches, Trainer, TrainStep
 from glci_dist.urls import without_secrets
 
+Made = TypeVar("Made")
 _HOST_KEYS = (
     *("runs:", "data.", "cluster.", "monitor.", "checkpoints."),
     *("engine.threads:", "engine.device:", "engine.timeout_s:"),
@@ -79,7 +80,6 @@ def prepare(
     compose.check_world(config, world.size, world.device.type)
     check_holes(config.holes, config.data.size)
     check_models(config)
-    check_custom(config)
     folder = RunFolder(Path(config.runs) / config.name)
     startup = startup or StartupTimer()
     collectives.mark_progress("opening the data")
@@ -88,9 +88,10 @@ def prepare(
     hosts = world.all_gather_objects(world.host)
     collectives.mark_progress("building the networks")
     # As much as possible happens before the lease: a failure here does not fence off an attempt that still runs.
-    gan = build_gan_step(config, world)
+    parts = _on_all_ranks(world, lambda: step_parts(config, world.device))
+    gan = build_gan_step(config, world, parts)
     custom = _construct_custom(config, world, folder)
-    metrics = _metrics(gan)
+    metrics = _metrics(gan, parts)
     fill_colour(gan.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
     average = MovingAverage(gan.completion.network, config.engine.ema) if config.engine.ema else None
@@ -142,18 +143,27 @@ def _construct_custom(config: Config, world: World, folder: RunFolder) -> _Custo
         rank=world.rank,
         world_size=world.size,
     )
-    problem, made = None, _Custom({}, [])
+    return _on_all_ranks(
+        world, lambda: _Custom(custom_callbacks(config, info), custom_loggers(config, info) if world.is_main else [])
+    )
+
+
+def _on_all_ranks(world: World, make: Callable[[], Made]) -> Made:
+    """What each rank makes; raises ``UserError`` on every rank if it fails on any."""
+    problem: str | None = None
     try:
-        made = _Custom(custom_callbacks(config, info), custom_loggers(config, info) if world.is_main else [])
+        made = make()
     except UserError as error:
         problem = str(error)
     world.raise_on_all_ranks(problem)
     return made
 
 
-def _metrics(gan: GanTrainStep) -> MetricRegistry:
+def _metrics(gan: GanTrainStep, parts: StepParts) -> MetricRegistry:
+    custom = [each.metric for each in parts.metrics if each not in COMPLETION_METRICS]
+    ours = [metric for metric in gan.metrics if metric not in custom]
     try:
-        return MetricRegistry([*STATES, *gan.metrics, *DERIVED_METRICS])
+        return MetricRegistry([*STATES, *ours, *DERIVED_METRICS], custom=custom)
     except ValueError as error:
         raise UserError(f"{error}: give the loss term, the penalty or the metric of yours another one") from error
 
@@ -262,12 +272,13 @@ def _check_same_configuration(config: Config, world: World) -> None:
             )
 
 
-def build_gan_step(config: Config, world: World) -> GanTrainStep:
+def build_gan_step(config: Config, world: World, parts: StepParts | None = None) -> GanTrainStep:
     """Both networks in their engines."""
 
     def engine(network: torch.nn.Module, optimizer: OptimizerConfig) -> Engine:
         return Engine(network, optimizer, config=config.engine, global_batch=config.global_batch, world=world)
 
+    parts = parts or step_parts(config, world.device)
     return GanTrainStep(
         engine(build_completion(config), config.optimizers.completion),
         engine(build_discriminators(config), config.optimizers.discriminator),
@@ -275,9 +286,9 @@ def build_gan_step(config: Config, world: World) -> GanTrainStep:
         patch=config.holes.patch,
         accumulation=config.engine.accumulation,
         seed=config.seed,
-        terms=loss_terms(config.losses, world.device),
-        penalties=penalties(config.losses),
-        statistics=statistics(config.metrics, world.device),
+        terms=parts.terms,
+        penalties=parts.penalties,
+        statistics=parts.metrics,
     )
 
 

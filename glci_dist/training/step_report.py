@@ -125,7 +125,5 @@ def reduce_step(
 
 
 def _over_ranks(metric: Metric, total: float, size: int) -> float:
-    if metric.over_ranks is OverRanks.SUM:
-        return total
     # A rank's loss is the mean over its share alone; in the batch's mean its gradient is 1 / size as large.
     return (math.sqrt(total) if metric.over_ranks is OverRanks.NORM else total) / size

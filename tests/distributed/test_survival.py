@@ -150,7 +150,7 @@ def test_a_signal_to_rank_1_alone_ends_the_run_within_a_step_and_a_write(faces_s
         seconds = time.monotonic() - start
     saved = newest_in(tmp_path / "run" / "checkpoints")
     assert saved is not None
-    # The step in hand is finished; where the signal came after its heartbeat was sent, one more is run.
+    # The step in hand is finished; where the signal came after its all-reduce, one more is run.
     assert 0 <= saved.step - (in_hand + 1) <= 1
     (told,) = events(tmp_path / "run", "signal")
     assert told["signals"] == [None, "SIGUSR2"]

@@ -13,7 +13,7 @@ from glci_dist.data.holes import check_holes
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d, ConvertedBatchNorm2d
 from glci_dist.models.build import build_completion, check_custom
-from glci_dist.training.gan_metrics import statistics
+from glci_dist.training.gan_metrics import completion_metrics
 from glci_dist.training.loss_terms import loss_terms
 from glci_dist.training.setup import prepare
 from tests.extending.test_extending import MINE
@@ -82,7 +82,7 @@ def test_parts_that_keep_to_the_rules_pass() -> None:
     )
     check_custom(config)
     check_holes(config.holes, 32)
-    (term,) = loss_terms(config.losses, CPU)
+    (term,) = loss_terms(config.losses, CPU, size=32, patch=20)
     assert (term.metric.name, term.weight) == ("loss/mine", 0.5)
 
 
@@ -99,15 +99,15 @@ def test_torchs_batch_norms_are_converted_to_those_over_the_global_batch(monkeyp
     [
         ("OfTheBatch", "one a photo, (2,), not ()"),
         ("OfTheNeighbours", "a photo's value depends on the photos beside it"),
-        ("WithoutGradient", "has no gradient with respect to the outputs"),
+        ("WithoutGradient", "has no finite gradient with respect to the outputs"),
         ("AtRandom", "two calls with the same completions differ"),
-        ("NoTensor", "must return a tensor, not float"),
+        ("NoTensor", "must return a tensor of floats, not float"),
         ("Squares", "makes no LossTerm: derive it from glci_dist.extensions.LossTerm"),
     ],
 )
 def test_a_loss_term_that_breaks_a_rule_is_refused_by_name(name: str, rule: str) -> None:
     with pytest.raises(UserError) as refused:
-        loss_terms(composed(broken("losses.terms.mine", name)).losses, CPU)
+        loss_terms(composed(broken("losses.terms.mine", name)).losses, CPU, size=32, patch=20)
     assert str(refused.value).startswith("losses.terms.mine")
     assert rule in str(refused.value)
 
@@ -131,7 +131,7 @@ def test_a_hole_kind_that_breaks_a_rule_is_refused_by_name(name: str, rule: str)
 
 def test_a_metric_without_its_description_is_refused() -> None:
     with pytest.raises(UserError, match="has no metric: set metric = Metric"):
-        statistics(composed(broken("metrics.mine", "WithoutMetric")).metrics, CPU)
+        completion_metrics(composed(broken("metrics.mine", "WithoutMetric")).metrics, CPU, size=32, patch=20)
 
 
 def test_two_metrics_of_one_name_are_refused(faces_shards: str, tmp_path: Path) -> None:
@@ -182,5 +182,7 @@ def test_a_part_that_cannot_be_made_is_one_line_when_the_configuration_is_read(
 def test_a_constructor_that_refuses_its_arguments_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(MINE))
     config = composed(f"{COMPLETION}._target_=unet.UNet", f"{COMPLETION}.depth=9")
-    with pytest.raises(UserError, match=r"unet\.UNet refuses its arguments: depth=9 halves photos of 32 px 9 times"):
+    with pytest.raises(
+        UserError, match=r"unet\.UNet cannot be constructed: ValueError: depth=9 halves photos of 32 px 9 times"
+    ):
         build_completion(config)

@@ -89,7 +89,7 @@ def test_total_variation_counts_the_pairs_that_touch_the_hole() -> None:
 def inputs(
     logits: Logits, photos: Tensor, completed: Tensor, shares: Tensor, corners: Tensor, patch: int
 ) -> PenaltyInputs:
-    return PenaltyInputs(logits, photos, completed, shares, corners, corners, patch)
+    return PenaltyInputs(logits, photos, completed, lambda: shares, corners, corners, patch)
 
 
 def linear_judge(photos: Tensor, patches: Tensor) -> Tensor:

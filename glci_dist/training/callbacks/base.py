@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -128,19 +128,20 @@ class Callbacks:
 
     def adjust(self, plan: StepPlan) -> StepPlan:
         for each in self.all:
-            plan = each.adjust(plan)
+            if not each.is_display:
+                plan = each.adjust(plan)
         return plan
 
     def before_step(self, plan: StepPlan) -> None:
-        for each in self.all:
-            each.before_step(plan)
+        self._call_all(plan.step, lambda each: each.before_step(plan))
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         for each in self.all:
             if control.is_final:
                 return
             with self._reporting_errors(each, done.report.plan.step):
-                each.after_step(done, control)
+                # A display is on rank 0 alone: what it decides would part the ranks.
+                each.after_step(done, Control() if each.is_display else control)
 
     def after_save(self, plan: StepPlan) -> None:
         self._call_all(plan.step, lambda each: each.after_save(plan))
@@ -163,7 +164,11 @@ class Callbacks:
         with ExitStack() as closing:
             # Reversed, as the stack calls the last first. It calls all of them, even if one raises.
             for each in reversed(self.all):
-                closing.callback(each.close)
+                closing.callback(self._close, each)
+
+    def _close(self, callback: Callback) -> None:
+        with suppress(OSError) if callback.is_display else nullcontext():
+            callback.close()
 
     @contextmanager
     def _reporting_errors(self, callback: Callback, step: int) -> Iterator[None]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
+from torch import Tensor
+
 from glci_dist import components
+from glci_dist.checkpoints.registry import Stateful
 from glci_dist.config import Config
 from glci_dist.data.index import Index, load_index
+from glci_dist.errors import UserError, in_a_line
 from glci_dist.training.callbacks.accounts import Accounting, PhaseStarts, Startup, StragglerWatch
 from glci_dist.training.callbacks.base import Callback
 from glci_dist.training.callbacks.evaluation import PeriodicEvaluation
@@ -29,9 +34,30 @@ from glci_dist.training.trainer import Trainer
 
 
 def custom_callbacks(config: Config, info: RunInfo) -> dict[str, Callback]:
-    """The user's own by name; on rank 0 alone those that only display the run. Raises ``UserError``."""
-    made = {each.name: each.make(Callback, run=info) for each in components.by_name("callbacks", config.callbacks)}
-    return {name: each for name, each in made.items() if info.rank == 0 or not each.is_display}
+    """The user's, by name; those that only show the run are made on rank 0 alone. Raises ``UserError``."""
+    made: dict[str, Callback] = {}
+    for component in components.by_name("callbacks", config.callbacks):
+        if getattr(component.factory, "is_display", False) and info.rank:
+            continue
+        callback = component.make(Callback, run=info)
+        _check(component.key, callback)
+        made[component.name] = callback
+    return made
+
+
+def _check(key: str, callback: Callback) -> None:
+    """Raise ``UserError`` for half a protocol of state, a state that cannot be saved, a display that decides."""
+    kind = type(callback)
+    if callback.is_display and kind.adjust is not Callback.adjust:
+        raise UserError(f"{key}: a display is on rank 0 alone and may not adjust a step: set is_display = False")
+    methods = [name for name in ("state_dict", "load_state_dict") if hasattr(callback, name)]
+    if len(methods) == 1:
+        raise UserError(f"{key}: {kind.__name__} has {methods[0]} alone: a state that is saved needs both")
+    if isinstance(callback, Stateful):
+        try:
+            json.dumps({name: each for name, each in callback.state_dict().items() if not isinstance(each, Tensor)})
+        except Exception as error:  # the user's class can raise anything
+            raise UserError(f"{key}: its state cannot be saved: {in_a_line(error)}") from error
 
 
 def custom_loggers(config: Config, info: RunInfo) -> list[Logger]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from glci_dist.compose import to_yaml
 from glci_dist.config import Config
 from glci_dist.diagnosis.states import Finding, State
+from glci_dist.errors import in_a_line
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.loggers.base import Logger
 from glci_dist.training.metrics import Metric, MetricRegistry, OverSteps
@@ -59,6 +61,7 @@ class Logging(Callback):
         self._logger, self._metrics, self._gauges, self._shares = logger, metrics, tuple(gauges), shares
         self._last_finding = last_finding
         self._logged: tuple[int, Finding] | None = None
+        self._has_begun = False
         self._every, self._global_batch = config.monitor.scalars_every, config.global_batch
         self._configuration = f"```\n{to_yaml(config)}\n```"
         self._sums: dict[str, float] = defaultdict(float)
@@ -72,8 +75,11 @@ class Logging(Callback):
         return type(self._logger).__name__
 
     def on_start(self, step: int) -> None:
-        self._logger.begin(step, self._metrics.panels())
-        self._logger.log_text("configuration", self._configuration, step)
+        with self._calling():
+            self._logger.begin(step, self._metrics.panels())
+            self._has_begun = True
+            self._logger.log_text("configuration", self._configuration, step)
+            self._logger.log_text("metrics", self._metrics.table(), step)
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report = done.report
@@ -86,23 +92,41 @@ class Logging(Callback):
             self._log_state()
 
     def on_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        self._logger.log_picture(name, picture, step)
+        with self._calling():
+            self._logger.log_picture(name, picture, step)
 
     def on_evaluation(self, figures: Mapping[str, float], step: int) -> None:
-        self._logger.log_scalars({f"evaluation/{name}": value for name, value in figures.items()}, step)
+        self._log_scalars({f"evaluation/{name}": value for name, value in figures.items()}, step)
 
     def on_rewind(self, step: int) -> None:
-        self._logger.close()
+        self._close_logger()
         self.on_start(step)
 
     def close(self) -> None:
-        try:
+        with suppress(OSError):
             # If the doctor stopped the run, its last diagnosis came after the last scalars.
             self._log_state()
+        self._close_logger()
+
+    def _close_logger(self) -> None:
+        if self._has_begun:
+            self._has_begun = False
+            with suppress(OSError), self._calling():
+                self._logger.close()
+
+    def _log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        with self._calling():
+            self._logger.log_scalars(values, step)
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Whatever a logger raises is reported as a display's error, and ends nothing."""
+        try:
+            yield
         except OSError:
-            pass
-        finally:
-            self._logger.close()
+            raise
+        except Exception as error:  # a client of a server has errors of its own
+            raise OSError(in_a_line(error)) from error
 
     def _write(self, step: int) -> None:
         now = time.perf_counter()
@@ -119,7 +143,7 @@ class Logging(Callback):
         self._sums.clear()
         self._counts.clear()
         self._written, self._steps = now, 0
-        self._logger.log_scalars(values, step)
+        self._log_scalars(values, step)
 
     def _log_state(self) -> None:
         """Log the state of the last diagnosis if it is new: scalars, and a text if the state changed."""
@@ -128,6 +152,7 @@ class Logging(Callback):
         if found is None or found == logged:
             return
         step, finding = found
-        self._logger.log_scalars({f"doctor/{state}": float(state == finding.state) for state in State}, step)
+        self._log_scalars({f"doctor/{state}": float(state == finding.state) for state in State}, step)
         if logged is None or finding.state != logged[1].state:
-            self._logger.log_text("doctor", finding.line, step)
+            with self._calling():
+                self._logger.log_text("doctor", finding.line, step)

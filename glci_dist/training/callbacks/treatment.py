@@ -44,7 +44,10 @@ class Treatment(Callback):
         if report.skipped:
             return
         # Also if a signal ends the run, as the doctor's state is saved and must not depend on it.
-        found = self._doctor.diagnose(report.plan, dict(scalars(report, self._metrics)))
+        found = self._doctor.diagnose(
+            report.plan,
+            {name: value for name, value in scalars(report, self._metrics) if not self._metrics.is_custom(name)},
+        )
         if found is None:
             return
         self._report(found, report.plan)

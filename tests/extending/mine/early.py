@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from glci_dist.errors import Fault
-from glci_dist.extensions import Callback, Control, TrainedStep
+from glci_dist.extensions import Callback, Control, Fault, TrainedStep
 
 
 class EarlyStopping(Callback):

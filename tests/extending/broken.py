@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,14 +11,19 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from glci_dist.extensions import (
+    Callback,
     CompletionMetric,
     Completions,
     Discriminators,
     HoleKind,
+    Logger,
     LossTerm,
     MaskedInput,
     Metric,
+    Penalty,
+    PenaltyInputs,
     Shapes,
+    StepPlan,
     integers,
 )
 
@@ -107,6 +113,26 @@ class DrawnElsewhere(Network):
         next(self.layers.parameters()).data.fill_(random.random())
 
 
+class InHalfPrecision(Network):
+    def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
+        return torch.sigmoid(self.layers(self.fill(photos, masks)))
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+class WithAnActivatedNorm(Network):
+    def __init__(self) -> None:
+        super().__init__(ActivatedNorm(8))
+
+
+class Silent(Network):
+    def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 class Fails(Network):
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
         return super().forward(photos[:, :2], masks)
@@ -121,7 +147,7 @@ class Judges(Discriminators):
 
     def logits_and_features(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
         features = self.layer(photos)
-        return features.mean((1, 2, 3)), [features]
+        return features.mean((1, 2, 3)).float(), [features]
 
 
 class WithBatchNorm(Judges):
@@ -131,6 +157,11 @@ class WithBatchNorm(Judges):
 
     def logits_and_features(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
         return super().logits_and_features(self.norm(photos), patches)
+
+
+class WithoutFeatures(Judges):
+    def logits_and_features(self, photos: Tensor, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return super().logits_and_features(photos, patches)[0], []
 
 
 class LogitsAlone(Judges):
@@ -179,6 +210,35 @@ class NoTensor(Term):
         return 1.0  # type: ignore[return-value]
 
 
+class AltersPhotos(Term):
+    def __call__(self, completions: Completions) -> Tensor:
+        completions.photos.mul_(255)
+        return super().__call__(completions)
+
+
+class R(Penalty):
+    """Keeps to every rule."""
+
+    def __call__(self, inputs: PenaltyInputs) -> Tensor:
+        return inputs.gradients(inputs.photos, inputs.real_corners).square().sum((1, 2, 3))
+
+
+class ROfTheBatch(R):
+    def __call__(self, inputs: PenaltyInputs) -> Tensor:
+        return super().__call__(inputs).mean()
+
+
+class ROfTheNeighbours(R):
+    def __call__(self, inputs: PenaltyInputs) -> Tensor:
+        values = super().__call__(inputs)
+        return values / values.sum()
+
+
+class RWithoutGradient(R):
+    def __call__(self, inputs: PenaltyInputs) -> Tensor:
+        return inputs.photos.mean((1, 2, 3))
+
+
 class Squares(HoleKind):
     """Keeps to every rule."""
 
@@ -187,6 +247,10 @@ class Squares(HoleKind):
     def draw(self, words: np.ndarray, size: int) -> Shapes:
         corners = integers(words, 0, size - self.side)
         return Shapes.of_boxes(np.concatenate([corners, np.full_like(corners, self.side)], 1).astype(np.int32)[:, None])
+
+
+class WithoutWords(HoleKind):
+    pass
 
 
 class Empty(Squares):
@@ -214,4 +278,51 @@ class WithoutMetric(CompletionMetric):
 
 
 class OfAnotherName(WithoutMetric):
-    metric = Metric("loss/reconstruction")
+    metric = Metric("contest/margin")
+
+
+class OfTheRunsOwn(WithoutMetric):
+    metric = Metric("speed/mine")
+
+
+class Counts(WithoutMetric):
+    metric = Metric("mine/count")
+
+    def __call__(self, completions: Completions) -> Tensor:
+        return (completions.masks > 0).sum((1, 2, 3))
+
+
+class NotFinite(WithoutMetric):
+    metric = Metric("contest/mine")
+
+    def __call__(self, completions: Completions) -> Tensor:
+        return super().__call__(completions) / 0
+
+
+class HalfAState(Callback):
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+
+class NoJson(HalfAState):
+    def state_dict(self) -> dict[str, int]:
+        return {"value": object()}  # type: ignore[dict-item]
+
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
+class DisplayThatDecides(Callback):
+    is_display = True
+
+    def adjust(self, plan: StepPlan) -> StepPlan:
+        return plan
+
+
+class Unreachable(Logger):
+    """A logger whose server is gone at the end of the run."""
+
+    def log_scalars(self, values: Mapping[str, float], step: int) -> None:
+        raise KeyError("no such run")
+
+    def close(self) -> None:
+        raise ConnectionError("the server is gone")

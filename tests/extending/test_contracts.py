@@ -13,9 +13,13 @@ from glci_dist.data.holes import check_holes
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d, ConvertedBatchNorm2d
 from glci_dist.models.build import build_completion, check_custom
+from glci_dist.training.callbacks.build import custom_callbacks
 from glci_dist.training.gan_metrics import completion_metrics
+from glci_dist.training.loggers.base import RunInfo
 from glci_dist.training.loss_terms import loss_terms
+from glci_dist.training.metrics import Metric, OverSteps
 from glci_dist.training.setup import prepare
+from glci_dist.training.step_parts import step_parts
 from tests.extending.test_extending import MINE
 from tests.small_run import small
 
@@ -48,6 +52,9 @@ def broken(key: str, name: str) -> str:
         ("MixesPhotos", "in evaluation a photo's result depends on the photos beside it"),
         ("DrawnElsewhere", "layers.0.weight differs from one construction to the next"),
         ("Fails", "a pass over photos of data.size=32 px fails: "),
+        ("Silent", "a pass over photos of data.size=32 px fails: NotImplementedError"),
+        ("InHalfPrecision", "the output of two photos must be (2, 3, 32, 32), fp32 and finite, not"),
+        ("WithAnActivatedNorm", "layer layers.2 is a ActivatedNorm, which has no form over the global batch"),
     ],
 )
 def test_a_completion_network_that_breaks_a_rule_is_refused_by_name(name: str, rule: str) -> None:
@@ -63,6 +70,7 @@ def test_a_completion_network_that_breaks_a_rule_is_refused_by_name(name: str, r
         ("WithBatchNorm", "losses.r1=1", "penalties need each photo judged by itself"),
         ("LogitsAlone", "losses.r1=0", "logits_and_features must return (logits (N,), [activations])"),
         ("AMapOfLogits", "losses.r1=0", "the logits of two photos must be (2,), fp32 and finite, not (2, 1, 8, 8)"),
+        ("WithoutFeatures", "losses.feature_matching=1", "losses.feature_matching needs activations"),
         ("Network", "losses.r1=0", "makes no Discriminators: derive it from glci_dist.extensions.Discriminators"),
     ],
 )
@@ -101,6 +109,7 @@ def test_torchs_batch_norms_are_converted_to_those_over_the_global_batch(monkeyp
         ("OfTheNeighbours", "a photo's value depends on the photos beside it"),
         ("WithoutGradient", "has no finite gradient with respect to the outputs"),
         ("AtRandom", "two calls with the same completions differ"),
+        ("AltersPhotos", "changes the tensors that it is given"),
         ("NoTensor", "must return a tensor of floats, not float"),
         ("Squares", "makes no LossTerm: derive it from glci_dist.extensions.LossTerm"),
     ],
@@ -118,6 +127,7 @@ def test_a_loss_term_that_breaks_a_rule_is_refused_by_name(name: str, rule: str)
         ("Empty", "draws empty holes"),
         ("TooLarge", "do not fit the photo or the local patch (holes.patch=20)"),
         ("WithItsOwnRandomness", "must be a function of its own words alone"),
+        ("WithoutWords", "needs words, the number of random words"),
         ("OfFloats", "boxes int32 (n, M, 4)"),
         ("Term", "makes no HoleKind: derive it from glci_dist.extensions.HoleKind"),
     ],
@@ -129,15 +139,70 @@ def test_a_hole_kind_that_breaks_a_rule_is_refused_by_name(name: str, rule: str)
     assert rule in str(refused.value)
 
 
-def test_a_metric_without_its_description_is_refused() -> None:
-    with pytest.raises(UserError, match="has no metric: set metric = Metric"):
-        completion_metrics(composed(broken("metrics.mine", "WithoutMetric")).metrics, CPU, size=32, patch=20)
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("WithoutMetric", "has no metric: set metric = Metric"),
+        ("OfTheRunsOwn", "names in speed/ are the run's own"),
+        ("Counts", "must return a tensor of floats, not torch.int64"),
+    ],
+)
+def test_a_metric_that_breaks_a_rule_is_refused_by_name(name: str, rule: str) -> None:
+    with pytest.raises(UserError) as refused:
+        completion_metrics(composed(broken("metrics.mine", name)).metrics, CPU, size=32, patch=20)
+    assert rule in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("R", ""),
+        ("ROfTheBatch", "one a photo, (2,), not ()"),
+        ("ROfTheNeighbours", "a photo's value depends on the photos beside it"),
+        ("RWithoutGradient", "losses.penalties.mine fails on two photos: RuntimeError"),
+    ],
+)
+def test_a_penalty_that_breaks_a_rule_is_refused_by_name(name: str, rule: str) -> None:
+    config = composed(broken("losses.penalties.mine", name), "model.discriminator.normalization=none")
+    if not rule:
+        assert len(step_parts(config, CPU).penalties) == 1
+        return
+    with pytest.raises(UserError) as refused:
+        step_parts(config, CPU)
+    assert rule in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("HalfAState", "has state_dict alone: a state that is saved needs both"),
+        ("NoJson", "its state cannot be saved: TypeError"),
+        ("DisplayThatDecides", "a display is on rank 0 alone and may not adjust a step"),
+    ],
+)
+def test_a_callback_that_breaks_a_rule_is_refused_by_name(name: str, rule: str) -> None:
+    config = composed(broken("callbacks.mine", name))
+    with pytest.raises(UserError) as refused:
+        custom_callbacks(config, RunInfo("run", Path("run"), {}, steps=1, rank=0, world_size=1))
+    assert rule in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["no group", "/", "group/", ""])
+def test_a_metric_has_a_group_and_a_name(name: str) -> None:
+    with pytest.raises(ValueError, match="must be group/name"):
+        Metric(name)
+
+
+def test_a_reduction_may_be_given_by_its_name() -> None:
+    assert Metric("a/b", over_steps="total").over_steps is OverSteps.TOTAL  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="most"):
+        Metric("a/b", over_ranks="most")  # type: ignore[arg-type]
 
 
 def test_two_metrics_of_one_name_are_refused(faces_shards: str, tmp_path: Path) -> None:
     words = small(faces_shards, tmp_path, steps=(1, 0, 0), extra=(broken("metrics.mine", "OfAnotherName"),))
     config = compose.load(words)
-    with joined(config.engine) as world, pytest.raises(UserError, match="two metrics have the name loss/recon"):
+    with joined(config.engine) as world, pytest.raises(UserError, match="two metrics have the name contest/margin"):
         prepare(config, world)
     assert not (tmp_path / "run" / "attempts").exists()
 

@@ -159,6 +159,20 @@ def test_weights_and_biases_is_a_logger_in_its_offline_mode(
         assert name in logged
 
 
+@pytest.mark.distributed
+def test_a_logger_that_fails_and_a_metric_that_is_not_finite_end_nothing(faces_shards: str, tmp_path: Path) -> None:
+    broken = "tests.extending.broken."
+    extra = (
+        f"loggers.gone._target_={broken}Unreachable",
+        f"metrics.mine._target_={broken}NotFinite",
+        *("phases.joint.alpha=1e-3", "doctor.window=4", "doctor.every=4", "doctor.diverging=stop"),
+    )
+    assert run_world(2, train_mine, small(faces_shards, tmp_path, steps=(2, 2, 12), extra=extra)) == ["", ""]
+    assert [event["step"] for event in events(tmp_path, "end")] == [16]
+    failed = [event["observer"] for event in events(tmp_path, "not-shown")]
+    assert failed == ["Unreachable"]
+
+
 def test_an_ellipse_is_in_the_batches_and_the_patch_contains_it(faces_shards: str, tmp_path: Path) -> None:
     sys.path.insert(0, str(MINE))
     try:

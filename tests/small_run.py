@@ -25,7 +25,6 @@ _SMALL = (
     "holes.min_side=8",
     "holes.max_side=16",
     "holes.patch=20",
-    "engine.threads=1",
 )
 
 

@@ -1,32 +1,48 @@
 """GLCIC's three phases as a hand-written, single-process loop over the global batch, in plain torch.
 
 It shares with the project the networks (whose batch norm is held against torch's own elsewhere),
-the schedule's numbers and the photos. Masks, patches, composites, losses, gradients, optimisers and
-running statistics are written out here.
+the schedule's numbers and the photos. Masks, patches, composites, losses, gradients, their limits and
+clipping, optimisers, running statistics and the moving average are written out here.
 """
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from glci_dist import compose
+from glci_dist.config import EngineConfig
 from glci_dist.data.batch import Batch
 from glci_dist.data.index import load_index
 from glci_dist.data.loader import StepDataset
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.models.completion import fill_colour
-from glci_dist.models.discriminators import ContextDiscriminators
 from glci_dist.training.phases import Schedule
-from tests.distributed.recordings import Recording, make_smooth
+from tests.distributed.recordings import Recording, make_smooth, weights
 
 
-def record_plain(overrides: list[str], colour: list[float], parts: Sequence[Sequence[int]] | None = None) -> Recording:
+@dataclass
+class PlainRecording(Recording):
+    """What the loop did, and what a checkpoint of it would hold beside the weights."""
+
+    start: dict[str, Tensor] = field(default_factory=dict)
+    """The weights before the first step."""
+    norms: dict[str, list[float]] = field(default_factory=dict)
+    """Of each network's last gradients that were applied."""
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    """Both plans of each network's Adam, over all its parameters."""
+
+
+def record_plain(
+    overrides: list[str], colour: list[float], parts: Sequence[Sequence[int]] | None = None
+) -> PlainRecording:
     """The same record as ``record`` makes of a world.
 
     ``parts``: the slots of each micro-batch, which batch norm sees alone; None: one of all slots.
@@ -34,15 +50,19 @@ def record_plain(overrides: list[str], colour: list[float], parts: Sequence[Sequ
     config = compose.load(overrides)
     completion, discriminators = build_completion(config), build_discriminators(config)
     fill_colour(completion).copy_(torch.tensor(colour).view(1, 3, 1, 1))
-    assert isinstance(discriminators, ContextDiscriminators)
-    judge = discriminators.logits
-    make_smooth(completion)
-    make_smooth(discriminators)
-    optimizers = {
-        "completion": torch.optim.Adam(completion.parameters(), betas=(0.9, 0.99), eps=1e-6, fused=True),
-        "discriminator": torch.optim.Adam(discriminators.parameters(), betas=(0.5, 0.99), eps=1e-6, fused=True),
-    }
-    schedule, recording = Schedule(config.phases), Recording()
+    for network in (completion, discriminators):
+        make_smooth(network)
+    recording = PlainRecording()
+    completing = _Side("completion", completion, (0.9, 0.99), config.engine, recording)
+    judging = _Side("discriminator", discriminators, (0.5, 0.99), config.engine, recording)
+    average = {name: tensor.clone() for name, tensor in completion.state_dict().items()}
+
+    def all_weights() -> dict[str, Tensor]:
+        averages = {f"average/{name}": tensor.clone() for name, tensor in average.items()}
+        return {**weights(completion=completion, discriminator=discriminators), **averages}
+
+    recording.start = all_weights()
+    schedule = Schedule(config.phases)
     faces = StepDataset(
         load_index(config.data.shards),
         config.data,
@@ -52,50 +72,81 @@ def record_plain(overrides: list[str], colour: list[float], parts: Sequence[Sequ
         slots=range(config.global_batch),
     )
 
-    def step(side: str, network: nn.Module, loss: Tensor, lr: float) -> None:
-        optimizers[side].zero_grad()
-        parameters = dict(network.named_parameters())
-        # The fused optimiser reads gradients as if they lay in memory as their parameters do.
-        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(loss, list(parameters.values()))]
-        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
-        recording.gradients.append(
-            {f"{side}/{name}": gradient for name, gradient in zip(parameters, gradients, strict=True)}
-        )
-        optimizers[side].param_groups[0]["lr"] = lr
-        optimizers[side].step()
-        _blend_statistics(network)
+    def judge(photos: Tensor, patches: Tensor) -> Tensor:
+        (logits,) = discriminators((photos, patches))
+        return logits
 
     slots = parts or [range(config.global_batch)]
     for number in range(schedule.steps):
         plan, batch = schedule.at(number), faces[number]
         cuts = [_Part.of(batch, list(part), completion, config.holes.patch) for part in slots]
+        seen: dict[str, list[Tensor]] = {}
         if plan.updates_discriminator:
-            losses = []
             for cut in cuts:
                 real = judge(cut.photos, cut.real_patches)
                 fake = judge(cut.completed.detach(), cut.fake_patches.detach())
-                losses.append(-(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean()) / 2)
-            step("discriminator", discriminators, torch.stack(losses).mean(), plan.discriminator_lr)
+                seen.setdefault("loss/real", []).append(-torch.log(torch.sigmoid(real)).mean())
+                seen.setdefault("loss/completed", []).append(-torch.log(1 - torch.sigmoid(fake)).mean())
+            judging.step((_mean(seen["loss/real"]) + _mean(seen["loss/completed"])) / 2, plan.discriminator_lr)
         if plan.updates_completion:
-            losses = []
             for cut in cuts:
                 squares = ((cut.outputs - cut.photos) ** 2 * cut.masks).flatten(1).sum(1)
-                loss = (squares / (3 * cut.masks.flatten(1).sum(1))).mean()
+                error = (squares / (3 * cut.masks.flatten(1).sum(1))).mean()
+                seen.setdefault("loss/reconstruction", []).append(error)
                 if plan.alpha:
                     logits = judge(cut.completed, cut.fake_patches)
-                    loss = loss - plan.alpha * torch.log(torch.sigmoid(logits)).mean()
-                losses.append(loss)
-            step("completion", completion, torch.stack(losses).mean(), plan.completion_lr)
+                    seen.setdefault("loss/adversarial", []).append(-torch.log(torch.sigmoid(logits)).mean())
+            loss = _mean(seen["loss/reconstruction"])
+            if plan.alpha:
+                loss = loss + plan.alpha * _mean(seen["loss/adversarial"])
+            if completing.step(loss, plan.completion_lr):
+                _follow(average, completion.state_dict(), min(config.engine.ema, (1 + number) / (10 + number)))
         for network in (completion, discriminators):
             _forget_statistics(network)
-        recording.losses.append({})
-    recording.weights = {
-        f"{place}/{name}": tensor.detach().clone()
-        for place, network in enumerate((completion, discriminators))
-        for name, tensor in network.state_dict().items()
-    }
+        recording.losses.append({name: float(_mean(values).detach()) for name, values in seen.items()})
+    recording.weights = all_weights()
+    for side in (completing, judging):
+        recording.norms[side.name] = list(side.norms)
+        recording.vectors |= {f"{side.name}.optimizer/{name}": plans for name, plans in side.moments().items()}
     return recording
+
+
+class _Side:
+    """A network with its Adam: an update whose gradient jumps is left out, a long gradient is shortened."""
+
+    def __init__(
+        self, name: str, network: nn.Module, betas: tuple[float, float], config: EngineConfig, recording: Recording
+    ) -> None:
+        self.name = name
+        self.norms: deque[float] = deque(maxlen=config.spike_window)
+        self._network, self._recording = network, recording
+        self._clip, self._factor = config.gradient_clip, config.spike_factor
+        self._adam = torch.optim.Adam(network.parameters(), betas=betas, eps=1e-6, fused=True)
+
+    def step(self, loss: Tensor, lr: float) -> bool:
+        """Whether the update was applied."""
+        parameters = dict(self._network.named_parameters())
+        # The fused optimiser reads gradients as if they lay in memory as their parameters do.
+        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(loss, list(parameters.values()))]
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        norm = float(nn.utils.clip_grad_norm_(parameters.values(), self._clip))
+        is_known = len(self.norms) == self.norms.maxlen
+        is_applied = not is_known or norm <= self._factor * statistics.median(self.norms)
+        self._recording.gradients.append(
+            {f"{self.name}/{name}": gradient for name, gradient in zip(parameters, gradients, strict=True)}
+        )
+        self._recording.updates.append((self.name, is_applied))
+        if is_applied:
+            self.norms.append(norm)
+            self._adam.param_groups[0]["lr"] = lr
+            self._adam.step()
+            _blend_statistics(self._network)
+        return is_applied
+
+    def moments(self) -> dict[str, Tensor]:
+        states = [self._adam.state[parameter] for parameter in self._network.parameters()]
+        return {name: torch.cat([state[name].flatten() for state in states]) for name in ("exp_avg", "exp_avg_sq")}
 
 
 @dataclass(frozen=True)
@@ -122,6 +173,17 @@ class _Part:
             real_patches=_cut(photos, batch.real_patches[slots], patch),
             fake_patches=_cut(completed, batch.fake_patches[slots], patch),
         )
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
+
+
+def _follow(average: dict[str, Tensor], current: dict[str, Tensor], share: float) -> None:
+    """An exponential moving average keeps ``share`` of itself; counts of batches it leaves alone."""
+    for name, tensor in average.items():
+        if tensor.is_floating_point():
+            tensor.copy_(share * tensor + (1 - share) * current[name])
 
 
 def _blend_statistics(network: nn.Module) -> None:

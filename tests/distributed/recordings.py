@@ -1,4 +1,4 @@
-"""What a world does, step by step, for tests to compare: run in each rank by ``run_world``."""
+"""What the trainer does in a world, step by step, for tests to compare: run in each rank by ``run_world``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 from glci_dist import compose
 from glci_dist.cluster.world import joined
-from glci_dist.training.engines import Engine, Update
+from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
+from glci_dist.training.engines import Engine
+from glci_dist.training.phases import StepPlan
+from glci_dist.training.scalars import scalars
 from glci_dist.training.setup import prepare
-from glci_dist.training.step_report import RankStepInfo, reduce_step
+from glci_dist.training.trainer import Trainer
 
 TINY = (
     "recipe=modern",
     "experiment=faces64",
     "engine.precision=fp32",
+    "engine.threads=1",
     "global_batch=8",
     "model.completion.width=0.125",
     "model.discriminator.width=0.0625",
@@ -52,6 +56,9 @@ def tiny(shards: str, runs: str, *, steps: tuple[int, int, int], extra: tuple[st
     ]
 
 
+_LOSSES = ("loss/", "accuracy/")
+
+
 @dataclass
 class Recording:
     """One rank's view of a run."""
@@ -60,46 +67,112 @@ class Recording:
     """Of this rank's slots, a step a row."""
     losses: list[dict[str, float]] = field(default_factory=list)
     """Means over all slots, a step a row."""
+    shown: list[dict[str, float]] = field(default_factory=list)
+    """All else that TensorBoard is shown of a step, but for times."""
+    changed: list[set[str]] = field(default_factory=list)
+    """Networks that are not bitwise what they were before the step (``completion``, ``discriminator``, ``average``)."""
+    traces: list[str] = field(default_factory=list)
+    """Parameters with a gradient where there should be none, and frozen ones after a step."""
+    updates: list[tuple[str, bool]] = field(default_factory=list)
+    """Of which network, and whether it was applied."""
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
-    """Averaged over the ranks, an update a row (ZeRO stage 0)."""
+    """Averaged over the ranks, before clipping, an update a row (ZeRO stage 0)."""
     weights: dict[str, Tensor] = field(default_factory=dict)
-    """Both networks' parameters and running statistics at the end."""
+    """All networks' parameters and running statistics at the end."""
+
+
+class Recorder(Callback):
+    """Writes a recording; the last of a run's callbacks."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.recording = Recording()
+        self._trainer = trainer
+        self._before: dict[str, Tensor] = {}
+        for side in trainer.step.engines():
+            self._watch_updates(side)
+
+    def before_step(self, plan: StepPlan) -> None:
+        self._before = self._weights()
+
+    def after_step(self, done: TrainedStep, control: Control) -> None:
+        assert done.batch is not None
+        recording, after = self.recording, self._weights()
+        recording.keys.append(done.batch.keys)
+        values = done.report.values
+        recording.losses.append({name: value for name, value in values.items() if name.startswith(_LOSSES)})
+        recording.shown.append(
+            {
+                name: value
+                for name, value in scalars(done.report, self._trainer.metrics)
+                if not name.startswith((*_LOSSES, "time/"))
+            }
+        )
+        recording.changed.append(
+            {name.partition("/")[0] for name, tensor in after.items() if not tensor.equal(self._before[name])}
+        )
+        for side, engine in self._trainer.step.engines().items():
+            self._note_gradients(side, engine)
+            recording.traces += [f"{side}/{name} is frozen" for name, p in _parameters(engine) if not p.requires_grad]
+        recording.weights = after
+
+    def on_rewind(self, step: int) -> None:
+        raise AssertionError("nothing rolls back here")
+
+    def _weights(self) -> dict[str, Tensor]:
+        return weights(**self._trainer.step.networks())
+
+    def _note_gradients(self, side: str, engine: Engine) -> None:
+        self.recording.traces += [
+            f"{side}/{name} has a gradient" for name, p in _parameters(engine) if p.grad is not None
+        ]
+
+    def _watch_updates(self, side: str) -> None:
+        """Take down what an engine is about to apply, and what becomes of it."""
+        engines = self._trainer.step.engines()
+        patched: Any = engines[side]
+        real_step = patched.step
+
+        def step(*arguments: Any) -> Any:
+            self.recording.gradients.append(
+                {f"{side}/{name}": p.grad.clone() for name, p in _parameters(patched) if p.grad is not None}
+            )
+            for other, engine in engines.items():
+                if other != side:
+                    self._note_gradients(other, engine)
+            update = real_step(*arguments)
+            self.recording.updates.append((side, update.applied))
+            return update
+
+        patched.step = step
 
 
 def record(overrides: list[str], smooth: bool = False) -> Recording:
-    """Run every step of a configuration and write down what happened.
+    """Train a run from its start to its end and write down what happened.
 
     ``smooth`` puts SiLU in the place of every ReLU.
     """
     torch.manual_seed(1234)
     config = compose.load(overrides)
-    recording = Recording()
     with joined(config.engine) as world:
         trainer = prepare(config, world)
-        gan = trainer.step.gan
-        for name, engine in trainer.step.engines().items():
-            _record_gradients(name, engine, recording)
-            if smooth:
-                make_smooth(engine.network)
-        for step, batch in enumerate(trainer.batches.from_step(0)):
-            plan = trainer.schedule.at(step)
-            measures = gan.update(trainer.step.to_device(batch), plan)
-            report = reduce_step(world, plan, measures, RankStepInfo(0, 0, 0), gan.metrics)
-            if report.gradients_at_output is not None:
-                gan.adversarial_weight.measure(plan, *report.gradients_at_output)
-            recording.keys.append(batch.keys)
-            recording.losses.append(report.values)
-        recording.weights = weights(gan.completion, gan.discriminators)
+        if smooth:
+            for network in trainer.step.networks().values():
+                make_smooth(network)
+        recorder = Recorder(trainer)
+        trainer.callbacks.all.append(recorder)
+        trainer.start.report()
+        ending = trainer.run()
         trainer.close()
-    return recording
+    assert ending is None, ending
+    return recorder.recording
 
 
-def weights(*engines: Engine) -> dict[str, Tensor]:
-    """Copies of all tensors of some networks, the network's place before the name."""
+def weights(**networks: nn.Module) -> dict[str, Tensor]:
+    """Copies of all tensors of some networks, by ``network/tensor``."""
     return {
         f"{place}/{name}": tensor.detach().clone()
-        for place, engine in enumerate(engines)
-        for name, tensor in engine.network.state_dict().items()
+        for place, network in networks.items()
+        for name, tensor in network.state_dict().items()
     }
 
 
@@ -111,14 +184,5 @@ def make_smooth(network: nn.Module) -> None:
                 setattr(module, name, nn.SiLU())
 
 
-def _record_gradients(side: str, engine: Engine, recording: Recording) -> None:
-    real_step = engine.step
-
-    def step(lr: float, limit: float) -> Update:
-        recording.gradients.append(
-            {f"{side}/{n}": p.grad.clone() for n, p in engine.network.named_parameters() if p.grad is not None}
-        )
-        return real_step(lr, limit)
-
-    patched: Any = engine
-    patched.step = step
+def _parameters(engine: Engine) -> list[tuple[str, nn.Parameter]]:
+    return list(engine.network.named_parameters())

@@ -33,7 +33,8 @@ class Recorder(Callback):
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         step = done.report.plan.step
-        self.values[step] = done.report.values
+        found = done.report.values.items()
+        self.values[step] = {name: value for name, value in found if name.startswith(("loss/", "accuracy/"))}
         if self._stop_in is not None and step == self._stop_in - 1:
             # Answered at the end of the next step.
             os.kill(os.getpid(), signal.SIGUSR2)

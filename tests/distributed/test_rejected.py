@@ -85,7 +85,7 @@ def poisoned_run(overrides: list[str], steps: tuple[int, ...]) -> Outcome:
             return measures
 
         patched: Any = trainer.step
-        patched.contest.update, patched.run = update, run
+        patched.gan.update, patched.run = update, run
         stream = trainer.batches.stream
         trainer.batches.stream = lambda chosen: _noting(stream(chosen), steps, outcome)
         ending = trainer.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def renewed(overrides: list[str]) -> tuple[dict[str, Tensor], bool, dict[str, Te
     """Discriminators after eight updates and a new beginning, whether they were far from it before, and after one
     update more; and those of a run that has only had that update."""
     config = compose.load(overrides)
-    fresh = {f"0/{name}": tensor for name, tensor in build_discriminators(config).state_dict().items()}
+    fresh = weights(discriminator=build_discriminators(config))
     moved, begun, after = False, {}, []
     with joined(config.engine) as world:
         for updates in (8, 0):
@@ -54,15 +55,16 @@ def renewed(overrides: list[str]) -> tuple[dict[str, Tensor], bool, dict[str, Te
             engine: Engine = trainer.step.gan.discriminators
             plan = trainer.schedule.at(0)
             batches = trainer.batches.from_step(0)
+            now = partial(weights, discriminator=engine.network)
             for _ in range(updates):
                 trainer.step.gan.update(trainer.step.to_device(next(batches)), plan)
             if updates:
-                moved = any(not torch.equal(weights(engine)[name], fresh[name]) for name in fresh)
+                moved = any(not tensor.equal(fresh[name]) for name, tensor in now().items())
                 engine.reset(build_discriminators(config).state_dict())
-                begun = weights(engine)
+                begun = now()
             (batch,) = trainer.batches.stream([9])
             trainer.step.gan.update(trainer.step.to_device(batch), plan)
-            after.append(weights(engine))
+            after.append(now())
             trainer.close()
     return begun, moved, after[0], after[1]
 
@@ -75,10 +77,10 @@ def test_they_are_what_they_were_at_the_runs_start(
     overrides = small(
         shards, tmp_path, steps=(0, 20, 1), extra=(f"engine.zero_stage={stage}", *TOO_FAST["discriminator"], *extra)
     )
-    fresh = build_discriminators(compose.load(overrides)).state_dict()
+    fresh = weights(discriminator=build_discriminators(compose.load(overrides)))
     for begun, moved, after, first in run_world(2, renewed, overrides):
         assert moved
-        assert all(torch.equal(begun[f"0/{name}"], tensor) for name, tensor in fresh.items())
+        assert all(torch.equal(begun[name], tensor) for name, tensor in fresh.items())
         assert all(torch.equal(after[name], tensor) for name, tensor in first.items())
 
 

@@ -58,7 +58,7 @@ def train(overrides: list[str], factors: dict[int, float], over: list[int], unsa
         patched: Any = trainer.step.gan
         patched.update = update
         ending = trainer.run()
-        final = weights(trainer.step.gan.completion, trainer.step.gan.discriminators)
+        final = weights(**trainer.step.networks())
         trainer.close()
     return Ending("" if ending is None else f"{type(ending).__name__}: {ending}", final, steps)
 
@@ -82,7 +82,7 @@ def test_a_rollback_ends_as_a_run_that_passed_those_steps_over(
         "engine.spike=rollback",
         "engine.spike_factor=8",
         "engine.spike_window=3",
-        "engine.skip_step=2",
+        "engine.pass_over=2",
         "checkpoints.every=3",
     )
     factor = {"not-finite": math.nan, "spike": 300.0}[kind]

@@ -3,66 +3,15 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
 from pathlib import Path
 
-from tests.worlds import CONTEXT, free_port, launcher_environment
-
-
-class Rank:
-    """``python -m module train ...`` in a process forked from the server of worlds, which has imported it all.
-
-    To be handled as a ``subprocess.Popen``.
-    """
-
-    def __init__(self, words: list[str], environment: Mapping[str, str], log: Path, group: int) -> None:
-        """``words``: a module and its arguments. ``group``: of processes; 0: its own."""
-        self._process = CONTEXT.Process(target=_become, args=(words, dict(environment), log, group))
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-        # Until then it is of the server's group, and a signal to its own would not find it.
-        while self.poll() is None and os.getpgid(self.pid) != (group or self.pid):
-            time.sleep(0.001)
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self.returncode is None:
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-
-def _become(words: list[str], environment: dict[str, str], log: Path, group: int) -> None:
-    os.setpgid(0, group)
-    # What the server was started with are not this process's streams.
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    os.environ.clear()
-    os.environ.update(environment)
-    # Loader workers are to be of a server of this process's, which is of its group.
-    forkserver._forkserver.__init__()  # type: ignore[misc]
-    sys.argv = words
-    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+from tests.worlds import free_port, launcher_environment
 
 
 class Command:
@@ -78,12 +27,19 @@ class Command:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log, port = log, free_port()
-        self.ranks: list[Rank] = []
+        self.ranks: list[subprocess.Popen[bytes]] = []
         for rank in range(size):
             variables = {**os.environ, **launcher_environment(rank, size, port), **(environment or {})}
-            output = log.parent / f"{log.name}.{rank}"
-            group = self.ranks[0].pid if self.ranks else 0
-            self.ranks.append(Rank([module, "train", *overrides], variables, output, group))
+            with (log.parent / f"{log.name}.{rank}").open("w") as output:
+                self.ranks.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", module, "train", *overrides],
+                        env=variables,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        process_group=self.ranks[0].pid if self.ranks else 0,
+                    )
+                )
 
     def said(self, rank: int = 0) -> str:
         return (self._log.parent / f"{self._log.name}.{rank}").read_text()

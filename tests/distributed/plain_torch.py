@@ -37,7 +37,7 @@ class PlainRecording(Recording):
     norms: dict[str, list[float]] = field(default_factory=dict)
     """Of each network's last gradients that were applied."""
     vectors: dict[str, Tensor] = field(default_factory=dict)
-    """Both plans of each network's Adam, over all its parameters."""
+    """Both moments of each network's Adam, over all its parameters."""
 
 
 def record_plain(
@@ -107,7 +107,7 @@ def record_plain(
     recording.weights = all_weights()
     for side in (completing, judging):
         recording.norms[side.name] = list(side.norms)
-        recording.vectors |= {f"{side.name}.optimizer/{name}": plans for name, plans in side.moments().items()}
+        recording.vectors |= {f"{side.name}.optimizer/{name}": moments for name, moments in side.moments().items()}
     return recording
 
 

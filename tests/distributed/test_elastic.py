@@ -80,7 +80,7 @@ def furthest(one: Losses, other: Losses) -> float:
         for step, losses in one.items()
         for name, value in losses.items()
         # An accuracy counts photos: where one is at the edge, rounding decides.
-        if not name.endswith("accuracy")
+        if not name.startswith("accuracy/")
     )
 
 

@@ -56,7 +56,7 @@ def test_gradients_and_weights_equal_a_hand_written_loop(
     overrides = _overrides(faces_shards, str(tmp_path), f"engine.zero_stage={stage}")
     ranks = run_world(world_size, record, overrides, True)
 
-    # ZeRO stage 1 keeps no whole gradient to look at; its weights and plans say the same.
+    # ZeRO stage 1 keeps no whole gradient to look at; its weights and moments say the same.
     _compare(plain, ranks[0], tmp_path, gradients=stage == 0)
 
 

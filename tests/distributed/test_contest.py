@@ -49,8 +49,8 @@ def _overrides(shards: str, runs: Path, name: str, *extra: str) -> list[str]:
 
 
 def _is_smooth(name: str) -> bool:
-    """A ReLU that rounding flips moves a loss by a last bit, but a penalty of its gradient by a hundredth, and what batch
-    norm makes of real and completed photos together by some 1e-4.
+    """A ReLU that rounding flips moves a loss by a last bit, but a penalty of its gradient by a hundredth, and what
+    batch norm makes of real and completed photos together by some 1e-4.
     """
     return name in ("wasserstein", "least-squares-together")
 

@@ -36,9 +36,13 @@ __all__ = [
     "keys",
     "load",
     "quoted",
+    "search_path",
     "to_yaml",
     "unknown_choice",
 ]
+
+SEARCH_PATH = "hydra.searchpath"
+"""The override that names folders with YAML of the user's, beside ``configs/``."""
 
 
 def load(overrides: Sequence[str] = ()) -> Config:
@@ -51,7 +55,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     for word in overrides:
         _check_text(word)
-        _check_search_path(word)
+        search_path(word)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             composed = compose("config", overrides=[quoted(free_keys.freed(word)) for word in overrides])
@@ -133,17 +137,19 @@ def _check_text(word: str) -> None:
         ) from None
 
 
-def _check_search_path(word: str) -> None:
-    """Raise ``UserError`` for a folder of ``hydra.searchpath`` that does not exist, of which Hydra only warns."""
+def search_path(word: str) -> list[Path]:
+    """The folders of an override of ``hydra.searchpath``; none for any other word.
+
+    Raises ``UserError`` for one that does not exist, of which Hydra only warns.
+    """
     key, _, value = word.partition("=")
-    if key != "hydra.searchpath":
-        return
-    for folder in filter(None, re.split(r"[\[\],'\"]+", value)):
-        path = Path(folder.removeprefix("file://"))
-        if "://" not in folder.removeprefix("file://") and not (path.is_absolute() and path.is_dir()):
-            raise UserError(
-                f"hydra.searchpath={folder} is no folder: give its absolute path, [file:///home/me/configs]"
-            )
+    if key != SEARCH_PATH:
+        return []
+    folders = [Path(each.removeprefix("file://")) for each in re.split(r"[\[\],'\"]+", value) if each]
+    for folder in folders:
+        if not (folder.is_absolute() and folder.is_dir()):
+            raise UserError(f"{SEARCH_PATH}={folder} is no folder: give its absolute path, [file:///home/me/configs]")
+    return folders
 
 
 def quoted(word: str) -> str:

@@ -54,12 +54,15 @@ class HoleDrawer:
         purpose = f"holes.{self._config.custom.get(components.TARGET, self._config.kind)}"
         words = draws(seed=seed, purpose=purpose, step=step, slots=slots, words=self._kind.words)
         shapes, patch = self._kind.draw(words, self._size), self._config.patch
+        bounds = _bounds(shapes)
+        if self._config.custom:
+            _check_bounds(bounds, patch, self._size)
         real = draws(seed=seed, purpose="real patches", step=step, slots=slots, words=2)
         return Holes(
             boxes=shapes.boxes,
             strokes=shapes.strokes,
             pixels=shapes.pixels,
-            fake_patches=_patches_around(_bounds(shapes), patch, self._size),
+            fake_patches=_patches_around(bounds, patch, self._size),
             real_patches=integers(real, 0, self._size - patch).astype(np.int32),
         )
 
@@ -137,6 +140,11 @@ def _check_custom(kind: HoleKind, patch: int, size: int, slots: int = 64) -> Non
         )
     if not _same(shapes, again, slice(None)) or not _same(shapes, alone, slice(1, 2)) or (bounds[1:2] != of_one).any():
         raise UserError("holes.custom: a slot's hole must be a function of its own words alone: draw nothing else")
+    _check_bounds(bounds, patch, size)
+
+
+def _check_bounds(bounds: NDArray[np.int64], patch: int, size: int) -> None:
+    """Raise ``UserError`` for a hole of the user's that is empty, or does not fit."""
     corners, ends = bounds[:, :2], bounds[:, 2:]
     if (ends <= corners).any():
         raise UserError("holes.custom draws empty holes: every hole needs a pixel")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from glci_dist.config import Config
 from glci_dist.data.index import Index, load_index
 from glci_dist.data.location import is_remote
-from glci_dist.errors import UserError
+from glci_dist.errors import UserError, in_a_line
 from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.runs.events import CheckpointSaved
 from glci_dist.runs.folder import RunFolder
@@ -83,18 +83,13 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
         index = load_index(config.data.shards, config.data.cache)
         yield from _shards(config, index)
         yield from (f"resuming   {line}" for line in expected_changes(RunFolder(request.run), config, index.digest))
-    need = memory(config, cluster.nodes * cluster.workers)
-    parts = {
-        "weights": need.weights,
-        "gradients": need.gradients,
-        "optimisers": need.optimizers,
-        "moving average": need.average,
-        "activations": need.activations,
-    }
-    yield f"memory     {need.total / _MIB:.0f} MiB a rank: " + ", ".join(
-        f"{name} {value / _MIB:.0f}" for name, value in parts.items()
-    )
-    yield from _checkpoints(request)
+    try:
+        yield _memory_line(memory(config, cluster.nodes * cluster.workers))
+        yield from _checkpoints(request)
+    except Exception as error:  # a network of the user's can raise anything without memory behind its tensors
+        if not (config.model.completion.custom or config.model.discriminator.custom):
+            raise
+        yield f"memory     not known of a network of your own ({in_a_line(error)})"
     yield from _time(request, images_per_second)
     with suppress(UserError):
         yield from request.backend.explain(request.job())
@@ -105,6 +100,18 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
     if delay := waits_for(request):
         yield delay
     yield "it would be taken"
+
+
+def _memory_line(need: Memory) -> str:
+    parts = {
+        "weights": need.weights,
+        "gradients": need.gradients,
+        "optimisers": need.optimizers,
+        "moving average": need.average,
+        "activations": need.activations,
+    }
+    told = ", ".join(f"{name} {value / _MIB:.0f}" for name, value in parts.items())
+    return f"memory     {need.total / _MIB:.0f} MiB a rank: {told}"
 
 
 def _batch(config: Config) -> Iterator[str]:

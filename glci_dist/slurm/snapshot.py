@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from glci_dist import components, compose
@@ -14,6 +15,7 @@ from glci_dist.config import Config
 from glci_dist.credentials import holds_url_credentials
 from glci_dist.errors import UserError
 
+_YAML = "searchpath"
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
@@ -28,12 +30,11 @@ def check() -> None:
                 )
 
 
-def take(run: Path, config: Config) -> Path:
+def take(run: Path, config: Config, search_path: Sequence[Path] = ()) -> Path:
     """Copy package, ``configs/`` and the user's modules that ``config`` names into the run's folder.
 
-    Returns the folder that goes onto ``PYTHONPATH``.
-
-    It is named by its content: submitting again without a change makes no second copy.
+    ``search_path``: folders with YAML of the user's, which ``at_copies`` finds again. Returns the folder that goes onto
+    ``PYTHONPATH``, named by its content: submitting again without a change makes no second copy.
     """
     package = Path(__file__).resolve().parent.parent
     (run / "code").mkdir(parents=True, exist_ok=True)
@@ -47,6 +48,8 @@ def take(run: Path, config: Config) -> Path:
                 shutil.copytree(module, aside / module.name, ignore=_LEFT_OUT)
             else:
                 shutil.copy(module, aside / module.name)
+        for number, folder in enumerate(search_path):
+            shutil.copytree(folder, aside / _YAML / str(number), ignore=_all_but_yaml)
         aside.chmod(0o755)
         final = run / "code" / _digest(aside)
         if not final.exists():
@@ -56,6 +59,18 @@ def take(run: Path, config: Config) -> Path:
         return final
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def at_copies(word: str, code: Path) -> str:
+    """An override as the job gets it: a search path is that of the copies in ``code``."""
+    folders = [
+        f"file://{os.path.abspath(code / _YAML / str(number))}" for number in range(len(compose.search_path(word)))
+    ]
+    return f"{compose.SEARCH_PATH}=[{','.join(folders)}]" if folders else word
+
+
+def _all_but_yaml(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if not (name.endswith(".yaml") or (Path(folder) / name).is_dir())}
 
 
 def _digest(folder: Path) -> str:

@@ -89,10 +89,11 @@ def submit(wanted: Sequence[Request]) -> list[tuple[Submitted, JobHandle]]:
         for request in wanted:
             try:
                 held.enter_context(_alone(request.run, chosen))
-                codes.append(snapshot.take(request.run, request.config))
+                folders = [each for word in request.overrides for each in compose.search_path(word)]
+                codes.append(snapshot.take(request.run, request.config, folders))
             except OSError as error:
                 raise unwritable(request.run, error) from error
-            launches.append(launch(request))
+            launches.append(launch(request, codes[-1]))
         with inherited.applied(chosen.left_out):
             made = chosen.submit(launches, wanted[0].job(codes[0].name))
         return [
@@ -117,12 +118,12 @@ def _alone(run: Path, chosen: Backend) -> Iterator[None]:
         yield
 
 
-def launch(request: Request) -> Launch:
-    """What the job calls on each of its nodes."""
+def launch(request: Request, code: Path) -> Launch:
+    """What the job calls on each of its nodes; ``code``: the copy that it runs."""
     config = request.config
     cluster, chosen = config.cluster, request.backend
     cluster = replace(cluster, environment={**chosen.environment(cluster), **cluster.environment})
-    words = [*request.overrides, *chosen.overrides(config)]
+    words = [*(snapshot.at_copies(word, code) for word in request.overrides), *chosen.overrides(config)]
     return Launch(words, request.run, config.global_batch // config.engine.accumulation, cluster)
 
 

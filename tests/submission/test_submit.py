@@ -20,7 +20,6 @@ from glci_dist.data.index import load_index
 from glci_dist.errors import Fault, UserError
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import account
-from glci_dist.slurm import snapshot
 from glci_dist.slurm.jobs import active
 from glci_dist.slurm.node_launcher import samples_of, usable_nodes
 from glci_dist.slurm.notes import Notes
@@ -28,7 +27,6 @@ from glci_dist.slurm.preflight import refusals, standing
 from glci_dist.slurm.requeue import JobStart
 from glci_dist.slurm.submit import Request, requests, submit
 from tests.checkpoints.saves import saver, state
-from tests.extending.test_extending import MINE
 from tests.small_run import newest_in, small
 
 PLAIN = ["data.shards=shards/train", "name=run"]
@@ -381,29 +379,3 @@ def test_the_samples_of_a_step_are_those_that_the_run_reads_there(faces_shards: 
     assert [len(keys) for keys in found] == [4, 4]
     assert not set(found[0]) & set(found[1])
     assert samples_of(words, -1) == []
-
-
-def test_a_copy_of_the_code_is_made_once_and_another_one_only_of_other_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(MINE))
-    config = compose.load(["data.shards=x", "losses.terms.edges._target_=edges.EdgeLoss"])
-    yaml = tmp_path / "mine"
-    (yaml / "experiment").mkdir(parents=True)
-    (yaml / "experiment" / "mine.yaml").write_text("name: mine\n")
-    (yaml / "experiment" / "photo.jpg").write_bytes(b"")
-    first = snapshot.take(tmp_path, config, [yaml])
-    assert snapshot.take(tmp_path, config, [yaml]) == first
-    word = snapshot.at_copies(f"hydra.searchpath=[file://{yaml}]", first)
-    (copied,) = compose.search_path(word)
-    assert copied.is_relative_to(first)
-    assert [path.name for path in copied.rglob("*.*")] == ["mine.yaml"]
-    assert snapshot.at_copies("seed=1", first) == "seed=1"
-    assert (first / "glci_dist" / "cli.py").exists()
-    assert (first / "edges.py").read_text() == (MINE / "edges.py").read_text()
-    command = [sys.executable, "-c", "import glci_dist.compose as c; print(c.__file__, c.config_folder())"]
-    found = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(first)}, capture_output=True, text=True, check=True, cwd="/"
-    ).stdout.split()
-    assert all(path.startswith(str(first)) for path in found)
-    assert list((tmp_path / "code").iterdir()) == [first]

@@ -161,7 +161,8 @@ def _on_all_ranks(world: World, make: Callable[[], Made]) -> Made:
 
 def _metrics(gan: GanTrainStep, parts: StepParts) -> MetricRegistry:
     custom = [each.metric for each in parts.metrics if each not in COMPLETION_METRICS]
-    ours = [metric for metric in gan.metrics if metric not in custom]
+    # By identity, so that one of the user's that equals one of ours is refused too.
+    ours = [metric for metric in gan.metrics if all(metric is not each for each in custom)]
     try:
         return MetricRegistry([*STATES, *ours, *DERIVED_METRICS], custom=custom)
     except ValueError as error:

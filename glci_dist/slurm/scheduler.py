@@ -44,7 +44,7 @@ def history(job: str, *, since: float) -> list[Ran]:
 
     ``since``: when it was submitted, seconds since 1970; clusters bound how much time may be asked for.
     """
-    fields = "JobID,State,NodeList,StartWithoutAttempt,End,ExitCode"
+    fields = "JobID,State,NodeList,Start,End,ExitCode"
     start = datetime.fromtimestamp(since - _SKEW_S).isoformat(timespec="seconds")
     asked = ["sacct", "-X", "-D", "-P", "-n", f"--jobs={job}", f"--format={fields}", f"--starttime={start}"]
     found = []

@@ -263,7 +263,11 @@ def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_pat
     board.close()
 
     events = read(tmp_path)
-    assert sorted(events.Tags()["tensors"]) == ["configuration/text_summary", "custom_scalars__config__"]
+    assert sorted(events.Tags()["tensors"]) == [
+        "configuration/text_summary",
+        "custom_scalars__config__",
+        "metrics/text_summary",
+    ]
     assert not scalars(events)
 
 
@@ -318,7 +322,11 @@ def test_a_run_writes_scalars_pictures_and_its_configuration_from_rank_0_alone(
     assert not np.array_equal(shown[0], shown[-1])
     assert [event.step for event in events.Images("pictures")] == [1, 2, 3, 4, 5, 6]
 
-    assert sorted(events.Tags()["tensors"]) == ["configuration/text_summary", "custom_scalars__config__"]
+    assert sorted(events.Tags()["tensors"]) == [
+        "configuration/text_summary",
+        "custom_scalars__config__",
+        "metrics/text_summary",
+    ]
     text = events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "seed: 0" in text
     assert faces_shards in text

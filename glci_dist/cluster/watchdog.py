@@ -33,6 +33,10 @@ class Watchdog:
     def __init__(self, *, rank: int, size: int, host: str, timeout_s: float) -> None:
         self._rank, self._size, self._host, self._timeout_s = rank, size, host, timeout_s
         self._store = _connect() if size > 1 else None
+        # Reading waits for an answer and holds its connection: on one of its own it never keeps a sign from being
+        # written, which would stop this thread for good.
+        self._reader = _connect() if size > 1 else None
+        self._asking: threading.Thread | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -100,16 +104,17 @@ class Watchdog:
         found: list[dict[str, object] | None] = [None] * self._size
 
         def ask() -> None:
-            assert self._store is not None
+            assert self._reader is not None
             for rank in range(self._size):
                 with suppress(RuntimeError):
-                    if self._store.check([_key(rank)]):
-                        found[rank] = json.loads(self._store.get(_key(rank)))
+                    if self._reader.check([_key(rank)]):
+                        found[rank] = json.loads(self._reader.get(_key(rank)))
 
         # A store in a stopped process never answers.
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(_ANSWER_S)
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=ask, daemon=True)
+            self._asking.start()
+            self._asking.join(_ANSWER_S)
         return list(found)
 
 

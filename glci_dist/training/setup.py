@@ -201,7 +201,6 @@ def _assemble(
         checkpoints=checkpoints,
         log=log,
         endings=leased.endings,
-        # Without a handler, a stop is never requested.
         stop=StopRequest() if stop is None else stop,
         callbacks=Callbacks([], log),
         custom=dict(leased.callbacks),

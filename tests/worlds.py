@@ -13,9 +13,9 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-# These take seconds to import (optimisers import dynamo): the server does it once for all that it forks.
-_CONTEXT.set_forkserver_preload(["torch._dynamo", "deepspeed", "glci_dist.training.setup"])
+CONTEXT = multiprocessing.get_context("forkserver")
+# What takes seconds to import, the server imports once for all that it forks.
+CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 def start_server() -> None:
@@ -33,10 +33,10 @@ def run_world(size: int, function: Callable[..., Any], *args: Any, timeout: floa
     Returns the results in the order of ranks. Raises ``AssertionError`` with the traceback of a
     rank that failed, and after ``timeout`` seconds; every process has ended by then.
     """
-    answers = _CONTEXT.Queue()
+    answers = CONTEXT.Queue()
     port = free_port()
     processes = [
-        _CONTEXT.Process(target=_run_rank, args=(rank, size, port, answers, function, args)) for rank in range(size)
+        CONTEXT.Process(target=_run_rank, args=(rank, size, port, answers, function, args)) for rank in range(size)
     ]
     for process in processes:
         process.start()

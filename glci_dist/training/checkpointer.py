@@ -33,6 +33,8 @@ class Checkpointer:
     ) -> None:
         self._config, self._world, self._folder, self._attempt = config, world, folder, attempt
         self._registry, self._log = registry, log
+        # Once, as it takes some 30 ms, for which a save would hold up the training.
+        self._config_text = compose.to_yaml(config)
         self._reports = SaveReporter(log, config.checkpoints.stop_within_s)
         retention = Retention(config.checkpoints.keep, config.checkpoints.keep_every)
         self._saver = Saver(folder.checkpoints, attempt, world, retention, on_saved=self._on_saved)
@@ -51,7 +53,7 @@ class Checkpointer:
 
     def state(self) -> CheckpointState:
         """This rank's part of a checkpoint."""
-        return self._registry.state(zero_stage=self._config.engine.zero_stage, config=compose.to_yaml(self._config))
+        return self._registry.state(zero_stage=self._config.engine.zero_stage, config=self._config_text)
 
     def load(self, checkpoint: Checkpoint, *, rewind: bool = False) -> None:
         """Load a checkpoint, saved by any world size and ZeRO stage; ``rewind``: for a rollback.

@@ -29,6 +29,7 @@ def main() -> int:
             steps=tuple(arguments.steps),
             seed=arguments.seed,
             tell=lambda line: print(line, flush=True),
+            is_fresh=True,
         )
     hit = Counter(kill.where.split()[0] for kill in outcome.kills)
     print(f"kills            {len(outcome.kills)}: " + ", ".join(f"{name} {count}" for name, count in hit.items()))

@@ -51,9 +51,19 @@ class Outcome:
 
 
 def chaos(
-    shards: str, folder: Path, *, kills: int, steps: tuple[int, int, int], seed: int, tell: Callable[[str], None]
+    shards: str,
+    folder: Path,
+    *,
+    kills: int,
+    steps: tuple[int, int, int],
+    seed: int,
+    tell: Callable[[str], None],
+    is_fresh: bool = False,
 ) -> Outcome:
-    """Run to the end undisturbed, and again with so many kills, by rotation at each stage and at random."""
+    """Run to the end undisturbed, and again with so many kills, by rotation at each stage and at random.
+
+    ``is_fresh``: each command in new interpreters.
+    """
     overrides = small(
         shards,
         folder / "undisturbed",
@@ -66,13 +76,13 @@ def chaos(
             "checkpoints.keep=2",
         ),
     )
-    finish(overrides, folder, "undisturbed")
+    finish(overrides, folder, "undisturbed", is_fresh=is_fresh)
     disturbed = [each.replace(str(folder / "undisturbed"), str(folder / "disturbed")) for each in overrides]
     outcome, draw = Outcome(), random.Random(seed)
     aims = _aims(draw)
     for number in range(kills):
         where, aim, seconds = next(aims)
-        at_step = kill_once(disturbed, folder, aim=aim, seconds=seconds)
+        at_step = kill_once(disturbed, folder, aim=aim, seconds=seconds, is_fresh=is_fresh)
         saved = newest_in(folder / "disturbed" / "run" / "checkpoints")
         resumed_at = saved.step if saved is not None else 0
         lost = max(0, at_step + 1 - resumed_at) if at_step >= 0 else 0
@@ -80,7 +90,7 @@ def chaos(
         tell(f"kill {number + 1:3d}: {where:<22} in step {at_step:>5}, resumes at {resumed_at:>5}, lost {lost}")
         if at_step >= sum(steps) - 2 * INTERVAL:
             raise AssertionError(f"the run of {sum(steps)} steps ended before {kills} kills: give it more")
-    finish(disturbed, folder, "disturbed")
+    finish(disturbed, folder, "disturbed", is_fresh=is_fresh)
     for event in read_journal(folder / "disturbed" / "run"):
         assert event["event"] not in ("damaged", "checkpoint-failed"), event
     outcome.differing, outcome.samples = _compare(folder)
@@ -88,7 +98,7 @@ def chaos(
     return outcome
 
 
-def finish(overrides: list[str], folder: Path, name: str) -> None:
+def finish(overrides: list[str], folder: Path, name: str, *, is_fresh: bool = False) -> None:
     """Run the command to its end."""
     command = Command(
         overrides,
@@ -96,6 +106,7 @@ def finish(overrides: list[str], folder: Path, name: str) -> None:
         log=folder / f"{name}.log",
         module="tests.chaos.rank",
         environment={"CHAOS_STEP": str(folder / "step")},
+        is_fresh=is_fresh,
     )
     try:
         assert command.exit_codes(seconds=1200) == [0] * RANKS, command.said()
@@ -103,7 +114,7 @@ def finish(overrides: list[str], folder: Path, name: str) -> None:
         command.kill()
 
 
-def kill_once(overrides: list[str], folder: Path, *, aim: str, seconds: float) -> int:
+def kill_once(overrides: list[str], folder: Path, *, aim: str, seconds: float, is_fresh: bool = False) -> int:
     """Have the command killed where ``aim`` says, or ``seconds`` after its first step; returns the step in hand."""
     step_file = folder / "step"
     step_file.write_bytes(b"")
@@ -113,6 +124,7 @@ def kill_once(overrides: list[str], folder: Path, *, aim: str, seconds: float) -
         log=folder / "disturbed.log",
         module="tests.chaos.rank",
         environment={"CHAOS_STEP": str(step_file), "CHAOS_AIM": aim},
+        is_fresh=is_fresh,
     )
     deadline = time.monotonic() + 120
     try:
@@ -129,7 +141,7 @@ def kill_once(overrides: list[str], folder: Path, *, aim: str, seconds: float) -
     finally:
         command.kill()
     for process in command.ranks:
-        assert process.returncode == -9, f"{process.returncode}: {command.said()}"
+        assert process.wait() == -9, f"{process.wait()}: {command.said()}"
     return int(step_file.read_bytes() or b"-1")
 
 

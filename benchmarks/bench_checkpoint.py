@@ -28,9 +28,9 @@ from typing import Any
 
 from benchmarks.common import hardware, render_shards
 from glci_dist import compose
-from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import Saver, SaveResult
 from glci_dist.cluster.world import joined
+from glci_dist.config import CheckpointsConfig
 from glci_dist.runs.events import FirstStepDone
 from glci_dist.runs.journal import read_journal
 from glci_dist.training.setup import prepare
@@ -72,7 +72,9 @@ def measure(words: list[str], *, rounds: int, steps: int) -> dict[str, Any]:
     with joined(config.engine) as world:
         trainer = prepare(config, world)
         batch, plan = trainer.step.to_device(next(trainer.batches.from_step(0))), trainer.schedule.at(0)
-        saver = Saver(trainer.folder.checkpoints, trainer.attempt, world, Retention(2, 0), on_saved=saved.append)
+        saver = Saver(
+            trainer.folder.checkpoints, trainer.attempt, world, CheckpointsConfig(keep=2), on_saved=saved.append
+        )
         number = 0
 
         def window(save: bool, wait: bool) -> float:

@@ -38,13 +38,15 @@ overrides are Hydra's: KEY=VALUE for a key of the configuration, or a choice of 
 Each key is explained in glci_dist/config/.
 """
 
-
 _READER_S = 5.0
 """Maximum wait of a training for a reader of its output that reads nothing, such as a pager."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Prints usage errors, which all ranks have, on one rank."""
+    """Shows descriptions as they are written; prints usage errors, which all ranks have, on one rank."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if not launchers.is_silent():
@@ -54,21 +56,23 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser: argparse.ArgumentParser = _Parser(
-        prog="glci", description="Distributed training of globally and locally consistent image completion."
+        prog="glci",
+        description="Distributed training of globally and locally consistent image completion.",
+        formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"glci-dist {__version__}")
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     data_commands.add_parser(subparsers)
     data_commands.add_demo_parser(subparsers)
-    train = _add(subparsers, "train", "train a run, or resume it", _TRAIN.format(**_groups()))
+    groups = _groups()
+    train = subparsers.add_parser("train", help="train a run, or resume it", description=_TRAIN.format(**groups))
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     train.set_defaults(run=_train, is_for_ranks=True)
-    show = _add(
-        subparsers,
+    show = subparsers.add_parser(
         "config",
-        "print the configuration that overrides make",
-        "Print the whole configuration as YAML, without starting anything.\n\n"
+        help="print the configuration that overrides make",
+        description="Print the whole configuration as YAML, without starting anything.\n\n"
         "example:\n  glci config experiment=faces160 recipe=paper data.shards=shards/train\n",
     )
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
@@ -77,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     diagnosis_commands.add_parser(subparsers)
     checkpoint_commands.add_parser(subparsers)
     status.add_parser(subparsers)
-    slurm_commands.add_parsers(subparsers, _groups()["clusters"])
+    slurm_commands.add_parsers(subparsers, groups["clusters"])
     return parser
 
 
@@ -108,9 +112,7 @@ def told(code: int, *, is_product: bool, speaks: bool = False) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     alone = _is_alone(parsed)
     try:
-        if not _is_mine(parsed):
-            return 0
-        return parsed.run(parsed)
+        return parsed.run(parsed) if _is_mine(parsed) else 0
     except UserError as error:
         return _say(f"glci: error: {error}", ExitCode.REFUSED, every_rank=alone or error.one_rank)
     except Interrupted as error:
@@ -179,26 +181,16 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _config(parsed: argparse.Namespace) -> int:
-    config = compose.load(parsed.overrides)
-    text = compose.to_yaml(config)
+    text = compose.to_yaml(compose.load(parsed.overrides))
     print(text, end="")
     if HIDDEN in text:
         output.say(f"glci: credentials in urls are not shown ({HIDDEN})")
     return 0
 
 
-def _add(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
-) -> argparse.ArgumentParser:
-    return subparsers.add_parser(
-        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
 def _groups() -> dict[str, str]:
-    folder = compose.config_folder()
     return {
-        f"{group}s": "|".join(sorted(path.stem for path in (folder / group).glob("*.yaml")))
+        f"{group}s": "|".join(sorted(path.stem for path in (compose.config_folder() / group).glob("*.yaml")))
         for group in ("recipe", "experiment", "cluster")
     }
 

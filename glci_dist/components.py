@@ -147,13 +147,13 @@ def _arguments(
     key: str, target: str, factory: Callable[..., Any], given: Mapping[str, Any], provided: tuple[str, ...]
 ) -> dict[str, Any]:
     """The given arguments, checked against the constructor's parameters and annotations."""
-    parameters = {
+    signature = inspect.signature(factory).parameters
+    own = {
         name: each
-        for name, each in inspect.signature(factory).parameters.items()
-        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        for name, each in signature.items()
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and name not in provided
     }
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in inspect.signature(factory).parameters.values())
-    own = {name: each for name, each in parameters.items() if name not in provided}
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.values())
     for name in given:
         if name in provided:
             raise UserError(f"{key}.{name} is the run's to give: leave it out")
@@ -162,30 +162,25 @@ def _arguments(
     for name, each in own.items():
         if each.default is each.empty and name not in given:
             raise UserError(f"{key}.{name} has no value: {target} needs one")
-    return {**given, **_checked(key, factory, {name: own[name] for name in own if name in given}, given)}
-
-
-def _checked(
-    key: str, factory: Callable[..., Any], parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
-) -> dict[str, Any]:
     hints = _hints(factory)
-    checked = {}
-    for name in parameters:
-        value, kind = given[name], hints.get(name, Any)
-        try:
-            schema = OmegaConf.structured(dataclasses.make_dataclass("Argument", [("value", kind)]))
-        except OmegaConfBaseException:
-            # OmegaConf does not support this annotation.
-            checked[name] = value
-            continue
-        try:
-            checked[name] = OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})).value  # type: ignore[union-attr]
-        except OmegaConfBaseException as error:
-            said = getattr(kind, "__name__", None) if not typing.get_args(kind) else None
-            raise UserError(
-                f"{key}.{name}={value} has the wrong type: {said or str(kind).replace('typing.', '')} is wanted"
-            ) from error
-    return checked
+    checked = {name: _checked(f"{key}.{name}", given[name], hints.get(name, Any)) for name in own if name in given}
+    return {**given, **checked}
+
+
+def _checked(key: str, value: Any, kind: Any) -> Any:
+    """``value`` as an annotation's type; raises ``UserError`` if it is of another one."""
+    try:
+        schema = OmegaConf.structured(dataclasses.make_dataclass("Argument", [("value", kind)]))
+    except OmegaConfBaseException:
+        # OmegaConf does not support this annotation.
+        return value
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, {"value": value})).value  # type: ignore[union-attr]
+    except OmegaConfBaseException as error:
+        said = getattr(kind, "__name__", None) if not typing.get_args(kind) else None
+        raise UserError(
+            f"{key}={value} has the wrong type: {said or str(kind).replace('typing.', '')} is wanted"
+        ) from error
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:

@@ -24,22 +24,10 @@ from glci_dist.config import Config, PhaseConfig
 from glci_dist.data.names import printable
 from glci_dist.errors import UserError
 from glci_dist.override_errors import explain, removed_key, unknown_key
-from glci_dist.rules import check, check_world, unknown_choice
+from glci_dist.rules import check
+from glci_dist.rules import check_world as check_world
+from glci_dist.rules import unknown_choice as unknown_choice
 from glci_dist.urls import same_url, without_secrets_in
-
-__all__ = [
-    "check",
-    "check_world",
-    "config_folder",
-    "differences",
-    "flat",
-    "keys",
-    "load",
-    "quoted",
-    "search_path",
-    "to_yaml",
-    "unknown_choice",
-]
 
 SEARCH_PATH = "hydra.searchpath"
 """The override that names folders with YAML of the user's, beside ``configs/``."""
@@ -76,9 +64,14 @@ def load(overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def resolved(config: Config) -> dict[str, Any]:
+    """The whole configuration as a nested mapping, without credentials in urls."""
+    return dict(without_secrets_in(OmegaConf.to_container(OmegaConf.structured(config))))
+
+
 def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML, without credentials in urls, as it is stored and printed."""
-    return OmegaConf.to_yaml(OmegaConf.create(without_secrets_in(OmegaConf.to_container(OmegaConf.structured(config)))))
+    """``resolved`` as YAML, as it is stored and printed."""
+    return OmegaConf.to_yaml(OmegaConf.create(resolved(config)))
 
 
 def differences(one: Config, other: Config) -> list[str]:
@@ -86,7 +79,7 @@ def differences(one: Config, other: Config) -> list[str]:
 
     Credentials in urls are ignored, as stored configurations have none.
     """
-    flat_one, flat_other = _flat(OmegaConf.structured(one)), _flat(OmegaConf.structured(other))
+    flat_one, flat_other = flat(one), flat(other)
     # Unlike for other keys, the order of phases matters.
     flat_one["phases"], flat_other["phases"] = list(one.phases), list(other.phases)
     keys = [*flat_one, *(key for key in flat_other if key not in flat_one)]
@@ -116,7 +109,7 @@ def config_folder() -> Path:
 
 def _check_keys(composed: list[str]) -> None:
     """Refuse keys that were added by ``+key`` or removed by ``~key``, which Hydra does not check."""
-    schema = list(_flat(OmegaConf.structured(Config())))
+    schema = keys(Config())
     for key in composed:
         in_phase = key.startswith("phases.") and key.split(".")[-1] in PhaseConfig.__dataclass_fields__
         if not in_phase and key not in schema:

@@ -11,7 +11,6 @@ _NO_FILES = "Too many open files"
 _FILES = 1024
 """Number of open files that is usually enough for a rank."""
 
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals by which SLURM, submitit, terminals and users stop a run; usually sent to all processes of a job."""
 

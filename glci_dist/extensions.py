@@ -26,31 +26,22 @@ if TYPE_CHECKING:
 
 # Imported when asked for: a loader worker that draws holes of the user's needs nothing of the trainer.
 _HOMES = {
-    "integers": "glci_dist.data.draws",
-    "uniform": "glci_dist.data.draws",
-    "HoleKind": "glci_dist.data.hole_kinds",
-    "Shapes": "glci_dist.data.hole_kinds",
-    "Fault": "glci_dist.errors",
-    "BatchNorm2d": "glci_dist.models.batch_norm",
-    "MaskedInput": "glci_dist.models.completion",
-    "Discriminators": "glci_dist.models.discriminators",
-    "SpectralConv2d": "glci_dist.models.spectral_norm",
-    "SpectralLinear": "glci_dist.models.spectral_norm",
-    "Callback": "glci_dist.training.callbacks.base",
-    "Control": "glci_dist.training.callbacks.base",
-    "TrainedStep": "glci_dist.training.callbacks.base",
-    "CompletionMetric": "glci_dist.training.gan_metrics",
-    "Logger": "glci_dist.training.loggers.base",
-    "RunInfo": "glci_dist.training.loggers.base",
-    "Completions": "glci_dist.training.loss_terms",
-    "LossTerm": "glci_dist.training.loss_terms",
-    "Metric": "glci_dist.training.metrics",
-    "OverRanks": "glci_dist.training.metrics",
-    "OverSteps": "glci_dist.training.metrics",
-    "Penalty": "glci_dist.training.penalties",
-    "PenaltyInputs": "glci_dist.training.penalties",
-    "StepPlan": "glci_dist.training.phases",
+    "data.draws": ("integers", "uniform"),
+    "data.hole_kinds": ("HoleKind", "Shapes"),
+    "errors": ("Fault",),
+    "models.batch_norm": ("BatchNorm2d",),
+    "models.completion": ("MaskedInput",),
+    "models.discriminators": ("Discriminators",),
+    "models.spectral_norm": ("SpectralConv2d", "SpectralLinear"),
+    "training.callbacks.base": ("Callback", "Control", "TrainedStep"),
+    "training.gan_metrics": ("CompletionMetric",),
+    "training.loggers.base": ("Logger", "RunInfo"),
+    "training.loss_terms": ("Completions", "LossTerm"),
+    "training.metrics": ("Metric", "OverRanks", "OverSteps"),
+    "training.penalties": ("Penalty", "PenaltyInputs"),
+    "training.phases": ("StepPlan",),
 }
+"""The public names by module."""
 
 __all__ = [
     "BatchNorm2d",
@@ -81,6 +72,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"glci_dist.{home}"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

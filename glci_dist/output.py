@@ -35,30 +35,10 @@ class Loss:
     """The reader left, or the stream was closed."""
 
 
-class _Losses:
-    """The first loss of each stream."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of: dict[str, Loss] = {}
-        self._untold: list[Loss] = []
-
-    def note(self, loss: Loss) -> None:
-        with self._lock:
-            if loss.stream not in self._of:
-                self._of[loss.stream] = loss
-                self._untold.append(loss)
-
-    def of(self, stream: str) -> Loss | None:
-        return self._of.get(stream)
-
-    def take(self) -> list[Loss]:
-        with self._lock:
-            untold, self._untold = self._untold, []
-        return untold
-
-
-_losses = _Losses()
+_lock = threading.Lock()
+_lost: dict[str, Loss] = {}
+"""The first loss of each stream."""
+_untold: list[Loss] = []
 _patience_s: float | None = None
 
 
@@ -95,7 +75,7 @@ class _Guarded(io.FileIO):
         return not self._is_stuck
 
     def _lose(self, reason: str, size: int, *, nobody_reads: bool = False) -> int:
-        _losses.note(Loss(self._stream, reason, nobody_reads))
+        _note(Loss(self._stream, reason, nobody_reads))
         return size
 
 
@@ -107,14 +87,14 @@ def take_over() -> None:
     """
     for number, name in enumerate(_NAMES):
         stream: TextIO | None = getattr(sys, name)
-        is_there = _is_open(number)
+        is_there = os.path.exists(number)
         if not is_there:
             _open_nowhere(number)
         if name == "stdin":
             sys.stdin = stream or open(number, closefd=False)  # noqa: SIM115
             continue
         if stream is None or not is_there:
-            _losses.note(Loss(name, "it was closed when the command began", nobody_reads=True))
+            _note(Loss(name, "it was closed when the command began", nobody_reads=True))
         if stream is None and is_there:
             # The descriptor is already used by something else.
             number = os.open(os.devnull, os.O_WRONLY)
@@ -136,12 +116,15 @@ def flush() -> None:
 
 def lost(stream: str) -> Loss | None:
     """The first loss of ``stdout`` or ``stderr``, if there was one so far."""
-    return _losses.of(stream)
+    return _lost.get(stream)
 
 
 def take_losses() -> list[Loss]:
     """The losses since the last call, at most one per stream and process."""
-    return _losses.take()
+    with _lock:
+        untold = _untold.copy()
+        _untold.clear()
+    return untold
 
 
 def say(line: str) -> None:
@@ -149,6 +132,13 @@ def say(line: str) -> None:
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)
+
+
+def _note(loss: Loss) -> None:
+    with _lock:
+        if loss.stream not in _lost:
+            _lost[loss.stream] = loss
+            _untold.append(loss)
 
 
 def _guarded(number: int, name: str, before: TextIO | None) -> TextIO:
@@ -170,14 +160,6 @@ def _guarded(number: int, name: str, before: TextIO | None) -> TextIO:
         line_buffering=lines,
         write_through=at_once,
     )
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 def _open_nowhere(number: int) -> None:

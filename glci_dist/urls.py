@@ -83,17 +83,12 @@ def _parameters(words: list[str], replace: Callable[[str], str | None], scheme: 
     """The parameters of a query and a fragment; ``words``: separators and parameters, alternating."""
     shown = ""
     for sign, part in zip(words[::2], words[1::2], strict=True):
+        name, _, value = part.partition("=")
         # Object names in S3 may contain these separators.
         is_name = "=" not in part and scheme.lower().startswith("s3:")
-        kept = part if is_name else _parameter(part, replace)
+        is_plain = not part or name.lower() in _PLAIN or is_name
+        # A token without a name may end in = (base64).
+        kept = part if is_plain else replace(name if value.strip("=") else "")
         if kept is not None:
             shown += f"{sign if shown else words[0]}{kept}"
     return shown
-
-
-def _parameter(part: str, replace: Callable[[str], str | None]) -> str | None:
-    name, _, value = part.partition("=")
-    if not part or name.lower() in _PLAIN:
-        return part
-    # A token without a name may end in = (base64).
-    return replace(name if value.strip("=") else "")

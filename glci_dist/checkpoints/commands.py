@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import time
 from pathlib import Path
 
+from glci_dist.checkpoints.manifest import (
+    MANIFEST_FILE,
+    NETWORKS_FILE,
+    Damaged,
+    TemporarilyUnreadable,
+    check_files,
+    folder_name,
+    folders,
+    read,
+)
 from glci_dist.errors import UserError
 
 _EXAMPLE = """\
@@ -20,29 +32,28 @@ docs/checkpoints.md describes the guarantees and the files.
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `checkpoints` with its subcommands; each sets ``run``, a function of the arguments."""
-    checkpoints = _add(subparsers, "checkpoints", "list, verify and show a run's checkpoints", _EXAMPLE)
+    checkpoints = subparsers.add_parser(
+        "checkpoints", help="list, verify and show a run's checkpoints", description=_EXAMPLE
+    )
     commands = checkpoints.add_subparsers(dest="checkpoints_command", required=True, metavar="COMMAND")
-    listing = _add(
-        commands,
+    listing = commands.add_parser(
         "list",
-        "list checkpoints, newest first",
-        "A line for each checkpoint: its step, phase, age, size, number of ranks and attempt. Files are compared by\n"
-        "size only; `verify` reads them.\n\nexample:\n  glci checkpoints list runs/faces64\n",
+        help="list checkpoints, newest first",
+        description="A line for each checkpoint: its step, phase, age, size, number of ranks and attempt. Files are "
+        "compared by\nsize only; `verify` reads them.\n\nexample:\n  glci checkpoints list runs/faces64\n",
     )
     listing.set_defaults(run=_list, is_product=True)
-    verify = _add(
-        commands,
+    verify = commands.add_parser(
         "verify",
-        "read every file and compare its checksum",
-        "Prints a line for each checkpoint and exits with 2 if one is damaged.\n\n"
+        help="read every file and compare its checksum",
+        description="Prints a line for each checkpoint and exits with 2 if one is damaged.\n\n"
         "example:\n  glci checkpoints verify runs/faces64\n",
     )
     verify.set_defaults(run=_verify)
-    show = _add(
-        commands,
+    show = commands.add_parser(
         "show",
-        "show the contents of one checkpoint",
-        "Files, tensors, optimiser vectors and other state of one checkpoint (the newest by default).\n\n"
+        help="show the contents of one checkpoint",
+        description="Files, tensors, optimiser vectors and other state of one checkpoint (the newest by default).\n\n"
         "example:\n  glci checkpoints show runs/faces64 --step 1200\n",
     )
     show.add_argument("--step", type=int, default=None, metavar="N", help="the checkpoint of this step (the newest)")
@@ -52,8 +63,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from glci_dist.checkpoints.manifest import Damaged, TemporarilyUnreadable, check_files, read
-
     for path in _found(parsed.folder):
         try:
             checkpoint = read(path)
@@ -77,7 +86,6 @@ def _list(parsed: argparse.Namespace) -> int:
 def _verify(parsed: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from glci_dist.checkpoints.manifest import TemporarilyUnreadable
     from glci_dist.checkpoints.reading import verify_checkpoint
 
     damaged = 0
@@ -97,19 +105,7 @@ def _verify(parsed: argparse.Namespace) -> int:
 
 
 def _show(parsed: argparse.Namespace) -> int:
-    import hashlib
-    import json
-
     from safetensors import safe_open
-
-    from glci_dist.checkpoints.manifest import (
-        MANIFEST_FILE,
-        NETWORKS_FILE,
-        Damaged,
-        TemporarilyUnreadable,
-        folder_name,
-        read,
-    )
 
     found = _found(parsed.folder)
     wanted = [path for path in found if parsed.step is None or path.name == folder_name(parsed.step)]
@@ -123,10 +119,11 @@ def _show(parsed: argparse.Namespace) -> int:
     except TemporarilyUnreadable as error:
         raise UserError(str(error)) from error
     manifest = checkpoint.manifest
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.time))
     print(f"{checkpoint.path}")
     print(f"state before step {manifest.step}, after a step of phase {manifest.phase}")
     print(f"goes on from        {'the start' if manifest.parent is None else f'step {manifest.parent}'}")
-    print(f"written by          attempt {manifest.attempt}, {manifest.world_size} rank(s), at {_when(manifest.time)}")
+    print(f"written by          attempt {manifest.attempt}, {manifest.world_size} rank(s), at {moment}")
     samples = manifest.facts["samples"]
     print(f"samples used        {samples['count']:,} (checksum {samples['digest']})")
     health = manifest.facts["health"]
@@ -145,8 +142,6 @@ def _show(parsed: argparse.Namespace) -> int:
 
 
 def _found(run: Path) -> list[Path]:
-    from glci_dist.checkpoints.manifest import folders
-
     if not run.is_dir():
         raise UserError(f"{run} is no folder: name the folder of a run, such as runs/demo")
     found = [path for _, path in folders(run / "checkpoints")]
@@ -160,15 +155,3 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _when(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-
-
-def _add(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
-) -> argparse.ArgumentParser:
-    return subparsers.add_parser(
-        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )

@@ -52,10 +52,11 @@ class File:
     """The elements of each vector that it holds: start and stop."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of ``manifest.json``."""
 
+    format: str = FORMAT
     step: int
     """The next step to run."""
     phase: str
@@ -72,13 +73,10 @@ class Manifest:
     vectors: dict[str, int]
     """Elements of each vector, over all ranks."""
     files: dict[str, File]
-    format: str = FORMAT
 
     def encode(self) -> bytes:
         """The file's content, with its own checksum in the second to last line."""
-        record = asdict(self)
-        record = {"format": record.pop("format"), **record}
-        text = json.dumps(record, indent=1)
+        text = json.dumps(asdict(self), indent=1)
         return (
             text.removesuffix("\n}") + f',\n "{_DIGEST}": "{xxhash.xxh3_128(text.encode()).hexdigest()}"\n}}\n'
         ).encode()

@@ -17,12 +17,9 @@ from glci_dist.checkpoints.manifest import NETWORKS_FILE, Checkpoint, Damaged, c
 from glci_dist.errors import UserError
 from glci_dist.runs.attempts import Attempt
 
-OnDamaged = Callable[[Path, str], None]
-"""Called with a damaged checkpoint's folder and what is wrong with it."""
 
-
-def newest_intact(root: Path, *, damaged: OnDamaged) -> Checkpoint | None:
-    """The newest intact checkpoint in ``root``; ``damaged`` is called for newer ones.
+def newest_intact(root: Path, *, damaged: Callable[[Path, str], None]) -> Checkpoint | None:
+    """The newest intact checkpoint in ``root``; ``damaged`` is called with the folder of each newer one, and why.
 
     Raises ``TemporarilyUnreadable``.
     """
@@ -87,7 +84,7 @@ def load_tensors(checkpoint: Checkpoint, *, verified: bool = True) -> dict[str, 
 
 
 class CheckpointVectors:
-    """The vectors of a checkpoint (``state.Vectors``): reads any range, from whichever files hold it."""
+    """The vectors of a checkpoint by name: reads any range, from whichever files hold it."""
 
     def __init__(self, checkpoint: Checkpoint, *, verified: bool = True) -> None:
         """``verified``: as in ``load_tensors``, when each file is first read."""
@@ -98,6 +95,7 @@ class CheckpointVectors:
         return list(self._checkpoint.manifest.vectors)
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
+        """The elements ``start`` to ``stop`` of a vector, fp32 ``(stop - start,)``."""
         if not 0 <= start <= stop <= self._checkpoint.manifest.vectors[name]:
             raise UserError(f"{self._checkpoint.path}: {name} is too short for the configured network")
         result = torch.empty(stop - start)

@@ -1,8 +1,11 @@
-"""The stateful parts of a run, saved and loaded by one protocol. What is registered here is in the checkpoint."""
+"""The stateful parts of a run, saved and loaded by one protocol. What is registered here is in the checkpoint.
+
+Its content is tensors, shards of vectors, and JSON: it knows no networks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +13,6 @@ from torch import Tensor, nn
 
 from glci_dist.checkpoints.manifest import Checkpoint
 from glci_dist.checkpoints.reading import CheckpointVectors, load_tensors
-from glci_dist.checkpoints.state import CheckpointState, Vectors, VectorShard
 from glci_dist.errors import UserError
 
 
@@ -31,20 +33,37 @@ class Stateful(Protocol):
         ...
 
 
-@runtime_checkable
-class KeepsStateOnRollback(Protocol):
-    """A part that keeps some of its state across a rollback, so that the run does not repeat what led to it."""
+@dataclass(frozen=True)
+class VectorShard:
+    """This rank's elements ``start`` to ``stop`` of a vector of ``total`` elements, sharded over ranks."""
 
-    def rewind_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """``load_state_dict`` for a rollback."""
-        ...
+    start: int
+    total: int
+    pieces: Sequence[Tensor]
+    """fp32, of any shape; concatenated they are those elements."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + sum(piece.numel() for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """One rank's share of a run's state, before some step."""
+
+    tensors: Mapping[str, Tensor]
+    """Tensors by name that are equal on every rank: ``completion/weight``. Rank 0 writes them."""
+    vectors: Mapping[str, VectorShard]
+    """This rank's shard of each vector: ``completion.optimizer/exp_avg``."""
+    extra_state: Mapping[str, Any]
+    """JSON for the manifest, equal on every rank."""
 
 
 @dataclass(frozen=True)
 class VectorHandle:
     """A vector of a checkpoint."""
 
-    vectors: Vectors
+    vectors: CheckpointVectors
     name: str
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -111,10 +130,10 @@ def _load(checkpoint: Checkpoint, name: str, part: Stateful, state: Mapping[str,
             ) from error
     elif not state:
         raise UserError(f"{checkpoint.path} has nothing of {name}: go on with the version that wrote it")
-    elif rewind and isinstance(part, KeepsStateOnRollback):
-        part.rewind_state_dict(state)
     else:
-        part.load_state_dict(state)
+        # A part may keep some of its state across a rollback, so that the run does not repeat what led to it.
+        load = getattr(part, "rewind_state_dict", part.load_state_dict) if rewind else part.load_state_dict
+        load(state)
 
 
 def _facts(checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -5,45 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from glci_dist.checkpoints.manifest import Checkpoint, Damaged, check_files, folders, read
+from glci_dist.config import CheckpointsConfig
 from glci_dist.runs.attempts import Attempt
 
 
-@dataclass(frozen=True)
-class Retention:
-    """What is kept: the newest ``keep`` (at least 2), multiples of ``keep_every`` (0: none), each phase's end."""
+def plan_retention(root: Path, retention: CheckpointsConfig) -> tuple[list[Checkpoint], list[Checkpoint]]:
+    """The newest complete checkpoints in ``root``, newest first, and those to be deleted, oldest first.
 
-    keep: int
-    keep_every: int
-
-
-@dataclass(frozen=True)
-class RetentionPlan:
-    """The complete checkpoints of a run, sorted by retention."""
-
-    newest: list[Checkpoint]
-    """The newest ``keep``, newest first."""
-    unwanted: list[Checkpoint]
-    """To be deleted, oldest first."""
-
-
-def plan_retention(root: Path, retention: Retention) -> RetentionPlan:
-    """Which checkpoints in ``root`` are kept and which are not. Raises ``OSError``, ``TemporarilyUnreadable``.
-
-    Incomplete ones are ignored: they are neither counted nor deleted, and the next resuming run reports them.
+    Kept are the newest ``keep``, multiples of ``keep_every`` and each phase's end. Incomplete ones are neither counted
+    nor deleted: the next resuming run reports them. Raises ``OSError``, ``TemporarilyUnreadable``.
     """
     whole = [checkpoint for _, path in folders(root) if (checkpoint := _read_complete(path)) is not None]
-    newest = whole[: retention.keep]
     unwanted = [
         checkpoint
         for checkpoint in whole[retention.keep :]
         if not checkpoint.manifest.ends_phase
         and not (retention.keep_every and checkpoint.step % retention.keep_every == 0)
     ]
-    return RetentionPlan(newest, unwanted[::-1])
+    return whole[: retention.keep], unwanted[::-1]
 
 
 def delete(path: Path, attempt: Attempt) -> None:

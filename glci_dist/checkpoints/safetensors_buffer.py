@@ -13,6 +13,7 @@ import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
@@ -40,13 +41,11 @@ class SafetensorsBuffer:
     def __init__(self, layout: Layout, *, pinned: bool) -> None:
         # Large elements first: the format wants each tensor aligned to its element size.
         ordered = sorted(layout, key=lambda each: (-each[1].itemsize, each[0]))
-        header: dict[str, object] = {}
-        offsets: dict[str, tuple[int, int]] = {}
+        header: dict[str, dict[str, Any]] = {}
         offset = 0
         for name, dtype, shape in ordered:
             size = dtype.itemsize * torch.Size(shape).numel()
-            offsets[name] = (offset, offset + size)
-            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": offsets[name]}
+            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": (offset, offset + size)}
             offset += size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -60,7 +59,7 @@ class SafetensorsBuffer:
         self._memory[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
         self._tensors: dict[str, Tensor] = {}
         for name, dtype, shape in ordered:
-            begin, end = offsets[name]
+            begin, end = header[name]["data_offsets"]
             self._tensors[name] = self._memory[len(head) + begin : len(head) + end].view(dtype).view(shape)
 
     def fill(self, name: str, pieces: Sequence[Tensor]) -> None:

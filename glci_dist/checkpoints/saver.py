@@ -22,9 +22,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,10 +38,11 @@ from glci_dist.checkpoints.manifest import (
     folders,
 )
 from glci_dist.checkpoints.reading import set_aside, verify_checkpoint
-from glci_dist.checkpoints.retention import Retention, delete, plan_retention
+from glci_dist.checkpoints.registry import CheckpointState
+from glci_dist.checkpoints.retention import delete, plan_retention
 from glci_dist.checkpoints.safetensors_buffer import SafetensorsBuffer, layout_of
-from glci_dist.checkpoints.state import CheckpointState
 from glci_dist.cluster.world import World
+from glci_dist.config import CheckpointsConfig
 from glci_dist.errors import Superseded
 from glci_dist.runs.attempts import Attempt
 
@@ -69,15 +69,6 @@ class SaveResult:
     """Why retention failed, so that the disk fills up; None: it did not."""
 
 
-@dataclass
-class _RetentionResult:
-    """What retention did after a save; see ``SaveResult``."""
-
-    deleted: list[str] = field(default_factory=list)
-    damaged: list[tuple[Path, str, Path]] = field(default_factory=list)
-    problem: str | None = None
-
-
 class Saver:
     """Writes checkpoints of one attempt, at most one at a time. Every rank calls the same methods."""
 
@@ -86,7 +77,7 @@ class Saver:
         root: Path,
         attempt: Attempt,
         world: World,
-        retention: Retention,
+        retention: CheckpointsConfig,
         *,
         on_saved: Callable[[SaveResult], None],
     ) -> None:
@@ -124,19 +115,21 @@ class Saver:
         files = self._copy(state)
         copy_seconds = time.perf_counter() - start
         self.stall_seconds += copy_seconds
-        record = {
-            "step": step,
-            "phase": phase,
-            "ends_phase": ends_phase,
-            "parent": self.committed,
-            "attempt": self._attempt.number,
-            "world_size": self._world.size,
-            "facts": dict(state.extra_state),
-            "vectors": {name: part.total for name, part in state.vectors.items()},
-        }
+        manifest = Manifest(
+            step=step,
+            phase=phase,
+            ends_phase=ends_phase,
+            parent=self.committed,
+            attempt=self._attempt.number,
+            time=0.0,
+            world_size=self._world.size,
+            facts=dict(state.extra_state),
+            vectors={name: part.total for name, part in state.vectors.items()},
+            files={},
+        )
         self._saving = step
         self._thread = threading.Thread(
-            target=self._run, args=(record, files, copy_seconds), name=f"save-{step}", daemon=True
+            target=self._run, args=(manifest, files, copy_seconds), name=f"save-{step}", daemon=True
         )
         self._thread.start()
 
@@ -187,12 +180,12 @@ class Saver:
         ranges = {name: (part.start, part.stop) for name, part in state.vectors.items()}
         return {file: ranges if file != NETWORKS_FILE else {} for file in contents}
 
-    def _run(self, record: dict[str, Any], files: dict[str, dict[str, tuple[int, int]]], copy_seconds: float) -> None:
+    def _run(self, manifest: Manifest, files: dict[str, dict[str, tuple[int, int]]], copy_seconds: float) -> None:
         """The save, in its own thread; never raises, as nothing would catch it."""
         start = time.perf_counter()
         try:
-            ranks = self._world.gather_objects_for_checkpoint(self._write(record["step"], files))
-            answer = self._finish(record, ranks, copy_seconds, start) if self._world.is_main else None
+            ranks = self._world.gather_objects_for_checkpoint(self._write(manifest.step, files))
+            answer = self._finish(manifest, ranks, copy_seconds, start) if self._world.is_main else None
             self.failed, superseded = self._world.broadcast_object_for_checkpoint(answer)
         except Exception as failure:
             # A lost rank: training's own collectives fail too, and report it.
@@ -201,31 +194,24 @@ class Saver:
         if superseded is not None:
             self._broken = Superseded(superseded)
         elif self.failed is None:
-            self.committed = record["step"]
+            self.committed = manifest.step
 
     def _finish(
         self,
-        record: dict[str, Any],
+        manifest: Manifest,
         ranks: list[tuple[dict[str, File], str | None]],
         copy_seconds: float,
         start: float,
     ) -> tuple[str | None, str | None]:
         """Commit, apply retention and call ``on_saved``, on rank 0; returns the error, and the newer attempt if any."""
-        step = record["step"]
         try:
-            error, size = self._commit(record, ranks)
+            error, size = self._commit(manifest, ranks)
             seconds = time.perf_counter() - start
+            result = SaveResult(manifest.step, manifest.phase, error, size, copy_seconds, seconds)
             if error is None:
-                self.committed = step
-            cleared = self._apply_retention() if error is None else _RetentionResult()
-            self._on_saved(
-                SaveResult(
-                    *(step, record["phase"], error, size, copy_seconds, seconds),
-                    deleted=tuple(cleared.deleted),
-                    damaged=tuple(cleared.damaged),
-                    retention_error=cleared.problem,
-                )
-            )
+                self.committed = manifest.step
+                result = self._apply_retention(result)
+            self._on_saved(result)
         except Superseded as newer:
             return str(newer), str(newer)
         return error, None
@@ -246,17 +232,15 @@ class Saver:
             return {}, f"rank {self._world.rank} on {self._world.host}: {error.strerror or error}"
         return written, None
 
-    def _commit(
-        self, record: dict[str, Any], ranks: list[tuple[dict[str, File], str | None]]
-    ) -> tuple[str | None, int]:
+    def _commit(self, manifest: Manifest, ranks: list[tuple[dict[str, File], str | None]]) -> tuple[str | None, int]:
         """Commit the files of all ranks as a checkpoint; returns the error, and the bytes. Raises ``Superseded``."""
-        step = record["step"]
+        step = manifest.step
         aside, final = self._writing_folder(step), self._root / folder_name(step)
         error = next((error for _, error in ranks if error), None)
         try:
             if error is None:
                 files = {name: file for written, _ in ranks for name, file in sorted(written.items())}
-                manifest = Manifest(**record, time=round(time.time(), 3), files=files)
+                manifest = replace(manifest, time=round(time.time(), 3), files=files)
                 _write_whole(aside / MANIFEST_FILE, manifest.encode())
                 _sync(aside)
                 sys.audit("glci.checkpoint", "commit", step)
@@ -274,26 +258,28 @@ class Saver:
         shutil.rmtree(aside, ignore_errors=True)
         return error, 0
 
-    def _apply_retention(self) -> _RetentionResult:
+    def _apply_retention(self, result: SaveResult) -> SaveResult:
         """Delete what is not kept; if a checkpoint that is kept is found damaged, move that one aside instead."""
-        cleared = _RetentionResult()
+        deleted: list[str] = []
+        damaged: list[tuple[Path, str, Path]] = []
+        problem: str | None = None
         try:
-            found = plan_retention(self._root, self._retention)
-            if found.unwanted:
-                self._read_back(found.newest, cleared)
+            newest, unwanted = plan_retention(self._root, self._retention)
+            if unwanted:
+                self._read_back(newest, damaged)
             # If a checkpoint that should be kept is damaged, delete nothing this time.
-            for each in found.unwanted if not cleared.damaged else ():
+            for each in unwanted if not damaged else ():
                 delete(each.path, self._attempt)
-                cleared.deleted.append(each.path.name)
+                deleted.append(each.path.name)
         except OSError as failure:
             # A superseded attempt can delete nothing, and soon ends.
             if not self._attempt.is_over():
-                cleared.problem = f"{failure.filename or self._root}: {failure.strerror or failure}"
+                problem = f"{failure.filename or self._root}: {failure.strerror or failure}"
         except TemporarilyUnreadable as failure:
-            cleared.problem = str(failure)
-        return cleared
+            problem = str(failure)
+        return replace(result, deleted=tuple(deleted), damaged=tuple(damaged), retention_error=problem)
 
-    def _read_back(self, newest: list[Checkpoint], cleared: _RetentionResult) -> None:
+    def _read_back(self, newest: list[Checkpoint], damaged: list[tuple[Path, str, Path]]) -> None:
         """Verify checkpoints until one is intact, unless one has been verified already; move damaged ones aside."""
         if any(checkpoint.step in self.verified for checkpoint in newest):
             return
@@ -304,7 +290,7 @@ class Saver:
                 return
             with self._attempt.fenced():
                 aside = set_aside(checkpoint.path, self._attempt)
-            cleared.damaged.append((checkpoint.path, "; ".join(problems), aside))
+            damaged.append((checkpoint.path, "; ".join(problems), aside))
 
     def _writing_folder(self, step: int) -> Path:
         return self._attempt.folder / f"{folder_name(step)}.writing"

@@ -80,11 +80,10 @@ class StepFile:
 
 def read_step_file(error_file: str) -> int:
     """The step that the worker with this error file was in when it ended; -1: it had begun none."""
-    try:
-        written = _step_file(error_file).read_bytes() if error_file else b""
-    except FileNotFoundError:
-        written = b""
-    return int.from_bytes(written, "little") if written else -1
+    with suppress(FileNotFoundError):
+        if error_file and (written := _step_file(error_file).read_bytes()):
+            return int.from_bytes(written, "little")
+    return -1
 
 
 def _step_file(error_file: str) -> Path:

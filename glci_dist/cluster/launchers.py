@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from glci_dist.errors import UserError
@@ -55,26 +55,18 @@ class _Family:
     size: str
     local_rank: str
     local_size: str
-    job: tuple[str, ...] = ()
+    job: tuple[str, ...] = field(default=(), kw_only=True)
     """Variables that identify one start of the launcher."""
 
 
+_OF_WORLD = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
 _MPI = (
     _Family(
         "mpirun (Open MPI)",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-        ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
+        *(f"OMPI_COMM_WORLD_{name}" for name in _OF_WORLD),
+        job=("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
     ),
-    _Family(
-        "mpirun (MVAPICH)",
-        "MV2_COMM_WORLD_RANK",
-        "MV2_COMM_WORLD_SIZE",
-        "MV2_COMM_WORLD_LOCAL_RANK",
-        "MV2_COMM_WORLD_LOCAL_SIZE",
-    ),
+    _Family("mpirun (MVAPICH)", *(f"MV2_COMM_WORLD_{name}" for name in _OF_WORLD)),
     _Family("mpirun (MPICH, Intel MPI)", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
 
@@ -92,8 +84,8 @@ def detect() -> LaunchedRank | None:
     if other is None and not (has_rank and has_size):
         there, gone = ("RANK", "WORLD_SIZE") if has_rank else ("WORLD_SIZE", "RANK")
         raise UserError(f"{there}={variables[there]} is set, but {gone} is not: {_WAY_OUT}, or unset {there}")
-    rank = _number(variables, "RANK") if has_rank else other.rank if other else 0
-    size = _number(variables, "WORLD_SIZE") if has_size else other.size if other else 1
+    rank = _number(variables, "RANK", other.rank if other else 0)
+    size = _number(variables, "WORLD_SIZE", other.size if other else 1)
     _check_rank(rank, size, "RANK", "WORLD_SIZE")
     # The other launcher may have started torch's agents, one per node.
     if other is not None and "TORCHELASTIC_RUN_ID" not in variables and (rank, size) != (other.rank, other.size):
@@ -144,23 +136,21 @@ def is_silent() -> bool:
 
 
 def _by_torch(variables: Mapping[str, str], rank: int, size: int, other: LaunchedRank | None) -> LaunchedRank:
-    local_rank = other.local_rank if other is not None else 0
-    if "LOCAL_RANK" in variables:
-        local_rank = _number(variables, "LOCAL_RANK")
+    found = other or LaunchedRank("deepspeed" if "CROSS_RANK" in variables else _BARE, rank, size)
+    local_rank, local_size = _number(variables, "LOCAL_RANK", found.local_rank), found.local_size
     # LOCAL_SIZE is what DeepSpeed's launcher sets.
     name = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in variables), None)
-    local_size = _number(variables, name) if name else other.local_size if other is not None else None
-    if local_size is not None and name is not None:
+    if name is not None:
+        local_size = _number(variables, name)
         _check_rank(local_rank, local_size, "LOCAL_RANK", name)
-    by = other.by if other is not None else "deepspeed" if "CROSS_RANK" in variables else _BARE
     return LaunchedRank(
-        "torchrun" if "TORCHELASTIC_RUN_ID" in variables else by,
+        "torchrun" if "TORCHELASTIC_RUN_ID" in variables else found.by,
         rank,
         size,
         local_rank,
         local_size,
-        variables.get("MASTER_ADDR") or (other.address if other is not None else ""),
-        port if (port := _port(variables)) is not None else other.port if other is not None else None,
+        variables.get("MASTER_ADDR", found.address),
+        port if (port := _port(variables)) is not None else found.port,
     )
 
 
@@ -168,12 +158,9 @@ def _by_mpi_or_srun(variables: Mapping[str, str]) -> LaunchedRank | None:
     """The rank by mpirun's or srun's variables; None where there are none, or for a single process."""
     by_mpi = next((found for family in _MPI if (found := _by_mpi(family, variables)) is not None), None)
     by_srun = _by_srun(variables)
-    if by_mpi is None or (by_srun is not None and (by_srun.rank, by_srun.size) == (by_mpi.rank, by_mpi.size)):
-        # srun sets PMI's variables too, and more.
-        found = by_srun
-    else:
-        # mpirun may start its processes with srun.
-        found = by_mpi
+    # srun sets PMI's variables too, and more; mpirun may start its processes with srun.
+    is_same = by_mpi and by_srun and (by_srun.rank, by_srun.size) == (by_mpi.rank, by_mpi.size)
+    found = by_srun if by_mpi is None or is_same else by_mpi
     if found is None and "RANK" not in variables and variables.get("PMIX_RANK", "0") != "0":
         raise UserError(f"PMIX_RANK={variables['PMIX_RANK']} is set, but nothing says of how many: {_WAY_OUT}")
     return found
@@ -189,7 +176,7 @@ def _by_mpi(family: _Family, variables: Mapping[str, str]) -> LaunchedRank | Non
     _check_rank(rank, size, family.rank, family.size)
     if size == 1:
         return None
-    local_rank = _number(variables, family.local_rank) if family.local_rank in variables else 0
+    local_rank = _number(variables, family.local_rank, 0)
     local_size = _number(variables, family.local_size) if family.local_size in variables else None
     address, port = variables.get("MASTER_ADDR", ""), _port(variables)
     if local_size == size and not address:
@@ -215,7 +202,7 @@ def _by_srun(variables: Mapping[str, str]) -> LaunchedRank | None:
         "srun",
         rank,
         size,
-        _number(variables, "SLURM_LOCALID") if "SLURM_LOCALID" in variables else 0,
+        _number(variables, "SLURM_LOCALID", 0),
         size if is_one_host else _tasks_here(variables),
         variables.get("MASTER_ADDR") or ("127.0.0.1" if is_one_host else first_host(nodes)),
         _port(variables) or _port_of(job),
@@ -290,7 +277,10 @@ def _port_of(job: str) -> int:
     return _FIRST_PORT + zlib.crc32(f"{os.getuid()}/{job}".encode()) % _PORTS
 
 
-def _number(variables: Mapping[str, str], name: str) -> int:
+def _number(variables: Mapping[str, str], name: str, otherwise: int | None = None) -> int:
+    """The number in a variable; ``otherwise``, if given, where it is unset."""
+    if otherwise is not None and name not in variables:
+        return otherwise
     text = variables[name]
     try:
         return int(text)

@@ -71,21 +71,6 @@ class StopRequest:
         notify_ending(why)
         os._exit(code)
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        arrivals, sender = socket.socketpair()
-        sender.setblocking(False)
-        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        thread = threading.Thread(target=self._listen, args=(arrivals,), name="signals", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-            sender.close()
-            thread.join()
-            arrivals.close()
-
 
 @contextmanager
 def stop_request(within_s: float = 0.0) -> Iterator[StopRequest]:
@@ -94,10 +79,18 @@ def stop_request(within_s: float = 0.0) -> Iterator[StopRequest]:
     Signals that were ignored when this process started (``nohup``, a shell's ``trap "" HUP``) stay ignored.
     """
     request = StopRequest(within_s)
-    with request._listening():
-        before = {number: signal.signal(number, request._handle) for number in not_ignored(STOP_SIGNALS)}
-        try:
-            yield request
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    arrivals, sender = socket.socketpair()
+    sender.setblocking(False)
+    woken = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=request._listen, args=(arrivals,), name="signals", daemon=True)
+    thread.start()
+    before = {number: signal.signal(number, request._handle) for number in not_ignored(STOP_SIGNALS)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(woken)
+        sender.close()
+        thread.join()
+        arrivals.close()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -25,6 +25,7 @@ _TICK_S = 1.0
 _ANSWER_S = 5.0
 _SIGN_S = 3.0
 """A live process writes its progress at least this often."""
+_Sign = dict[str, object] | None
 
 
 class Watchdog:
@@ -32,14 +33,15 @@ class Watchdog:
 
     def __init__(self, *, rank: int, size: int, host: str, timeout_s: float) -> None:
         self._rank, self._size, self._host, self._timeout_s = rank, size, host, timeout_s
-        self._store = _connect() if size > 1 else None
-        # Reading waits for an answer and holds its connection: on one of its own it never keeps a sign from being
-        # written, which would stop this thread for good.
-        self._reader = _connect() if size > 1 else None
         self._asking: threading.Thread | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
+        if size > 1:
+            self._store = _connect()
+            # Reading waits for an answer and holds its connection: on one of its own it never keeps a sign from being
+            # written, which would stop this thread for good.
+            self._reader = _connect()
+            self._thread.start()
 
     def every_second(self, task: Callable[[], None]) -> None:
         """Call ``task`` once a second in a thread of its own, so that a slow or failing disk delays nothing else."""
@@ -53,16 +55,16 @@ class Watchdog:
 
     def close(self) -> None:
         self._ended.set()
-        self._thread.join(_ANSWER_S)
+        if self._thread.is_alive():
+            self._thread.join(_ANSWER_S)
 
     def _run(self) -> None:
         told = 0.0
         while not self._ended.wait(_TICK_S):
             here = progress()
-            if self._store is None:
-                continue
+            sign = {**asdict(here), "host": self._host, "signs": time.monotonic()}
             with suppress(RuntimeError):
-                self._store.set(_key(self._rank), self._describe(here))
+                self._store.set(_key(self._rank), json.dumps(sign))
             now = time.monotonic()
             if here.has_timeout and now - max(here.since, told) > self._timeout_s:
                 self._end_if_stuck(here, now - here.since)
@@ -87,24 +89,11 @@ class Watchdog:
         output.say(f"glci: fault: {why}; the same command goes on from the last checkpoint")
         os._exit(1)
 
-    def _describe(self, here: Progress) -> str:
-        return json.dumps(
-            {
-                "host": self._host,
-                "step": here.step,
-                "name": here.name,
-                "count": here.count,
-                "is_unbounded": here.is_unbounded,
-                "signs": time.monotonic(),
-            }
-        )
-
-    def _read_all(self) -> list[dict[str, object] | None]:
+    def _read_all(self) -> list[_Sign]:
         """Each rank's last progress; None where the store has none, or does not answer."""
-        found: list[dict[str, object] | None] = [None] * self._size
+        found: list[_Sign] = [None] * self._size
 
         def ask() -> None:
-            assert self._reader is not None
             for rank in range(self._size):
                 with suppress(RuntimeError):
                     if self._reader.check([_key(rank)]):
@@ -129,12 +118,7 @@ class MissingRank:
     """It is alive, and its work may take any time (``collectives.mark_progress``)."""
 
 
-def missing_ranks(
-    here: Progress,
-    rank: int,
-    first: Sequence[dict[str, object] | None],
-    second: Sequence[dict[str, object] | None],
-) -> list[MissingRank]:
+def missing_ranks(here: Progress, rank: int, first: Sequence[_Sign], second: Sequence[_Sign]) -> list[MissingRank]:
     """The ranks that have not entered the collective in which ``rank`` waits, from two samples of all progress."""
     behind = []
     for other, (before, now) in enumerate(zip(first, second, strict=True)):
@@ -143,8 +127,8 @@ def missing_ranks(
         if now is None:
             behind.append(MissingRank(other, "(no word of it in the launcher's store)", False))
             continue
-        at, is_quiet = f"{now['name']} of step {now['step']}", before is not None and before["signs"] == now["signs"]
-        if is_quiet:
+        at = f"{now['name']} of step {now['step']}"
+        if before is not None and before["signs"] == now["signs"]:
             behind.append(MissingRank(other, f"on {now['host']} (no sign of life, last in {at})", False))
         elif int(str(now["count"])) < here.count:
             behind.append(MissingRank(other, f"on {now['host']} (alive, in {at})", bool(now["is_unbounded"])))

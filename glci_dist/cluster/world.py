@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
@@ -58,21 +58,15 @@ class World:
 
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's ``value``, on every rank."""
-        if self.size == 1:
-            return value
-        box = [value]
-        with collective("a value from rank 0"):
-            dist.broadcast_object_list(box, src=0, group=self.cpu_group)
-        return box[0]
+        with self._collective("a value from rank 0"):
+            return self._broadcast(value, self.cpu_group)
 
     def on_main(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` on rank 0; return its value, or raise its ``Ending``, on every rank."""
-        answer: Any = None
-        if self.is_main:
-            try:
-                answer = function()
-            except Ending as ending:
-                answer = ending
+        try:
+            answer: Any = function() if self.is_main else None
+        except Ending as ending:
+            answer = ending
         answer = self.broadcast_object(answer)
         if isinstance(answer, Ending):
             raise answer
@@ -80,12 +74,8 @@ class World:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks on rank 0; an empty list on the others."""
-        if self.size == 1:
-            return [value]
-        boxes: list[Any] | None = [None] * self.size if self.is_main else None
-        with collective("values to rank 0"):
-            dist.gather_object(value, boxes, dst=0, group=self.cpu_group)
-        return boxes or []
+        with self._collective("values to rank 0"):
+            return self._gather(value, self.cpu_group)
 
     def all_gather_objects(self, value: Any) -> list[Any]:
         """Every rank's ``value`` in the order of ranks, on every rank."""
@@ -98,26 +88,32 @@ class World:
 
     def gather_objects_for_checkpoint(self, value: Any) -> list[Any]:
         """``gather_objects``, over the group of the thread that saves checkpoints."""
-        if self.size == 1:
-            return [value]
-        boxes: list[Any] | None = [None] * self.size if self.is_main else None
-        dist.gather_object(value, boxes, dst=0, group=self.checkpoint_group)
-        return boxes or []
+        return self._gather(value, self.checkpoint_group)
 
     def broadcast_object_for_checkpoint(self, value: Any) -> Any:
         """``broadcast_object``, over the group of the thread that saves checkpoints."""
-        if self.size == 1:
-            return value
+        return self._broadcast(value, self.checkpoint_group)
+
+    def _gather(self, value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+        boxes: list[Any] = [value] if self.size == 1 else [None] * self.size if self.is_main else []
+        if self.size > 1:
+            dist.gather_object(value, boxes or None, dst=0, group=group)
+        return boxes
+
+    def _broadcast(self, value: Any, group: dist.ProcessGroup | None) -> Any:
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.checkpoint_group)
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0, group=group)
         return box[0]
+
+    def _collective(self, name: str) -> AbstractContextManager[None]:
+        return collective(name) if self.size > 1 else nullcontext()
 
     def barrier(self) -> None:
         """Return when every rank has entered."""
-        if self.size == 1:
-            return
-        with collective("a barrier"):
-            dist.barrier(group=self.cpu_group)
+        if self.size > 1:
+            with collective("a barrier"):
+                dist.barrier(group=self.cpu_group)
 
     def raise_on_all_ranks(self, error: str | None) -> None:
         """If any rank has an ``error``, raise ``UserError`` on every rank with the first one.
@@ -132,14 +128,22 @@ class World:
             raise UserError(message if is_everywhere else f"rank {rank} on {host}: {message}")
 
 
-def choose_device(name: str) -> str:
-    """``cpu`` or ``cuda`` for ``engine.device``; raises ``UserError`` for a GPU that is not there."""
+def _choose_device(name: str, local_rank: int) -> torch.device:
+    """The device for ``engine.device``; raises ``UserError`` for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         # Only of this rank: another host may have a GPU.
         raise UserError("engine.device=cuda, but torch sees no GPU here: use engine.device=auto or cpu", one_rank=True)
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"LOCAL_RANK={local_rank} on a machine of {torch.cuda.device_count()} GPU(s): start one rank a GPU "
+            "(torchrun --nproc-per-node), or use engine.device=cpu",
+            one_rank=True,
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def has_bf16() -> bool:
@@ -158,15 +162,6 @@ def is_lost_peer(error: RuntimeError, size: int) -> bool:
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
 
 
-def _init_process_group(launched: launchers.LaunchedRank | None, backend: str, timeout: timedelta) -> None:
-    """Initialise the process group."""
-    if launched is None or launched.size == 1:
-        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
-    else:
-        _wait_for_address(launched, timeout.total_seconds() - _GRACE_S)
-        dist.init_process_group(backend, timeout=timeout)
-
-
 def _wait_for_address(launched: launchers.LaunchedRank, timeout_s: float) -> None:
     """Wait until rank 0's host name resolves: that of a host that is still starting may not.
 
@@ -178,6 +173,7 @@ def _wait_for_address(launched: launchers.LaunchedRank, timeout_s: float) -> Non
     while True:
         try:
             socket.getaddrinfo(name, None)
+            return
         except (OSError, UnicodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no host's name"
             if isinstance(error, UnicodeError) or time.monotonic() > until:
@@ -192,8 +188,6 @@ def _wait_for_address(launched: launchers.LaunchedRank, timeout_s: float) -> Non
                 )
             is_told = True
             time.sleep(_ASK_AGAIN_S)
-        else:
-            return
 
 
 def _init_error(error: RuntimeError, launched: launchers.LaunchedRank | None) -> Ending:
@@ -201,29 +195,30 @@ def _init_error(error: RuntimeError, launched: launchers.LaunchedRank | None) ->
     said = str(error).strip().partition("\n")[0]
     rank, size = (launched.rank, launched.size) if launched is not None else (0, 1)
     here = f"rank {rank} of {size} on {socket.gethostname()}"
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    kind: type[Ending] = UserError
     if is_short_of_files(error):
-        return UserError(f"{here} cannot open the sockets that ranks talk by (Too many open files)", one_rank=True)
-    if "Unable to find address" in said and "GLOO_SOCKET_IFNAME" in os.environ:
-        return UserError(
+        why = f"{here} cannot open the sockets that ranks talk by (Too many open files)"
+    elif "Unable to find address" in said and "GLOO_SOCKET_IFNAME" in os.environ:
+        why = (
             f"GLOO_SOCKET_IFNAME={os.environ['GLOO_SOCKET_IFNAME']}: {here} has no such network interface with an "
-            "address: name one of those that `ip address` shows, or unset it",
-            one_rank=True,
+            "address: name one of those that `ip address` shows, or unset it"
         )
-    if launched is None or size == 1:
-        return Fault(f"{here} cannot open the sockets that ranks talk by ({said}): mend its network", one_rank=True)
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    if "EADDRINUSE" in str(error):
-        return UserError(
+    elif launched is None or size == 1:
+        kind, why = Fault, f"{here} cannot open the sockets that ranks talk by ({said}): mend its network"
+    elif "EADDRINUSE" in str(error):
+        why = (
             f"{where}, where the ranks meet, is another program's already: choose another port (MASTER_PORT=...), "
-            "the same for all ranks",
-            one_rank=True,
+            "the same for all ranks"
         )
-    return Fault(
-        f"rank {rank} of {size} (by {launched.by}) did not meet the others at {where} "
-        f"(MASTER_ADDR, MASTER_PORT; rank 0's host): {said}: the message of one that failed first says why; else look "
-        "whether all were started, and reach that address",
-        one_rank=True,
-    )
+    else:
+        kind = Fault
+        why = (
+            f"rank {rank} of {size} (by {launched.by}) did not meet the others at {where} "
+            f"(MASTER_ADDR, MASTER_PORT; rank 0's host): {said}: the message of one that failed first says why; else "
+            "look whether all were started, and reach that address"
+        )
+    return kind(why, one_rank=True)
 
 
 def _local_ranks_and_cores(host: str, size: int, cpu_group: dist.ProcessGroup) -> tuple[int, int]:
@@ -242,17 +237,8 @@ def _local_ranks_and_cores(host: str, size: int, cpu_group: dist.ProcessGroup) -
 def joined(config: EngineConfig) -> Iterator[World]:
     """Join the launcher's process group while the block lasts; raises ``UserError`` or ``Fault`` where that fails."""
     launched = launchers.set_torch_variables()
-    kind = choose_device(config.device)
     local_rank = launched.local_rank if launched is not None else 0
-    device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"LOCAL_RANK={local_rank} on a machine of {torch.cuda.device_count()} GPU(s): start one rank a GPU "
-                "(torchrun --nproc-per-node), or use engine.device=cpu",
-                one_rank=True,
-            )
-        torch.cuda.set_device(device)
+    device = _choose_device(config.device, local_rank)
     # A dominating discriminator has gradients so small that their squares are denormal, which is a hundred times
     # slower on a CPU.
     torch.set_flush_denormal(True)
@@ -260,12 +246,16 @@ def joined(config: EngineConfig) -> Iterator[World]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    backend = "nccl" if kind == "cuda" else "gloo"
+    backend = "nccl" if device.type == "cuda" else "gloo"
     # The watchdog ends a rank that waits longer than engine.timeout_s, and reports for whom. The backend's own time-out
     # is longer: it cannot report that.
     timeout = timedelta(seconds=config.timeout_s + _GRACE_S)
     try:
-        _init_process_group(launched, backend, timeout)
+        if launched is None or launched.size == 1:
+            dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            _wait_for_address(launched, config.timeout_s)
+            dist.init_process_group(backend, timeout=timeout)
         rank, size, host = dist.get_rank(), dist.get_world_size(), socket.gethostname()
         cpu_group, checkpoint_group = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
         local_size, cores = _local_ranks_and_cores(host, size, cpu_group)

@@ -45,16 +45,10 @@ class Batch:
     """What became of loader workers that were lost in making it, so that others made it again."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As arrays: between processes each tensor would cost a file of shared memory and a socket's round
-        # trip.
-        tensors = (self.photos, self.boxes, self.strokes, self.fake_patches, self.real_patches, self.hole_pixels)
-        arrays = tuple(None if tensor is None else tensor.numpy() for tensor in tensors)
-        return _rebuild, (self.step, arrays, self.keys, self.replaced)
+        # As arrays: between processes each tensor would cost a file of shared memory and a socket's round trip.
+        return _rebuild, tuple(value.numpy() if isinstance(value, Tensor) else value for value in vars(self).values())
 
 
-def _rebuild(
-    step: int, arrays: tuple[np.ndarray | None, ...], keys: tuple[str, ...], replaced: tuple[Replacement, ...]
-) -> Batch:
-    tensors: Any = [None if array is None else torch.from_numpy(array) for array in arrays]
-    photos, boxes, strokes, fake_patches, real_patches, pixels = tensors
-    return Batch(step, photos, boxes, strokes, fake_patches, real_patches, pixels, keys, replaced)
+def _rebuild(*values: Any) -> Batch:
+    tensors: list[Any] = [torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values]
+    return Batch(*tensors)

@@ -23,6 +23,7 @@ from glci_dist.data.filetype import Kind, kind_of, unpack_tar
 from glci_dist.data.index import Index, Shard, load_index, save_index, table_name, write_whole
 from glci_dist.data.members import Member
 from glci_dist.data.names import counted, shown
+from glci_dist.data.pixels import DecodeError
 from glci_dist.data.plan import (
     REJECTS_NAME,
     UNPACKED_NAME,
@@ -38,7 +39,7 @@ from glci_dist.data.plan import (
 )
 from glci_dist.data.processes import in_processes
 from glci_dist.data.scan import file_sha256, scan_tar
-from glci_dist.data.shard_jpeg import BadPhoto, check_head, has_several_pictures, to_shard_jpeg
+from glci_dist.data.shard_jpeg import check_head, has_several_pictures, to_shard_jpeg
 from glci_dist.data.sources import Reader, Source, keys_of, open_source
 from glci_dist.data.splits import other_splits, split_messages
 from glci_dist.data.tars import add_photo
@@ -85,13 +86,14 @@ def build_shards(source: Path, folder: Path, options: BuildOptions, *, processes
     try:
         kind = None if source.is_dir() else kind_of(source)
         check_folder(folder)
-        packed = kind if kind not in (None, "zip", "tar") else None
         # A plain source is listed before anything is written, so that a failure leaves nothing behind.
-        photos = None if packed else open_source(source, include=options.include)
-        with _locked(folder) as journal:
+        photos = open_source(source, include=options.include) if kind in (None, "zip", "tar") else None
+        with _locked(folder) as journal, contextlib.ExitStack() as at_end:
             if photos is None:
-                assert packed is not None
-                return _build_packed(source, packed, folder, options, journal, processes)
+                assert kind is not None
+                unpacked = folder / UNPACKED_NAME
+                at_end.callback(unpacked.unlink, missing_ok=True)
+                photos = _unpacked(source, kind, unpacked, options)
             return _build(source, photos, folder, options, journal, processes)
     except OSError as fault:
         raise UserError(
@@ -116,20 +118,13 @@ def _locked(folder: Path) -> Iterator[BuildJournal]:
                         path.rmdir()
 
 
-def _build_packed(
-    source: Path, kind: Kind, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int
-) -> BuildResult:
+def _unpacked(source: Path, kind: Kind, tar: Path, options: BuildOptions) -> Source:
     # Shuffled reading needs offsets, which a compressed tar does not have.
-    unpacked = folder / UNPACKED_NAME
+    unpack_tar(source, kind, tar)
     try:
-        unpack_tar(source, kind, unpacked)
-        try:
-            photos = open_source(unpacked, include=options.include)
-        except UserError as fault:  # name the file that the user gave
-            raise UserError(str(fault).replace(str(unpacked), str(source))) from fault
-        return _build(source, photos, folder, options, journal, processes)
-    finally:
-        unpacked.unlink(missing_ok=True)
+        return open_source(tar, include=options.include)
+    except UserError as fault:  # name the file that the user gave
+        raise UserError(str(fault).replace(str(tar), str(source))) from fault
 
 
 def _build(
@@ -141,21 +136,16 @@ def _build(
     several = [] if already else _complete(photos, folder, options, journal, processes)
     index = load_index(str(folder))
     check_shards(index)
+    have = "has" if len(several) == 1 else "have"
+    told = f"{counted(len(several), 'photo')} {have} several pictures (an animation, pages), the first taken: "
     messages = (
-        *_several_message(several),
+        *([told + shown(several)] if several else []),
         *photos.left_out.lines(options.include, len(photos.photos)),
         *split_messages(photos, folder, options.include, other_splits(folder, plan.source)),
     )
-    return BuildResult(index, len(photos.photos), _count_lines(folder / REJECTS_NAME), messages, already)
-
-
-def _several_message(names: list[str]) -> list[str]:
-    if not names:
-        return []
-    have = "has" if len(names) == 1 else "have"
-    return [
-        f"{counted(len(names), 'photo')} {have} several pictures (an animation, pages), the first taken: {shown(names)}"
-    ]
+    rejects = folder / REJECTS_NAME
+    rejected = rejects.read_bytes().count(b"\n") if rejects.exists() else 0
+    return BuildResult(index, len(photos.photos), rejected, messages, already)
 
 
 def _complete(photos: Source, folder: Path, options: BuildOptions, journal: BuildJournal, processes: int) -> list[str]:
@@ -217,8 +207,8 @@ def _make_shard(task: _Task) -> FinishedShard:
         rejects, several = _write_tar(aside, task)
         if len(rejects) == len(task.photos):
             return FinishedShard(task.name, None, rejects)
-        scan = scan_tar(aside, name=task.name)
-        write_whole(task.folder / table_name(task.name), scan.table)
+        shard, table, _ = scan_tar(aside, name=task.name)
+        write_whole(task.folder / table_name(task.name), table)
         os.replace(aside, task.folder / task.name)
     except OSError as fault:
         raise UserError(
@@ -227,7 +217,7 @@ def _make_shard(task: _Task) -> FinishedShard:
         ) from fault
     finally:
         aside.unlink(missing_ok=True)
-    return FinishedShard(task.name, scan.shard, rejects, several)
+    return FinishedShard(task.name, shard, rejects, several)
 
 
 def _write_tar(path: Path, task: _Task) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
@@ -243,7 +233,7 @@ def _write_tar(path: Path, task: _Task) -> tuple[tuple[tuple[str, str], ...], tu
                     jpeg = to_shard_jpeg(photo, size=task.options.size, quality=task.options.quality)
                     if has_several_pictures(photo):
                         several.append(member.name)
-                except BadPhoto as fault:
+                except DecodeError as fault:
                     rejects.append((member.name, str(fault)))
                     continue
                 except MemoryError as fault:
@@ -259,7 +249,7 @@ def _read(reader: Reader, member: Member) -> bytes:
         return reader.read(member, check_head)
     except ZIP_FAULTS as fault:
         reason = getattr(fault, "strerror", None) or fault
-        raise BadPhoto(f"it cannot be read: {reason}") from fault
+        raise DecodeError(f"it cannot be read: {reason}") from fault
 
 
 @functools.lru_cache(maxsize=1)
@@ -278,10 +268,3 @@ def _stands(folder: Path, shard: Shard) -> bool:
     """Whether a finished shard and its sample table are unchanged."""
     files = ((shard.name, shard.sha256), (table_name(shard.name), shard.table_sha256))
     return all((folder / name).exists() and file_sha256(folder / name) == sha for name, sha in files)
-
-
-def _count_lines(path: Path) -> int:
-    if not path.exists():
-        return 0
-    with open(path, "rb") as file:
-        return sum(1 for _ in file)

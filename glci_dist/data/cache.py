@@ -27,12 +27,10 @@ from pathlib import Path
 
 from glci_dist.config import CacheConfig
 from glci_dist.data.location import check_location
-from glci_dist.data.remote import Stream, read_remote, retrying
+from glci_dist.data.remote import Stream, retrying
 from glci_dist.data.unexpected_content import HEAD, describe
 from glci_dist.errors import UserError
 from glci_dist.urls import same_url, without_secrets
-
-__all__ = ["ShardCache", "read_remote"]
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +70,13 @@ class ShardCache:
             self._download(entry, url, bytes, sha256)
             file = self._open_entry(entry, bytes, sha256)
             if file is not None:
-                break
-        else:
-            raise UserError(
-                f"{without_secrets(url)} was fetched {_DOWNLOADS} times, but the shard cache {self.folder} does not "
-                "keep it: its disk may be damaged, or others write there; set data.cache.dir to another folder"
-            )
-        # Each download makes room only for itself, and others may have ended meanwhile.
-        self._make_room(0)
-        return file
+                # Each download makes room only for itself, and others may have ended meanwhile.
+                self._make_room(0)
+                return file
+        raise UserError(
+            f"{without_secrets(url)} was fetched {_DOWNLOADS} times, but the shard cache {self.folder} does not "
+            "keep it: its disk may be damaged, or others write there; set data.cache.dir to another folder"
+        )
 
     def check(self, files: Sequence[tuple[str, str]]) -> None:
         """Raise UserError unless all of ``files`` (url and checksum) can be fetched.
@@ -106,14 +102,14 @@ class ShardCache:
             mismatch = _mismatch(file, bytes, sha256)
             if mismatch is None:
                 return True
-            # Another process may have replaced it.
-            if _is_at(file, entry):
-                self._drop(entry, mismatch)
+            self._drop(file, entry, mismatch)
         return False
 
-    def _drop(self, entry: Path, mismatch: str) -> None:
-        log.warning("%s was damaged in the cache (%s): it is fetched anew", entry, mismatch)
-        entry.unlink(missing_ok=True)
+    def _drop(self, file: FileIO, entry: Path, mismatch: str) -> None:
+        # Only the file that was read: another process may have replaced it.
+        if _is_at(file, entry):
+            log.warning("%s was damaged in the cache (%s): it is fetched anew", entry, mismatch)
+            entry.unlink(missing_ok=True)
 
     def _open_entry(self, entry: Path, size: int | None, sha256: str) -> FileIO | None:
         """The entry, opened under a shared lock and verified; None if there is none or it is damaged."""
@@ -128,9 +124,8 @@ class ShardCache:
             known = size is not None and self._is_known(file, entry)
             mismatch = None if removed else _mismatch(file, size, None if known else sha256)
             if removed or mismatch:
-                # Only the file that was read: another process may have replaced it.
-                if mismatch and _is_at(file, entry):
-                    self._drop(entry, mismatch)
+                if mismatch:
+                    self._drop(file, entry, mismatch)
                 file.close()
                 return None
             file.seek(0)
@@ -141,9 +136,8 @@ class ShardCache:
     def _is_known(self, file: FileIO, entry: Path) -> bool:
         """Whether the entry was verified since it was last written, by any process (stamp) or by this one."""
         # Another user's entry, or one on a read-only mount, cannot be stamped.
-        return os.fstat(file.fileno()).st_mtime_ns == _stamp_of(entry) or self._verified.get(entry.name) == _identity(
-            file
-        )
+        found = _identity(file)
+        return found[2] == _stamp_of(entry) or self._verified.get(entry.name) == found
 
     def _download(self, entry: Path, url: str, size: int | None, sha256: str) -> None:
         """Return when the entry exists, downloaded by this process or by another."""
@@ -316,13 +310,11 @@ def _mismatch(file: FileIO, size: int | None, sha256: str | None) -> str | None:
 
 def _remove(path: Path) -> bool:
     """Remove ``path`` unless a process uses it or it is another user's; returns whether it is gone."""
+    # Open for writing, as an exclusive lock asks for on NFS.
     try:
-        # Open for writing, as an exclusive lock asks for on NFS.
-        with FileIO(path, "r+") as file:
+        with suppress(FileNotFoundError), FileIO(path, "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
-    except FileNotFoundError:
-        return True
     except (BlockingIOError, PermissionError):
         return False
     return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from glci_dist.data.index import load_index
+from glci_dist.data.index import Index, load_index
 from glci_dist.data.location import check_location, is_remote, local_path
-from glci_dist.data.names import READ_IN_WORDS
+from glci_dist.data.names import READ_IN_WORDS, counted
 from glci_dist.data.plan import BuildOptions
 from glci_dist.data.processes import available_processes
 from glci_dist.errors import UserError
@@ -76,18 +77,15 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--include", default=defaults.include, metavar="GLOB", help="only photos whose names match; '*' matches '/' too"
     )
     build.add_argument("--size", type=int, metavar="PX", help="scale photos with longer short edges down to PX")
-    build.add_argument(
-        "--quality",
-        type=int,
-        default=defaults.quality,
-        metavar="Q",
-        help="JPEG quality of re-encoded photos (%(default)s)",
-    )
+    quality = "JPEG quality of re-encoded photos (%(default)s)"
+    build.add_argument("--quality", type=int, default=defaults.quality, metavar="Q", help=quality)
     build.add_argument(
         "--samples", type=int, default=defaults.samples, metavar="N", help="photos per shard (%(default)s)"
     )
     build.add_argument("--seed", type=int, default=defaults.seed, metavar="S", help="seed of the shuffle (%(default)s)")
-    build.add_argument("--no-shuffle", action="store_true", help="keep the photos in the order of their names")
+    build.add_argument(
+        "--no-shuffle", dest="shuffle", action="store_false", help="keep the photos in the order of their names"
+    )
     _add_processes(build)
     build.set_defaults(run=_build)
 
@@ -143,28 +141,17 @@ def _build(args: argparse.Namespace) -> int:
     from glci_dist.data.build import build_shards
     from glci_dist.data.plan import REJECTS_NAME
 
-    options = BuildOptions(
-        include=args.include,
-        size=args.size,
-        quality=args.quality,
-        samples=args.samples,
-        seed=args.seed,
-        shuffle=not args.no_shuffle,
-    )
+    options = BuildOptions(**{option.name: getattr(args, option.name) for option in dataclasses.fields(BuildOptions)})
     folder = _local(args.dest)
     built = build_shards(_local(args.source), folder, options, processes=_processes(args))
-    size = sum(shard.bytes for shard in built.index.shards)
     state = "already complete, nothing to do: " if built.already else ""
-    print(
-        f"{state}{_count(built.index.total, 'photo')} in {_count(len(built.index.shards), 'shard')}, "
-        f"{size / 1e6:,.1f} MB: {folder}"
-    )
-    print(f"found {_count(built.photos, 'photo')}: {built.index.total:,} built, {built.rejected:,} rejected")
+    print(f"{state}{_amount(built.index)}: {folder}")
+    print(f"found {counted(built.photos, 'photo')}: {built.index.total:,} built, {built.rejected:,} rejected")
     for line in built.messages:
         print(line)
     if built.rejected:
         rejects = folder / REJECTS_NAME
-        print(f"{_count(built.rejected, 'photo')} could not be decoded or read and left out, by name: {rejects}")
+        print(f"{counted(built.rejected, 'photo')} could not be decoded or read and left out, by name: {rejects}")
     return 0
 
 
@@ -174,12 +161,13 @@ def _index(args: argparse.Namespace) -> int:
     folder = _local(args.folder)
     indexed = index_folder(folder, processes=_processes(args), image=args.image)
     index = indexed.index
-    print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}: {index.root}/index.json")
-    print(f"found {_count(indexed.images, 'image')}: {index.total:,} indexed, {indexed.rejects:,} left out")
+    print(f"{counted(index.total, 'photo')} in {counted(len(index.shards), 'shard')}: {index.root}/index.json")
+    found = counted(index.total + indexed.rejects, "image")
+    print(f"found {found}: {index.total:,} indexed, {indexed.rejects:,} left out")
     for line in indexed.messages:
         print(line)
     if indexed.rejects:
-        print(f"{_count(indexed.rejects, 'image')} left out, by name: {folder / INDEX_REJECTS_NAME}")
+        print(f"{counted(indexed.rejects, 'image')} left out, by name: {folder / INDEX_REJECTS_NAME}")
     return 0
 
 
@@ -190,29 +178,24 @@ def _verify(args: argparse.Namespace) -> int:
     faults = verify_shards(index, quick=args.quick, threads=_processes(args))
     for fault in faults:
         print(f"{fault.name} {fault.reason}")
-    files, extra, photos = ([fault for fault in faults if fault.kind == kind] for kind in ("file", "extra", "photo"))
+    ways_out = {
+        "file": "not as its index says, the first {}; copy or build the shards again",
+        "extra": "extra, the first {}, which training does not read: do as each one's line says",
+        "photo": "cannot be decoded, the first {}; training puts others in their place, evaluation refuses them: make "
+        "the shards anew without them",
+    }
     problems = []
-    if files:
-        problems.append(
-            f"{_count(len(files), 'file')} of {index.root} not as its index says, the first {files[0].name}; "
-            "copy or build the shards again"
-        )
-    if extra:
-        problems.append(
-            f"{_count(len(extra), 'file')} of {index.root} extra, the first {extra[0].name}, which training does not "
-            "read: do as each one's line says"
-        )
-    if photos:
-        problems.append(
-            f"{_count(len(photos), 'photo')} of {index.root} cannot be decoded, the first {photos[0].name}; "
-            "training puts others in their place, evaluation refuses them: make the shards anew without them"
-        )
+    for kind, words in ways_out.items():
+        names = [fault.name for fault in faults if fault.kind == kind]
+        if names:
+            many = counted(len(names), "photo" if kind == "photo" else "file")
+            problems.append(f"{many} of {index.root} {words.format(names[0])}")
     if problems:
         raise UserError("; ".join(problems))
     checked = "sizes and sample tables as the index says"
     if not args.quick:
         checked = "checksums as the index says, every photo can be decoded"
-    print(f"{_count(len(index.shards), 'shard')}, {_count(index.total, 'photo')}: {checked}")
+    print(f"{counted(len(index.shards), 'shard')}, {counted(index.total, 'photo')}: {checked}")
     return 0
 
 
@@ -224,10 +207,9 @@ def _show(args: argparse.Namespace) -> int:
     check_sheet(out, photos=args.photos)
     index = load_index(args.folder)
     sheet = draw_sheet(index, out, photos=args.photos, seed=args.seed)
-    size = sum(shard.bytes for shard in index.shards)
-    print(f"{_count(index.total, 'photo')} in {_count(len(index.shards), 'shard')}, {size / 1e6:,.1f} MB")
+    print(_amount(index))
     print(
-        f"{_count(sheet.photos, 'photo')} drawn: edges {sheet.shortest} to {sheet.longest} px, "
+        f"{counted(sheet.photos, 'photo')} drawn: edges {sheet.shortest} to {sheet.longest} px, "
         f"{sheet.mean_bytes:,} bytes on average" + (f", {len(sheet.refused)} not decodable" if sheet.refused else "")
     )
     for name, reason in sheet.refused:
@@ -259,12 +241,13 @@ def _processes(args: argparse.Namespace) -> int:
     return processes
 
 
+def _amount(index: Index) -> str:
+    size = sum(shard.bytes for shard in index.shards)
+    return f"{counted(index.total, 'photo')} in {counted(len(index.shards), 'shard')}, {size / 1e6:,.1f} MB"
+
+
 def _local(location: str) -> Path:
     check_location(location)
     if is_remote(location):
         raise UserError(f"{without_secrets(location)} is remote; give a local path here, and copy from or to there")
     return Path(local_path(location)).expanduser()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -37,10 +37,11 @@ def decode(
     Raises ``DecodeError`` if the bytes are not a photo or a damaged one, and, before decoding, if its size would fill
     the memory; ``MemoryError`` if memory is short, however the decoder reports it.
     """
-    if encoded[:2] != SOI:
-        return _scaled_other(encoded, short_edge)
     photo = _read_jpeg(encoded, lambda jpeg: _decode_jpeg(jpeg, short_edge, target, scratch))
-    return _scaled_other(encoded, short_edge, jpeg=True) if photo is None else photo
+    if photo is not None:
+        return photo
+    photo = _other(encoded)
+    return _scale(photo, photo.shape[0], photo.shape[1], short_edge)
 
 
 def decode_for_shard(encoded: bytes, *, least: int | None) -> tuple[Pixels, bytes | None]:
@@ -49,14 +50,13 @@ def decode_for_shard(encoded: bytes, *, least: int | None) -> tuple[Pixels, byte
     Also the JPEG in RGB or grey that decodes to exactly these pixels, if there is one: the photo itself, or repaired.
     Raises as ``decode``.
     """
-    if encoded[:2] != SOI:
-        return _other(encoded), None
-    photo = _read_jpeg(encoded, lambda jpeg: _decode_jpeg_for_shard(jpeg, least))
-    return (_other(encoded, jpeg=True), None) if photo is None else photo
+    return _read_jpeg(encoded, lambda jpeg: _decode_jpeg_for_shard(jpeg, least)) or (_other(encoded), None)
 
 
 def _read_jpeg(encoded: bytes, read: Callable[[bytes], _Read]) -> _Read | None:
     """``read`` of a JPEG, or of its repaired version; None if Pillow may support its format instead."""
+    if encoded[:2] != SOI:
+        return None
     try:
         return read(encoded)
     except DecodeError:
@@ -100,15 +100,10 @@ def _decode_jpeg_for_shard(encoded: bytes, least: int | None) -> tuple[Pixels, b
     return upright(photo, orientation), encoded if same else None
 
 
-def _scaled_other(encoded: bytes, short_edge: int | None, *, jpeg: bool = False) -> Pixels:
-    photo = _other(encoded, jpeg=jpeg)
-    return _scale(photo, photo.shape[0], photo.shape[1], short_edge)
-
-
-def _other(encoded: bytes, *, jpeg: bool = False) -> Pixels:
+def _other(encoded: bytes) -> Pixels:
     from glci_dist.data.other_formats import decode_other
 
-    return decode_other(encoded, orientation=orientation_of(encoded) if jpeg else None)
+    return decode_other(encoded, orientation=orientation_of(encoded) if encoded[:2] == SOI else None)
 
 
 def _scale(photo: Pixels, height: int, width: int, short_edge: int | None) -> Pixels:

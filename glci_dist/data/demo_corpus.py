@@ -25,13 +25,11 @@ def build_demo_corpus(folder: Path, *, train: int, val: int, size: int, processe
     Raises ``UserError`` for invalid numbers and for a folder that holds other files, which it then leaves unchanged.
     """
     parts = (("train", train, _SEED), ("val", val, _SEED + 1))
-    wanted = [part for part, photos, _ in parts if not _is_finished(folder, part, photos)]
-    for part in wanted:
+    wanted = [(part, photos, seed) for part, photos, seed in parts if not _is_finished(folder, part, photos)]
+    for part, _, _ in wanted:
         _check_rendered(folder / f"{part}-photos")
-    for part, photos, seed in parts:
+    for part, photos, seed in wanted:
         rendered = folder / f"{part}-photos"
-        if part not in wanted:
-            continue
         if rendered.exists():
             # An interrupted build: this command made the photos and shards, and they are made quickly.
             shutil.rmtree(rendered)

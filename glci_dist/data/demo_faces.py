@@ -7,7 +7,6 @@ the skin's colour, hair and glasses are laid over it, and a camera's blur, vigne
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from pathlib import Path
 
 import cv2
@@ -18,17 +17,12 @@ from tqdm import tqdm
 from glci_dist.data import draws
 from glci_dist.data.demo.canvas import Plane, make_grid, paint, strengths
 from glci_dist.data.demo.draw import draw_traits
-from glci_dist.data.demo.features import (
-    paint_brows,
-    paint_catchlights,
-    paint_eyes,
-    paint_mouth,
-    paint_nostrils,
-)
+from glci_dist.data.demo.features import paint_brows, paint_catchlights, paint_eyes, paint_mouth, paint_nostrils
 from glci_dist.data.demo.hair import Locks, grow_hair, hair_shadow, paint_beard
 from glci_dist.data.demo.head import Head, carve, shade, shape_head, skin_colour
 from glci_dist.data.demo.surroundings import background, paint_body, paint_ears, paint_glasses
 from glci_dist.data.demo.traits import Scene, Traits
+from glci_dist.data.processes import in_processes
 from glci_dist.errors import UserError
 
 _OVERSAMPLING = 2
@@ -41,7 +35,7 @@ def render_face(seed: int, number: int, size: int = 96) -> np.ndarray:
     traits = draw_traits(generator)
     side = _OVERSAMPLING * size
     image = background(traits.scene, side, generator)
-    head = shape_head(make_grid(side, traits.pose), traits.shape, traits.pose)
+    head = shape_head(make_grid(side, traits.pose), traits.shape)
     locks = grow_hair(head, traits.hair, traits.light, generator)
     if locks is not None:
         paint(image, locks.behind, 0.6 * locks.colour)
@@ -72,20 +66,9 @@ def write_corpus(folder: Path, *, photos: int, seed: int, size: int = 96, proces
             f"demo faces: {folder} holds {strangers[0]}, which is not one of these {photos} faces; give an empty folder"
         )
     write = functools.partial(_write_face, folder, seed, size)
-    progress = functools.partial(tqdm, total=photos, desc="demo faces", unit="face")
-    if processes == 1:
-        for _ in progress(map(write, range(photos))):
-            pass
-        return
-    # A spawned process inherits no lock that a thread of this one (torch's, OpenCV's) may hold.
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=_one_thread) as pool:
-        for _ in progress(pool.imap_unordered(write, range(photos), chunksize=16)):
-            pass
-
-
-def _one_thread() -> None:
-    """One thread per process: the processes share the cores, and the images are small."""
-    cv2.setNumThreads(1)
+    written = in_processes(write, range(photos), processes=processes)
+    for _ in tqdm(written, total=photos, desc="demo faces", unit="face"):
+        pass
 
 
 def _write_face(folder: Path, seed: int, size: int, number: int) -> None:
@@ -101,8 +84,8 @@ def _lit_face(head: Head, traits: Traits, locks: Locks | None, generator: np.ran
     paint_beard(albedo, head, traits.beard, generator)
     paint_eyes(albedo, head, traits.eyes, traits.skin)
     paint_brows(albedo, head, traits.eyes, traits.brows, generator)
-    shading = shade(carve(head, traits.skin, traits.mouth), head, traits.light)
-    face = albedo * shading.light + (traits.skin.gloss * shading.mirror) * strengths(traits.light.key)
+    light, mirror = shade(carve(head, traits.skin, traits.mouth), head, traits.light)
+    face = albedo * light + (traits.skin.gloss * mirror) * strengths(traits.light.key)
     if locks is not None:
         face *= hair_shadow(locks)
     return face

@@ -31,11 +31,7 @@ _OTHERS = {
     b"LZIP": "compressed with lzip",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!": "a rar archive",
-    b"\xff\xd8\xff": "a photo itself",
-    b"\x89PNG": "a photo itself",
-    b"RIFF": "a photo itself",
-    b"II*\0": "a photo itself",
-    b"MM\0*": "a photo itself",
+    **dict.fromkeys((b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*"), "a photo itself"),
 }
 _DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 

@@ -14,12 +14,7 @@ from glci_dist.errors import UserError
 _Linked = list[tuple[str, str, os.stat_result]]
 """Name below the source, path and status of linked folders."""
 _Identity = tuple[bool, int, int]
-_WHAT = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+_WHAT = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def list_folder(path: Path) -> Iterator[Member | SkippedEntry]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glci_dist.data.folders import read_file
 from glci_dist.data.index import INDEX_NAME, table_dtype
 from glci_dist.errors import UserError
 
@@ -66,16 +67,11 @@ def refuse_foreign_report(what: str, mark: bytes, first: Path, *others: Path) ->
     """
     there = next((path for path in (first, *others) if os.path.lexists(path)), None)
     try:
-        ours = first.is_file() and mark in _head(first)
+        ours = mark in read_file(first, 1024)
     except OSError:
         ours = False
     if there is not None and not ours:
         raise UserError(f"{there} is there and is no {what} of glci; give another --out, or move it away")
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(1024)
 
 
 def _foreign(path: Path) -> UserError:

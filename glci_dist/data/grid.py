@@ -29,11 +29,7 @@ def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], scale: int
     gap = max(2, width // 32)
     font = _font_for(titles, width)
     top = int(font.getbbox("Ag")[3]) + 3 * gap
-    sheet = Image.new(
-        "RGB",
-        (gap + len(titles) * (width + gap), top + len(rows) * (height + gap)),
-        BACKGROUND,
-    )
+    sheet = Image.new("RGB", (gap + len(titles) * (width + gap), top + len(rows) * (height + gap)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         centre = gap + column * (width + gap) + width / 2

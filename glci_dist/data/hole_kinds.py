@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Shapes:
     """int32 (n, M, 4): left, top, width, height; width 0: unused."""
     strokes: NDArray[np.float32]
     """float32 (n, K, 5): x0, y0, x1, y1, radius of each capsule; radius 0: unused."""
-    pixels: NDArray[np.uint8] | None = field(default=None)
+    pixels: NDArray[np.uint8] | None = None
     """uint8 (n, size, size), 1 in the hole; None where boxes and strokes say all."""
 
     @classmethod

@@ -19,16 +19,10 @@ from glci_dist.data.hole_kinds import KINDS, HoleKind, Shapes
 from glci_dist.errors import UserError, in_a_line
 
 
-@dataclass(frozen=True)
-class Holes:
-    """The holes and patches of n slots, in px; see ``Batch`` for what each number is."""
+@dataclass(frozen=True, kw_only=True)
+class Holes(Shapes):
+    """The holes of n slots with their patches, in px; see ``Batch`` for what each number is."""
 
-    boxes: NDArray[np.int32]
-    """(n, M, 4)."""
-    strokes: NDArray[np.float32]
-    """(n, K, 5)."""
-    pixels: NDArray[np.uint8] | None
-    """(n, size, size), 1 in the hole; None for kinds that need none."""
     fake_patches: NDArray[np.int32]
     """(n, 2)."""
     real_patches: NDArray[np.int32]
@@ -57,12 +51,13 @@ class HoleDrawer:
         bounds = _bounds(shapes)
         if self._config.custom:
             _check_bounds(bounds, patch, self._size)
+        centred = (bounds[:, :2] + bounds[:, 2:] - patch) // 2
         real = draws(seed=seed, purpose="real patches", step=step, slots=slots, words=2)
         return Holes(
-            boxes=shapes.boxes,
-            strokes=shapes.strokes,
-            pixels=shapes.pixels,
-            fake_patches=_patches_around(bounds, patch, self._size),
+            shapes.boxes,
+            shapes.strokes,
+            shapes.pixels,
+            fake_patches=np.clip(centred, 0, self._size - patch).astype(np.int32),
             real_patches=integers(real, 0, self._size - patch).astype(np.int32),
         )
 
@@ -176,8 +171,7 @@ def _bounds(shapes: Shapes) -> NDArray[np.int64]:
     boxes, strokes = shapes.boxes, shapes.strokes
     corners, sides, radius = boxes[:, :, :2], boxes[:, :, 2:], strokes[:, :, 4:]
     starts, ends = strokes[:, :, :2], strokes[:, :, 2:4]
-    # A pixel belongs to a stroke by its middle; the margin is for the rounding of fp32, here and on the
-    # device.
+    # A pixel belongs to a stroke by its middle; the margin is for the rounding of fp32, here and on the device.
     reach = radius - 0.5 + 1e-3
     low: list[Any] = [corners, np.ceil(np.minimum(starts, ends) - reach - 1)]
     high: list[Any] = [corners + sides, np.floor(np.maximum(starts, ends) + reach) + 1]
@@ -200,8 +194,3 @@ def _bounds_of_pixels(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDA
     first = np.stack([columns.argmax(1), rows.argmax(1)], 1)
     last = np.stack([size - columns[:, ::-1].argmax(1), size - rows[:, ::-1].argmax(1)], 1)
     return first.reshape(-1, 1, 2), last.reshape(-1, 1, 2), pixels.any((1, 2)).astype(np.int64).reshape(-1, 1, 1)
-
-
-def _patches_around(bounds: NDArray[np.int64], patch: int, size: int) -> NDArray[np.int32]:
-    centred = (bounds[:, :2] + bounds[:, 2:] - patch) // 2
-    return np.clip(centred, 0, size - patch).astype(np.int32)

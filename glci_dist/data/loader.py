@@ -6,7 +6,7 @@ process imports this module, and the server that the workers are forked from imp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from glci_dist.data.holes import HoleDrawer
 from glci_dist.data.index import Index
 from glci_dist.data.order import Order
 from glci_dist.data.store import ShardStore
-from glci_dist.data.worker_stream import WorkerStream, batch_fault
+from glci_dist.data.worker_stream import batch_fault, worker_batches
 from glci_dist.errors import UserError
 
 NEIGHBOURS = 16
@@ -48,9 +48,8 @@ def make_loader(
 ) -> Loader:
     """The batches of ``rank`` for each of ``steps``, in that order, from ``data.workers`` processes.
 
-    Raises ``UserError`` when the ranks or lanes do not divide ``global_batch`` or the corpus is too small for
-    it, and while iterating when a shard is missing, does not match its index, or holds no photo that can be
-    decoded.
+    Raises ``UserError`` when the ranks or lanes do not divide ``global_batch`` or the corpus is too small for it, and
+    while iterating when a shard is missing, does not match its index, or holds no photo that can be decoded.
     """
     if global_batch % world_size:
         raise UserError(f"global_batch={global_batch} cannot be shared by {world_size} ranks: make it a multiple")
@@ -69,8 +68,7 @@ class _Crop(NamedTuple):
 
 
 class StepDataset(Dataset[Batch]):
-    """``dataset[step]`` is the ``Batch`` of some slots of the global batch, for any step at any time.
-    Picklable.
+    """``dataset[step]`` is the ``Batch`` of some slots of the global batch, for any step at any time. Picklable.
 
     ``lanes`` stands in for ``data.order.lanes`` where another number is wanted.
     """
@@ -121,21 +119,22 @@ class StepDataset(Dataset[Batch]):
         pixels = photos.numpy()
         keys: list[str] = []
         replaced: list[Replacement] = []
+        shards = self._index.shards
         samples, crops = self._order.samples(step, self.slots), self._crops(step)
         for start in range(0, len(samples), _READ_TOGETHER):
             # Several in a row: one read between two photos that are decoded takes eight times as long,
             # because the decoder has pushed all that it needs out of the processor's caches (measured).
             read = [self._store.sample(*sample) for sample in samples[start : start + _READ_TOGETHER]]
             for place, (key, encoded) in enumerate(read, start):
+                put = partial(self._place, crop=crops[place], target=pixels[place])
                 try:
-                    put = partial(self._place, crop=crops[place], target=pixels[place])
                     self._store.decoded(*samples[place], put, encoded=encoded)
                 except DecodeError as error:
-                    key, failures = self._replace(samples[place], key, error, crops[place], pixels[place])
-                    replaced += [replace(failure, slot=self.slots[place]) for failure in failures]
+                    failure = Replacement(shards[samples[place][0]].name, key, str(error), self.slots[place])
+                    key, failures = self._replace(samples[place], failure, put)
+                    replaced += failures
                 keys.append(key)
         holes = self._holes.draw(seed=self._seed, step=step, slots=self.slots)
-        shards = self._index.shards
         return Batch(
             step=step,
             photos=photos,
@@ -167,18 +166,18 @@ class StepDataset(Dataset[Batch]):
         target[:] = photo[top : top + height, left : left + width]
 
     def _replace(
-        self, sample: tuple[int, int], key: str, error: DecodeError, crop: _Crop, target: Pixels
+        self, sample: tuple[int, int], failure: Replacement, put: Callable[[bytes], None]
     ) -> tuple[str, list[Replacement]]:
-        """Put the next sample that can be decoded into ``target``; its key, and those that cannot be."""
+        """``put`` the next sample that can be decoded in its place; its key, and those that cannot be."""
         shard, number = self._index.shards[sample[0]], sample[1]
-        failures = [Replacement(shard.name, key, str(error), slot=-1)]
+        failures = [failure]
         while len(failures) < min(1 + NEIGHBOURS, shard.samples):
             key, encoded = self._store.sample(sample[0], (number + len(failures)) % shard.samples)
             try:
-                self._place(encoded, crop, target)
+                put(encoded)
                 return key, failures
             except DecodeError as another:
-                failures.append(Replacement(shard.name, key, str(another), slot=-1))
+                failures.append(replace(failure, key=key, reason=str(another)))
         raise UserError(
             f"{shard.name}: none of the {len(failures)} samples from number {number} on can be decoded "
             f"({failures[-1].reason}): run `glci shards verify`, or build the shard again"
@@ -195,11 +194,9 @@ class Loader:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._data.workers == 0:
-            return self._by_itself()
-        return iter(WorkerStream(self._dataset, self._data, self._steps, preload=__name__))
-
-    def _by_itself(self) -> Iterator[Batch]:
+        if self._data.workers:
+            yield from worker_batches(self._dataset, self._data, self._steps, preload=__name__)
+            return
         for step in self._steps:
             try:
                 batch = self._dataset[step]

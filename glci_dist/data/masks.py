@@ -25,8 +25,7 @@ def render_masks(boxes: Tensor, strokes: Tensor, size: int) -> Tensor:
 
 
 def crop_patches(images: Tensor, corners: Tensor, patch: int) -> Tensor:
-    """The square patches (B, C, patch, patch) of ``images`` (B, C, H, W) whose left, top are ``corners`` (B,
-    2).
+    """The square patches (B, C, patch, patch) of ``images`` (B, C, H, W) whose left, top are ``corners`` (B, 2).
 
     Differentiable, and in the memory format of ``images``. Every patch lies inside its image.
     """
@@ -88,12 +87,7 @@ class _SpreadPatches(torch.autograd.Function):
         rows = torch.arange(size[0], device=patches.device) - corners[:, 1, None]
         columns = torch.arange(size[1], device=patches.device) - corners[:, 0, None]
         inside = _within(rows, patch)[:, None, :, None] & _within(columns, patch)[:, None, None, :]
-        spread = _gather(
-            patches,
-            rows.clamp(0, patch - 1),
-            columns.clamp(0, patch - 1),
-            channels_last=channels_last,
-        )
+        spread = _gather(patches, rows.clamp(0, patch - 1), columns.clamp(0, patch - 1), channels_last=channels_last)
         return spread * inside
 
     @staticmethod

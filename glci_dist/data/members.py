@@ -80,11 +80,9 @@ def replaced_marked(members: Iterable[Member]) -> list[Member]:
     """The members of an archive; files that a later one of the same name replaces get a fault."""
     listed = list(members)
     last = {member.name: number for number, member in enumerate(listed)}
+    fault = "a later file of the archive has the same name and replaces it"
     return [
-        member
-        if last[member.name] == number
-        else replace(member, fault="a later file of the archive has the same name and replaces it")
-        for number, member in enumerate(listed)
+        member if last[member.name] == number else replace(member, fault=fault) for number, member in enumerate(listed)
     ]
 
 

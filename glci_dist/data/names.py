@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _READ = (
     *(".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".bmp", ".tif", ".tiff"),
@@ -24,30 +24,11 @@ COMPRESSED_TARS = (
 _ARCHIVE_EXTENSIONS = (".zip", ".tar", *COMPRESSED_TARS)
 _ARCHIVES_NOT_READ = (".7z", ".rar", ".z01")
 # Folders of network drives, desktops and recycle bins, apart from those that begin with a dot.
-_MACHINE_MADE = frozenset(
-    (
-        "#recycle",
-        "#snapshot",
-        "$recycle.bin",
-        "@eadir",
-        "@recently-snapshot",
-        "@recycle",
-        "@tmp",
-        "__macosx",
-        "__pycache__",
-        "_thumbs",
-        "lost+found",
-        "lost.dir",
-        "network trash folder",
-        "recycled",
-        "recycler",
-        "system volume information",
-        "temporary items",
-        "~snapshot",
-    )
-)
-
-
+_MACHINE_MADE = {
+    *("#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "__macosx"),
+    *("__pycache__", "_thumbs", "lost+found", "lost.dir", "network trash folder", "recycled", "recycler"),
+    *("system volume information", "temporary items", "~snapshot"),
+}
 # A disk check's recovered files, Lightroom's previews.
 _MACHINE_MADE_FORM = re.compile(r"found\.[0-9]{3}|.+\.lrdata")
 # Smaller copies in a library of Apple's Photos; the originals are in other folders of it.
@@ -65,15 +46,16 @@ def is_archive(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path below a source (with ``/``) is hidden, or in a folder that is hidden or machine-made."""
+    """Whether a path below a source (with ``/``) is hidden, or in a folder that is hidden or machine-made.
+
+    Machine-made: thumbnails, recycle bins, version control.
+    """
     *folders, base = name.split("/")
-    return _has_dot(base) or any(is_hidden_folder(folder) for folder in folders) or bool(_COPIES.search(name))
-
-
-def is_hidden_folder(base: str) -> bool:
-    """Whether a folder of this name is hidden or machine-made (thumbnails, recycle bins, version control)."""
-    lower = base.lower()
-    return _has_dot(base) or lower in _MACHINE_MADE or bool(_MACHINE_MADE_FORM.fullmatch(lower))
+    if any(part.startswith(".") and part not in (".", "..") for part in (*folders, base)):
+        return True
+    lower = [folder.lower() for folder in folders]
+    is_made = any(folder in _MACHINE_MADE or _MACHINE_MADE_FORM.fullmatch(folder) for folder in lower)
+    return is_made or bool(_COPIES.search(name))
 
 
 def extension(name: str) -> str:
@@ -85,6 +67,12 @@ def shown(names: Sequence[str], *, most: int = 3) -> str:
     """Some of ``names`` in one line, escaped, and how many more there are."""
     some = ", ".join(repr(name) for name in names[:most])
     return some + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def most_frequent(counts: Mapping[str, int], form: str) -> str:
+    """The five names with the highest counts, each by ``form`` of name and count."""
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(form.format(*item) for item in most[:5]) + (", ..." if len(most) > 5 else "")
 
 
 def printable(name: str) -> str:
@@ -100,7 +88,3 @@ def in_one_line(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """``number`` and ``noun``, in the plural if need be: "2 photos"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _has_dot(base: str) -> bool:
-    return base.startswith(".") and base not in (".", "..")

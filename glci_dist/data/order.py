@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -64,13 +65,14 @@ class Order:
     def samples(self, step: int, slots: range) -> list[tuple[int, int]]:
         """(shard, number in that shard) for each of the ``slots`` of the global batch at ``step``."""
         epoch_number, epoch_step = divmod(step, self.steps_per_epoch)
-        epoch = self._epochs.get(epoch_number, lambda: self._permute_shards(epoch_number))
+        epoch = self._epochs.get(epoch_number, partial(self._permute_shards, epoch_number))
         lane, place = np.divmod(np.asarray(slots, dtype=np.int64), self._slots_per_lane)
         positions = lane * self._lane_length + epoch_step * self._slots_per_lane + place
         blocks = np.searchsorted(epoch.block_starts, positions, side="right") - 1
         for block in set(blocks.tolist()):
             inside, start = blocks == block, epoch.block_starts[block]
-            positions[inside] = start + self._permuted(epoch, block)[positions[inside] - start]
+            order = self._blocks.get((epoch_number, block), partial(self._permute_block, epoch, block))
+            positions[inside] = start + order[positions[inside] - start]
         places = np.searchsorted(epoch.shard_starts, positions, side="right") - 1
         numbers = positions - epoch.shard_starts[places]
         return list(zip(epoch.shards[places].tolist(), numbers.tolist(), strict=True))
@@ -79,9 +81,6 @@ class Order:
         shards = generator(seed=self._seed, purpose="order of shards", number=epoch).permutation(len(self._counts))
         starts = np.concatenate([[0], np.cumsum(self._counts[shards])])
         return _Epoch(epoch, shards, starts, starts[: -1 : self._block_shards])
-
-    def _permuted(self, epoch: _Epoch, block: int) -> NDArray[np.int64]:
-        return self._blocks.get((epoch.number, block), lambda: self._permute_block(epoch, block))
 
     def _permute_block(self, epoch: _Epoch, block: int) -> NDArray[np.int64]:
         end = min((block + 1) * self._block_shards, len(epoch.shards))
@@ -98,10 +97,9 @@ class _Recent(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
     def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key]
-        value = self._values[key] = compute()
+        if key not in self._values:
+            self._values[key] = compute()
+        self._values.move_to_end(key)
         if len(self._values) > self._most:
             self._values.popitem(last=False)
-        return value
+        return self._values[key]

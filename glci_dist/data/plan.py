@@ -12,7 +12,6 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from glci_dist.data.foreign import refuse_foreign_index
@@ -162,9 +161,7 @@ class BuildJournal:
     def __enter__(self) -> BuildJournal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def add(self, finished: FinishedShard) -> None:

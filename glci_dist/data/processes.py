@@ -30,6 +30,7 @@ def in_processes(function: Callable[[Task], Result], tasks: Iterable[Task], *, p
     if processes == 1:
         yield from map(function, tasks)
         return
+    # A spawned process inherits no lock that a thread of this one (torch's, OpenCV's) may hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin) as pool:
         try:
@@ -52,6 +53,9 @@ def in_processes(function: Callable[[Task], Result], tasks: Iterable[Task], *, p
 
 
 def _begin() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)  # the processes share the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

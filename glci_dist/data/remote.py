@@ -68,9 +68,10 @@ def retrying(url: str, config: CacheConfig, attempt: Callable[[], Result]) -> Re
             return attempt()
         except network_errors as error:
             fault = _innermost(error)
-            reason = without_secrets(_reason(fault))
+            reason, advice = _explained(fault, url)
+            reason = without_secrets(reason)
             if _is_final(fault):
-                raise UserError(f"{shown} cannot be read: {reason}; {_advice(fault, url)}") from error
+                raise UserError(f"{shown} cannot be read: {reason}; {advice}") from error
             if retry == config.retries:
                 raise UserError(
                     f"{shown} cannot be read after {retry} retries: {reason}; "
@@ -102,11 +103,7 @@ class Stream:
                 yield chunk
 
     def _open_s3(self, url: str, timeout_s: float) -> Any:
-        botocore_config = {
-            "connect_timeout": timeout_s,
-            "read_timeout": timeout_s,
-            "retries": {"max_attempts": 0},
-        }
+        botocore_config = {"connect_timeout": timeout_s, "read_timeout": timeout_s, "retries": {"max_attempts": 0}}
         files = fsspec.filesystem("s3", config_kwargs=botocore_config)
         files.retries = 1  # only ours: retries of several layers would multiply
         file = files.open(url, "rb", cache_type="none")
@@ -168,13 +165,8 @@ def _network_errors(url: str) -> tuple[type[Exception], ...]:
 
         return (*errors, BotoCoreError, ClientError)
     except ImportError as fault:
-        raise _missing(scheme) from fault
-
-
-def _missing(scheme: str) -> UserError:
-    if scheme == "s3":
-        return UserError("s3 urls need s3fs, which is not installed: pip install 'glci-dist[s3]'")
-    return UserError(f"{scheme} urls need aiohttp, which is not installed: pip install 'fsspec[http]'")
+        needed, package = ("s3fs", "glci-dist[s3]") if scheme == "s3" else ("aiohttp", "fsspec[http]")
+        raise UserError(f"{scheme} urls need {needed}, which is not installed: pip install '{package}'") from fault
 
 
 def _innermost(error: Exception) -> Exception:
@@ -210,35 +202,6 @@ def _who(fault: Exception) -> str:
     return "server"
 
 
-def _advice(fault: Exception, url: str) -> str:
-    """What to do about a permanent error."""
-    status = getattr(fault, "status", None)
-    if distrust := _distrust(fault):
-        if distrust.verify_code in _OUT_OF_DATE:
-            return "have it renewed, or set the clock of this machine"
-        if distrust.verify_code in _ANOTHER_HOST:
-            return "give the host by a name that its certificate has"
-        variable = "AWS_CA_BUNDLE" if url.lower().startswith("s3:") else "SSL_CERT_FILE"
-        return f"name the file of its certificate authority by {variable}"
-    if _speaks_no_tls(fault):
-        return "check scheme and port: http://, perhaps"
-    if "Redirect" in type(fault).__name__:
-        return "give the url that the shards lie at; a login page redirects those who have no credentials (~/.netrc)"
-    if status == 407:
-        return (
-            "the proxy asks for user and password, or refuses those it got: export them in its url, in http_proxy or "
-            "https_proxy, where the command starts (they are not stored)"
-        )
-    if "?" in url and status in (400, 401, 403):
-        return (
-            "its signature or token may be too old, or bound to one file: for a folder of shards it must cover all "
-            "that lies below (a SAS token of the container does, a presigned url does not)"
-        )
-    if status == 401:
-        return "give user and password, or better ones, in ~/.netrc (machine, login, password)"
-    return "check the url and your right to read it"
-
-
 def _asked_wait_s(fault: Exception) -> float:
     """The server's Retry-After in seconds, bounded; 0 if it has none."""
     text = (getattr(fault, "headers", None) or {}).get("Retry-After", "")
@@ -248,23 +211,45 @@ def _asked_wait_s(fault: Exception) -> float:
     return min(max(wait_s, 0.0), _LONGEST_ASKED_S)
 
 
-def _reason(fault: Exception) -> str:
+def _explained(fault: Exception, url: str) -> tuple[str, str]:
+    """The reason of an error in one line, and what to do about it if it is permanent."""
+    kind, status = type(fault).__name__, getattr(fault, "status", None)
+    advice = "check the url and your right to read it"
     if isinstance(fault, FileNotFoundError):
-        return "no such file"
-    if type(fault).__name__ == "NoCredentialsError":
-        return "no credentials (for a public bucket set FSSPEC_S3_ANON=true)"
+        return "no such file", advice
+    if kind == "NoCredentialsError":
+        return "no credentials (for a public bucket set FSSPEC_S3_ANON=true)", advice
     if distrust := _distrust(fault):
-        return f"its certificate is not trusted here ({distrust.verify_message.rstrip('.')})"
+        variable = "AWS_CA_BUNDLE" if url.lower().startswith("s3:") else "SSL_CERT_FILE"
+        advice = f"name the file of its certificate authority by {variable}"
+        if distrust.verify_code in _OUT_OF_DATE:
+            advice = "have it renewed, or set the clock of this machine"
+        elif distrust.verify_code in _ANOTHER_HOST:
+            advice = "give the host by a name that its certificate has"
+        return f"its certificate is not trusted here ({distrust.verify_message.rstrip('.')})", advice
     if _speaks_no_tls(fault):
-        return "it speaks no TLS there"
-    if type(fault).__name__ == "TooManyRedirects":
-        return "it redirects again and again"
-    if "Redirect" in type(fault).__name__:
-        return f"it redirects to what is no http url ({' '.join(str(fault).split())})"
-    status = getattr(fault, "status", None)
+        return "it speaks no TLS there", "check scheme and port: http://, perhaps"
+    if "Redirect" in kind:
+        reason = f"it redirects to what is no http url ({_in_a_line(fault)})"
+        advice = "give the url that the shards lie at; a login page redirects those who have no credentials (~/.netrc)"
+        return "it redirects again and again" if kind == "TooManyRedirects" else reason, advice
+    if status == 407:
+        advice = (
+            "the proxy asks for user and password, or refuses those it got: export them in its url, in http_proxy or "
+            "https_proxy, where the command starts (they are not stored)"
+        )
+    elif "?" in url and status in (400, 401, 403):
+        advice = (
+            "its signature or token may be too old, or bound to one file: for a folder of shards it must cover all "
+            "that lies below (a SAS token of the container does, a presigned url does not)"
+        )
+    elif status == 401:
+        advice = "give user and password, or better ones, in ~/.netrc (machine, login, password)"
     if isinstance(status, int) and status:
-        said = " ".join(str(getattr(fault, "message", "")).split())
-        return f"the {'proxy' if status == 407 else 'server'} answered {status} {said}".rstrip()
-    if isinstance(fault, TimeoutError):
-        return "timed out"
-    return f"{type(fault).__name__}: {' '.join(str(fault).split())}"
+        said = _in_a_line(getattr(fault, "message", ""))
+        return f"the {'proxy' if status == 407 else 'server'} answered {status} {said}".rstrip(), advice
+    return "timed out" if isinstance(fault, TimeoutError) else f"{kind}: {_in_a_line(fault)}", advice
+
+
+def _in_a_line(said: object) -> str:
+    return " ".join(str(said).split())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from glci_dist.data.filetype import kind_of
 from glci_dist.data.foreign import is_table, refuse_foreign_index, refuse_foreign_rejects, refuse_foreign_table
 from glci_dist.data.index import Index, Shard, encode_table, load_index, save_index, table_name, write_whole
-from glci_dist.data.names import COMPRESSED_TARS, READ_IN_WORDS, counted, printable, shown
+from glci_dist.data.names import COMPRESSED_TARS, READ_IN_WORDS, counted, most_frequent, printable, shown
 from glci_dist.data.processes import in_processes
 from glci_dist.data.webdataset_samples import Samples, tar_samples
 from glci_dist.errors import UserError
@@ -23,24 +24,12 @@ INDEX_REJECTS_NAME = "index-rejects.jsonl"
 
 
 @dataclass(frozen=True)
-class ScannedTar:
-    """The content of one tar."""
-
-    shard: Shard
-    table: bytes
-    """Content of its sample table's file."""
-    samples: Samples
-
-
-@dataclass(frozen=True)
 class IndexResult:
     """The result of indexing a folder."""
 
     index: Index
-    images: int
-    """Images in the tars that are not hidden: the index's photos and the rejects."""
     rejects: int
-    """Images that are not a sample's photo; each has a line in index-rejects.jsonl."""
+    """Images that are not hidden and no sample's photo; each has a line in index-rejects.jsonl."""
     messages: tuple[str, ...]
     """Messages, a line for each kind of images or files left out."""
 
@@ -50,7 +39,6 @@ class _Outcome:
     name: str
     shard: Shard | None = None
     """None for a tar without a photo, or with a fault."""
-    images: int = 0
     samples: Samples = field(default_factory=Samples)
     """Without the rows, which would fill the memory."""
     fault: str = ""
@@ -74,20 +62,24 @@ def index_folder(folder: Path, *, processes: int, image: str | None = None) -> I
         refuse_foreign_rejects(folder / INDEX_REJECTS_NAME)
         for tar in tars:
             refuse_foreign_table(tar.with_name(table_name(tar.name)))
-        outcomes = sorted(_scan_all(tars, image, processes), key=lambda outcome: outcome.name)
-        return _write(folder, outcomes, image, messages)
+        scanned = in_processes(functools.partial(_index_shard, image), tars, processes=processes)
+        outcomes = list(tqdm(scanned, total=len(tars), unit="shard", disable=None))
+        return _write(folder, sorted(outcomes, key=lambda outcome: outcome.name), image, messages)
     except OSError as fault:
         raise UserError(
             f"{fault.filename or folder}: {fault.strerror or fault}; put that right, then run it again"
         ) from fault
 
 
-def scan_tar(path: Path, *, name: str, image: str | None = None) -> ScannedTar:
-    """Read the tar at ``path``, which is or will be the shard ``name``. UserError as ``tar_samples``."""
+def scan_tar(path: Path, *, name: str, image: str | None = None) -> tuple[Shard, bytes, Samples]:
+    """The shard ``name``, which the tar at ``path`` is or will be, its sample table's content, and its samples.
+
+    UserError as ``tar_samples``.
+    """
     samples = tar_samples(path, image=image)
     table = encode_table(samples.rows)
     shard = Shard(name, len(samples.rows), path.stat().st_size, file_sha256(path), hashlib.sha256(table).hexdigest())
-    return ScannedTar(shard, table, samples)
+    return shard, table, samples
 
 
 def file_sha256(path: Path) -> str:
@@ -133,22 +125,11 @@ def _find_tars(folder: Path) -> tuple[list[Path], list[str]]:
     return tars, messages
 
 
-def _scan_all(tars: list[Path], image: str | None, processes: int) -> Iterator[_Outcome]:
-    with tqdm(total=len(tars), unit="shard", disable=None) as bar:
-        for outcome in in_processes(functools.partial(_index_shard, image), tars, processes=processes):
-            yield outcome
-            bar.update()
-
-
 def _write(folder: Path, outcomes: list[_Outcome], image: str | None, messages: list[str]) -> IndexResult:
     damaged = [outcome.fault for outcome in outcomes if outcome.fault]
     if damaged:
-        many = (
-            f"{len(damaged)} of {len(outcomes)} tars cannot be read, so nothing is indexed: "
-            if len(outcomes) > 1
-            else ""
-        )
-        raise UserError(many + "; ".join(damaged))
+        many = f"{len(damaged)} of {len(outcomes)} tars cannot be read, so nothing is indexed: "
+        raise UserError((many if len(outcomes) > 1 else "") + "; ".join(damaged))
     shards = [outcome.shard for outcome in outcomes if outcome.shard]
     messages += _messages(outcomes, image)
     if not shards:
@@ -169,8 +150,7 @@ def _write(folder: Path, outcomes: list[_Outcome], image: str | None, messages: 
         path.unlink(missing_ok=True)
     save_index(folder, shards)
     _remove_stale_tables(folder, shards)
-    images = sum(outcome.images for outcome in outcomes)
-    return IndexResult(load_index(str(folder)), images, len(rejects), tuple(messages))
+    return IndexResult(load_index(str(folder)), len(rejects), tuple(messages))
 
 
 def _remove_stale_tables(folder: Path, shards: list[Shard]) -> None:
@@ -193,10 +173,7 @@ def _messages(outcomes: list[_Outcome], image: str | None) -> list[str]:
         )
     without = _gather(outcomes, lambda samples: samples.without)
     if without:
-        messages.append(
-            f"{len(without):,} sample{'' if len(without) == 1 else 's'} without a {READ_IN_WORDS} "
-            f"left out: {shown(without)}"
-        )
+        messages.append(f"{counted(len(without), 'sample')} without a {READ_IN_WORDS} left out: {shown(without)}")
     hidden = _gather(outcomes, lambda samples: samples.hidden)
     if hidden:
         messages.append(
@@ -221,13 +198,7 @@ def _gather(outcomes: list[_Outcome], names: Callable[[Samples], list[str]]) -> 
 
 
 def _extensions(outcomes: list[_Outcome]) -> str:
-    counts: dict[str, int] = {}
-    for outcome in outcomes:
-        for extension, count in outcome.samples.extensions.items():
-            counts[extension] = counts.get(extension, 0) + count
-    most = sorted(counts, key=lambda extension: (-counts[extension], extension))
-    text = ", ".join(f"{extension} ({counts[extension]:,})" for extension in most[:5])
-    return text + (", ..." if len(most) > 5 else "")
+    return most_frequent(sum((outcome.samples.extensions for outcome in outcomes), Counter()), "{0} ({1:,})")
 
 
 def _index_shard(image: str | None, path: Path) -> _Outcome:
@@ -238,17 +209,17 @@ def _index_shard(image: str | None, path: Path) -> _Outcome:
         return _Outcome(path.name, is_void=True)
     try:
         _refuse_compressed(path)
-        scan = scan_tar(path, name=path.name, image=image)
+        shard, table, samples = scan_tar(path, name=path.name, image=image)
     except UserError as fault:
         return _Outcome(path.name, fault=str(fault))
-    rest = replace(scan.samples, rows=[])
-    if not scan.shard.samples:
-        return _Outcome(path.name, images=scan.samples.images, samples=rest)
+    rest = replace(samples, rows=[])
+    if not shard.samples:
+        return _Outcome(path.name, samples=rest)
     try:
-        write_whole(path.with_name(table_name(path.name)), scan.table)
+        write_whole(path.with_name(table_name(path.name)), table)
     except OSError as fault:
         raise UserError(f"{path.name}'s sample table cannot be written: {fault.strerror}") from fault
-    return _Outcome(path.name, scan.shard, scan.samples.images, rest)
+    return _Outcome(path.name, shard, rest)
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from glci_dist.data.decode import DecodeError, decode_for_shard
+from glci_dist.data.decode import decode_for_shard
 from glci_dist.data.jpeg import SOI
 from glci_dist.data.pixels import raise_if_out_of_memory
 
@@ -14,20 +14,12 @@ from glci_dist.data.pixels import raise_if_out_of_memory
 _DECODE_MARGIN = 3
 
 
-class BadPhoto(Exception):
-    """The photo cannot be used; the message is the reason."""
-
-
 def check_head(head: bytes) -> None:
-    """BadPhoto if a file that begins with ``head`` (64 KiB) is not a photo in a known format."""
-    if head[:2] == SOI:
-        return
-    from glci_dist.data import other_formats
+    """DecodeError if a file that begins with ``head`` (64 KiB) is not a photo in a known format."""
+    if head[:2] != SOI:
+        from glci_dist.data import other_formats
 
-    try:
         other_formats.check_head(head)
-    except DecodeError as fault:
-        raise BadPhoto(str(fault)) from fault
 
 
 def has_several_pictures(encoded: bytes) -> bool:
@@ -43,13 +35,10 @@ def to_shard_jpeg(encoded: bytes, *, size: int | None, quality: int) -> bytes:
     """The photo as an upright JPEG in RGB or grey, with a short edge of at most ``size`` px (None: any).
 
     A JPEG of that kind is returned byte for byte (without junk that a strict decoder would refuse). Others are encoded
-    in RGB, 4:4:4, at ``quality`` (1 to 100); transparency becomes white. BadPhoto if it cannot be decoded completely,
-    by the loader's own code; MemoryError if memory is short.
+    in RGB, 4:4:4, at ``quality`` (1 to 100); transparency becomes white. DecodeError if it cannot be decoded
+    completely, by the loader's own code; MemoryError if memory is short.
     """
-    try:
-        pixels, jpeg = decode_for_shard(encoded, least=None if size is None else _DECODE_MARGIN * size)
-    except DecodeError as fault:
-        raise BadPhoto(str(fault)) from fault
+    pixels, jpeg = decode_for_shard(encoded, least=None if size is None else _DECODE_MARGIN * size)
     too_large = size is not None and min(pixels.shape[:2]) > size
     if jpeg is not None and not too_large:
         return jpeg

@@ -78,7 +78,9 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> SheetStat
         sheet.paste(picture, corner)
     store.close()
     try:
-        sheet.save(path, "PNG", pnginfo=_our_mark())
+        mark = PngInfo()
+        mark.add_text("Software", _MARK)
+        sheet.save(path, "PNG", pnginfo=mark)
     except OSError as fault:
         raise UserError(f"{path} cannot be written: {fault.strerror}; give another --out") from fault
     return SheetStatistics(
@@ -88,12 +90,6 @@ def draw_sheet(index: Index, path: Path, *, photos: int, seed: int) -> SheetStat
         longest=max((max(size) for size in sizes), default=0),
         mean_bytes=round(encoded_bytes / count),
     )
-
-
-def _our_mark() -> PngInfo:
-    mark = PngInfo()
-    mark.add_text("Software", _MARK)
-    return mark
 
 
 def _draw(index: Index, count: int, seed: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +14,17 @@ from typing import IO
 
 from glci_dist.data.filetype import kind_of, open_zip
 from glci_dist.data.folders import list_folder, read_file
-from glci_dist.data.members import Member, SkippedEntry, follow_links, replaced_marked
-from glci_dist.data.names import PHOTO_EXTENSIONS, counted, extension, is_archive, is_hidden, is_photo, shown
+from glci_dist.data.members import Link, Member, SkippedEntry, follow_links, replaced_marked
+from glci_dist.data.names import (
+    PHOTO_EXTENSIONS,
+    counted,
+    extension,
+    is_archive,
+    is_hidden,
+    is_photo,
+    most_frequent,
+    shown,
+)
 from glci_dist.data.pixels import MOST_BYTES, too_many_bytes
 from glci_dist.data.tars import read_pieces, tar_entries
 from glci_dist.data.zips import zip_entries
@@ -150,12 +160,11 @@ def keys_of(names: Iterable[str]) -> dict[str, str]:
     UserError if these are not unique either.
     """
     plain = {name: _key(name) for name in names}
-    shared: dict[str, int] = {}
-    for key in plain.values():
-        shared[key] = shared.get(key, 0) + 1
+    shared = Counter(plain.values())
     keys = {name: key if shared[key] == 1 else f"{key}-{_digest(name)}" for name, key in plain.items()}
-    if len(set(keys.values())) < len(keys):
-        doubled = next(name for name, key in keys.items() if list(keys.values()).count(key) > 1)
+    unique = Counter(keys.values())
+    if len(unique) < len(keys):
+        doubled = next(name for name, key in keys.items() if unique[key] > 1)
         raise UserError(f"{doubled!r} and another photo would have the same key in the shards; rename it")
     return keys
 
@@ -197,34 +206,22 @@ def _sort(entries: Iterable[Member | SkippedEntry], include: str) -> tuple[list[
     return photos, out
 
 
-def _list_zip(path: Path) -> list[Member | SkippedEntry]:
-    return _list_archive(follow_links(zip_entries(path)))
+def _list_archive(entries: Iterable[Member | Link]) -> list[Member | SkippedEntry]:
+    listed = [
+        # As `tar -C photos .` writes names.
+        replace(entry, name=entry.name.removeprefix("./")) if entry.name.startswith("./") else entry
+        for entry in follow_links(entries)
+    ]
+    members = replaced_marked(entry for entry in listed if isinstance(entry, Member))
+    return [*members, *(entry for entry in listed if isinstance(entry, SkippedEntry))]
 
 
-def _list_tar(path: Path) -> list[Member | SkippedEntry]:
-    return _list_archive(follow_links(tar_entries(path)))
-
-
-def _list_archive(entries: Iterable[Member | SkippedEntry]) -> list[Member | SkippedEntry]:
-    members: list[Member] = []
-    notes: list[SkippedEntry] = []
-    for entry in entries:
-        if entry.name.startswith("./"):  # as `tar -C photos .` writes names
-            entry = replace(entry, name=entry.name.removeprefix("./"))
-        if isinstance(entry, SkippedEntry):
-            notes.append(entry)
-        else:
-            members.append(entry)
-    return [*replaced_marked(members), *notes]
-
-
-_LISTINGS = {"folder": list_folder, "zip": _list_zip, "tar": _list_tar}
+_LISTINGS: dict[str, Callable[[Path], Iterable[Member | SkippedEntry]]] = {
+    "folder": list_folder,
+    "zip": lambda path: _list_archive(zip_entries(path)),
+    "tar": lambda path: _list_archive(tar_entries(path)),
+}
 
 
 def _extensions(names: list[str]) -> str:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[extension(name)] = counts.get(extension(name), 0) + 1
-    most = sorted(counts, key=lambda key: (-counts[key], key))
-    text = ", ".join(f"{counts[key]:,} {key}" for key in most[:5])
-    return text + (", ..." if len(most) > 5 else "")
+    return most_frequent(Counter(map(extension, names)), "{1:,} {0}")

@@ -7,8 +7,9 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,7 +43,6 @@ class ShardStore:
     def __init__(self, index: Index, cache: CacheConfig, *, open_shards: int = 32) -> None:
         check_location(index.root)
         self._index = index
-        self._cache_config = cache
         self._open_shards = open_shards
         self._remote = is_remote(index.root)
         self._cache = ShardCache(cache)
@@ -115,12 +115,8 @@ class ShardStore:
         self._open.clear()
         self._verified.clear()
 
-    def __getstate__(self) -> tuple[Index, CacheConfig, int]:
-        return self._index, self._cache_config, self._open_shards
-
-    def __setstate__(self, state: tuple[Index, CacheConfig, int]) -> None:
-        index, cache, open_shards = state
-        self.__init__(index, cache, open_shards=open_shards)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(ShardStore, open_shards=self._open_shards), (self._index, self._cache.config)
 
     def _open_shard(self, number: int) -> _OpenShard:
         while len(self._open) >= self._open_shards:

@@ -62,12 +62,12 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[VerifyFin
     folder = Path(local_path(index.root))
     sizes = _sizes(folder)
     ours = {name for shard in index.shards for name in (shard.name, table_name(shard.name))}
-    faults = [_extra(folder / name) for name in sorted(sizes) if name not in ours and _is_ours(name)]
+    # A file of this package by its name; hidden ones are ignored.
+    endings = (".tar", table_name(".tar"), ".tmp")
+    others = [name for name in sorted(sizes) if name not in ours and name[0] != "." and name.endswith(endings)]
+    faults = [_extra(folder / name) for name in others]
     size = sum(shard.bytes for shard in index.shards)
-    with (
-        tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar,
-        ThreadPoolExecutor(threads) as pool,
-    ):
+    with tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar, ThreadPoolExecutor(threads) as pool:
 
         def check(shard: Shard) -> list[VerifyFinding]:
             faults = list(_faults(folder, shard, sizes, quick, bar.update))
@@ -80,42 +80,35 @@ def verify_shards(index: Index, *, quick: bool, threads: int) -> tuple[VerifyFin
     return tuple(faults)
 
 
-def _is_ours(name: str) -> bool:
-    """Whether a name is that of a shard, a sample table or a temporary file; hidden ones are ignored."""
-    return name[0] != "." and name.endswith((".tar", table_name(".tar"), ".tmp"))
-
-
 def _extra(path: Path) -> VerifyFinding:
     """The fault of a file that the index does not name, with what to do."""
-    name, extra = printable(path.name), "is extra: the index does not name it"
-    if path.name.endswith(".tar"):
-        return _extra_tar(path)
+    name, told = printable(path.name), _extra_tar(path) if path.name.endswith(".tar") else _extra_table(path)
+    if told is None:
+        return VerifyFinding(name, "is left out of the index: no photo is in it", "left out")
+    return VerifyFinding(name, f"is extra: the index does not name it{told}", "extra")
+
+
+def _extra_table(path: Path) -> str:
     if path.name.endswith(".tmp"):
-        return VerifyFinding(name, f"{extra}; a build or an index that was stopped left it: remove it", "extra")
+        return "; a build or an index that was stopped left it: remove it"
     try:
-        ours = is_table(path)
+        if is_table(path):
+            return "; the sample table of a tar that is gone or left out: `glci shards index` removes it"
     except OSError as fault:
-        return VerifyFinding(name, f"{extra}, and it cannot be read: {fault.strerror}", "extra")
-    if ours:
-        what = "the sample table of a tar that is gone or left out: `glci shards index` removes it"
-        return VerifyFinding(name, f"{extra}; {what}", "extra")
-    return VerifyFinding(name, f"{extra}, and it is no sample table; move it out of the folder", "extra")
+        return f", and it cannot be read: {fault.strerror}"
+    return ", and it is no sample table; move it out of the folder"
 
 
-def _extra_tar(path: Path) -> VerifyFinding:
-    name, extra = printable(path.name), "is extra: the index does not name it"
+def _extra_tar(path: Path) -> str | None:
+    """None for a tar without a photo, which is rightly left out."""
     if not path.stat().st_size:
-        return VerifyFinding(
-            name, f"{extra}, and it is empty; get the tar again, or move it out of the folder", "extra"
-        )
+        return ", and it is empty; get the tar again, or move it out of the folder"
     try:
         samples = tar_samples(path)
     except UserError as fault:
-        return VerifyFinding(name, f"{extra}; move the tar out of the folder: {fault}", "extra")
-    if not samples.images:
-        return VerifyFinding(name, "is left out of the index: no photo is in it", "left out")
+        return f"; move the tar out of the folder: {fault}"
     other = ", or take its photos in with `glci shards index`" if samples.rows else ": none is a sample's photo"
-    return VerifyFinding(name, f"{extra}; move the tar out of the folder{other}", "extra")
+    return f"; move the tar out of the folder{other}" if samples.images else None
 
 
 def _faults(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +42,7 @@ class Samples:
     """Keys of samples without an image."""
     hidden: list[str] = field(default_factory=list)
     """Images that are hidden, or in hidden or machine-made folders."""
-    extensions: dict[str, int] = field(default_factory=dict)
+    extensions: Counter[str] = field(default_factory=Counter)
     """Number of images by full extension (``jpg``, ``face.jpg``)."""
 
     @property
@@ -57,41 +59,33 @@ def tar_samples(path: Path, *, image: str | None = None) -> Samples:
     with one name the later is used.
     """
     samples = Samples()
-    run: list[tuple[str, Member]] = []
-    key = ""
-    for member in follow_links(tar_entries(path)):
-        if isinstance(member, SkippedEntry):
-            continue
-        if is_hidden(member.name):
-            if is_photo(member.name):
-                samples.hidden.append(member.name)
-            continue
-        match = _KEY.match(member.name)
-        if match is None:  # like WebDataset, ignore files without a dot
-            continue
-        if match.group(1) != key:
-            _finish(samples, path, key, run, image)
-            key, run = match.group(1), []
-        run.append((match.group(2).lower(), member))
-    _finish(samples, path, key, run, image)
+
+    def keyed() -> Iterator[tuple[str, str, Member]]:
+        for member in follow_links(tar_entries(path)):
+            if isinstance(member, SkippedEntry):
+                continue
+            if is_hidden(member.name):
+                if is_photo(member.name):
+                    samples.hidden.append(member.name)
+            elif match := _KEY.match(member.name):  # like WebDataset, ignore files without a dot
+                yield match[1], match[2].lower(), member
+
+    for key, run in itertools.groupby(keyed(), key=lambda found: found[0]):
+        _finish(samples, path, key, [(extension, member) for _, extension, member in run], image)
     return samples
 
 
 def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]], image: str | None) -> None:
     """Add the sample of ``key``: a run of (extension, member) in the tar at ``path``."""
-    if not run:
-        return
     images = [(extension, member) for extension, member in run if is_photo(member.name) or extension == image]
-    for extension, _ in images:
-        samples.extensions[extension] = samples.extensions.get(extension, 0) + 1
+    samples.extensions.update(extension for extension, _ in images)
     if not images:
         samples.without.append(key)
         return
     last = {member.name: member for _, member in images}
+    later = "a later file of its sample has the same name and replaces it"
     samples.rejects.extend(
-        RejectedImage(
-            member.name, "a later file has their name", "a later file of its sample has the same name and replaces it"
-        )
+        RejectedImage(member.name, "a later file has their name", later)
         for _, member in images
         if last[member.name] is not member
     )
@@ -101,12 +95,9 @@ def _finish(samples: Samples, path: Path, key: str, run: list[tuple[str, Member]
         names = [member.name for _, member in images]
         samples.rejects.extend(RejectedImage(name, *_no_choice(key, names, image), by_choice=True) for name in names)
         return
+    other = ("another image is their sample's photo", f"its sample's photo is {photo.name!r}")
     samples.rejects.extend(
-        RejectedImage(
-            member.name, "another image is their sample's photo", f"its sample's photo is {photo.name!r}", True
-        )
-        for _, member in images
-        if member is not photo
+        RejectedImage(member.name, *other, by_choice=True) for _, member in images if member is not photo
     )
     fault = photo.fault or ("a sparse file, which cannot be read in one piece" if photo.pieces is not None else "")
     fault = fault or too_many_bytes(photo.bytes) or _unread(path, photo)

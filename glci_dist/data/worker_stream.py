@@ -42,37 +42,32 @@ class BatchMaker(Protocol):
     def mirror(self, step: int, photos: Tensor) -> None: ...
 
 
-class WorkerStream:
+def worker_batches(maker: BatchMaker, data: DataConfig, steps: Sequence[int], *, preload: str) -> Iterator[Batch]:
     """The batches of some steps from ``data.workers`` processes.
 
-    Raises ``UserError`` if they cannot start, what the maker raises, and ``Fault`` if they are lost ``TRIES`` times.
+    ``preload``: the module that the fork server imports once for all workers. Raises ``UserError`` if they cannot
+    start, what the maker raises, and ``Fault`` if they are lost ``TRIES`` times.
     """
-
-    def __init__(self, maker: BatchMaker, data: DataConfig, steps: Sequence[int], *, preload: str) -> None:
-        """``preload``: the module that the fork server imports once for all workers."""
-        self._maker, self._data, self._steps, self._preload = maker, data, steps, preload
-
-    def __iter__(self) -> Iterator[Batch]:
-        done = 0
-        lost: list[str] = []
-        while done < len(self._steps):
-            group = _WorkerGroup(self._maker, self._data, self._steps[done:], self._preload)
-            # Not a for loop: only errors of taking a batch count as a lost worker, not those of its consumer.
-            while (batch := group.next_batch()) is not None:
-                yield replace(batch, remade=tuple(lost))
-                done += 1
-                lost = []
-            if done == len(self._steps):
-                return
-            lost.append(group.lost)
-            # The next group needs its shared memory.
-            del group
-            if len(lost) == TRIES:
-                raise Fault(
-                    f"loader workers were lost {TRIES} times in a row in making the batch of step {self._steps[done]} "
-                    f"({lost[-1]}): {_USE_FEWER_WORKERS}; the same command goes on from the last checkpoint",
-                    one_rank=True,
-                )
+    done = 0
+    lost: list[str] = []
+    while done < len(steps):
+        group = _WorkerGroup(maker, data, steps[done:], preload)
+        # Not a for loop: only errors of taking a batch count as a lost worker, not those of its consumer.
+        while (batch := group.next_batch()) is not None:
+            yield replace(batch, remade=tuple(lost))
+            done += 1
+            lost = []
+        if done == len(steps):
+            return
+        lost.append(group.lost)
+        # The next group needs its shared memory.
+        del group
+        if len(lost) == TRIES:
+            raise Fault(
+                f"loader workers were lost {TRIES} times in a row in making the batch of step {steps[done]} "
+                f"({lost[-1]}): {_USE_FEWER_WORKERS}; the same command goes on from the last checkpoint",
+                one_rank=True,
+            )
 
 
 class _WorkerGroup:
@@ -85,7 +80,9 @@ class _WorkerGroup:
         before = set(active_children())
         ring_bytes = data.workers * (data.prefetch + 1) * torch.Size(maker.photo_shape).numel()
         try:
-            _check_room(ring_bytes, data.workers)
+            if ring_bytes > (free := _free()):
+                sizes = f"need {ring_bytes / _MIB:.1f} MiB of shared memory, {_SHARED} has {free / _MIB:.2f} MiB free"
+                raise OSError(errno.ENOSPC, f"{data.workers} workers {sizes}")
             self._ring = _Ring(workers=data.workers, places=data.prefetch + 1, shape=maker.photo_shape)
             loader = DataLoader(
                 _RingDataset(maker, self._ring),
@@ -148,16 +145,6 @@ def _exit_cause(code: int) -> str:
 _USE_FEWER_WORKERS = (
     "set fewer data.workers (0: the training process makes its batches itself) or a smaller data.prefetch"
 )
-
-
-def _check_room(wanted: int, count: int) -> None:
-    """Raise ``OSError`` if there is not enough shared memory."""
-    free = _free()
-    if wanted > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"{count} workers need {wanted / _MIB:.1f} MiB of shared memory, {_SHARED} has {free / _MIB:.2f} MiB free",
-        )
 
 
 def _free() -> float:

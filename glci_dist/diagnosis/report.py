@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glci_dist.data.foreign import refuse_foreign_report
-from glci_dist.diagnosis.states import DOMINATING_ACCURACY, NO_CONTEST_RATIO, State
+from glci_dist.diagnosis.states import DOMINATING_ACCURACY, NO_CONTEST_RATIO, State, ratios
 from glci_dist.diagnosis.tensorboard_reader import Point
 from glci_dist.diagnosis.timeline import StateSpan, main_span
 from glci_dist.errors import make_folder
@@ -22,6 +22,9 @@ COLOURS = {
     State.COLLAPSE: "#f3c6c6",
     State.DIVERGING: "#ee9f9f",
 }
+
+Contest = tuple[Sequence[Point], Sequence[StateSpan]]
+"""A contest's points in a log, and what they were diagnosed to be."""
 
 _PLOTS = (
     ("adversarial losses", ("loss/adversarial", "loss/real", "loss/completed"), None, False),
@@ -42,9 +45,7 @@ _PLOTS = (
 """Title, scalars, limit, whether the axis is logarithmic."""
 
 
-def as_text(
-    source: Path, contests: Sequence[tuple[Sequence[Point], Sequence[StateSpan]]], recorded: Sequence[str] = ()
-) -> str:
+def as_text(source: Path, contests: Sequence[Contest], recorded: Sequence[str] = ()) -> str:
     """The diagnosis of each contest of a log in a few lines, and the run's own diagnoses (``recorded``)."""
     lines = []
     for points, spans in contests:
@@ -63,11 +64,7 @@ def as_text(
 
 
 def write_report(
-    folder: Path,
-    text: str,
-    source: Path,
-    contests: Sequence[tuple[Sequence[Point], Sequence[StateSpan]]],
-    recorded: Sequence[str] = (),
+    folder: Path, text: str, source: Path, contests: Sequence[Contest], recorded: Sequence[str] = ()
 ) -> tuple[Path, Path]:
     """Write the diagnosis into ``folder``: ``text`` (of ``as_text``), and a page; returns both paths.
 
@@ -76,18 +73,13 @@ def write_report(
     page, plain = folder / "diagnosis.html", folder / "diagnosis.txt"
     refuse_foreign_report("diagnosis", _HEAD.encode(), page, plain)
     make_folder(folder, "--out")
-    write_page(page, source, contests, recorded)
+    page.write_text(_HEAD + _PAGE.format(body=_body(source, contests, recorded)), encoding="utf-8")
     plain.write_text(text + "\n", encoding="utf-8")
     return plain, page
 
 
-def write_page(
-    path: Path,
-    source: Path,
-    contests: Sequence[tuple[Sequence[Point], Sequence[StateSpan]]],
-    recorded: Sequence[str] = (),
-) -> None:
-    """The same as one self-contained HTML page, with plots over coloured states."""
+def _body(source: Path, contests: Sequence[Contest], recorded: Sequence[str]) -> str:
+    """The same in HTML, with plots over coloured states."""
     parts = [f"<h1>The contest of {html.escape(str(source))}</h1>"]
     for points, spans in contests:
         parts.append(f"<h2>Steps {points[0].step} to {points[-1].step}</h2>")
@@ -109,7 +101,7 @@ def write_page(
         parts.append(_plots(points, spans))
     if recorded:
         parts.append(f"<h2>{_RECORDED}</h2><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in recorded)}</ul>")
-    path.write_text(_HEAD + _PAGE.format(body="\n".join(parts)), encoding="utf-8")
+    return "\n".join(parts)
 
 
 _RECORDED = "What the run said while it trained"
@@ -132,8 +124,6 @@ def _plots(points: Sequence[Point], spans: Sequence[StateSpan]) -> str:
 
     matplotlib.use("svg")
     from matplotlib import pyplot
-
-    from glci_dist.diagnosis.states import ratios
 
     rows = [(point.step, {**point.scalars, **ratios(point.scalars)}) for point in points]
     chosen = [plot for plot in _PLOTS if any(name in scalars for _, scalars in rows for name in plot[1])]

@@ -97,37 +97,34 @@ _FEWEST_UPDATES = 8
 
 
 def diagnose_window(
-    window: Sequence[Scalars], beginning: Scalars, *, photos: int = 0, are_young: bool = False
+    window: Sequence[Scalars], beginning: Scalars | None, *, photos: int = 0, are_young: bool = False
 ) -> list[Finding]:
     """The states that hold over ``window``, consecutive steps of one contest; the first is its state.
 
-    ``beginning``: ``summary`` of the contest's first steps. ``photos``: photos per step, if known. ``are_young``:
-    whether the discriminators have had fewer than ``YOUNG_UPDATES`` updates. A state whose scalars are missing does not
-    hold. ``HEALTHY`` alone if no other holds.
+    ``beginning``: ``summary`` of the contest's first steps (None: see ``diagnose_alone``). ``photos``: photos per step,
+    if known. ``are_young``: whether the discriminators have had fewer than ``YOUNG_UPDATES`` updates. A state whose
+    scalars are missing does not hold. ``HEALTHY`` alone if no other holds.
     """
     now = summary(window)
     if broken := [name for name, value in now.items() if not math.isfinite(value)]:
-        return _finding(State.DIVERGING, f"{broken[0]} is not finite")
-    found = [
-        *_collapse(now, beginning),
-        *_checkerboard(now, beginning),
-        *_diverging(now, beginning),
-        *_overshooting(window, now, photos, are_young),
-        *_no_contest(window, now),
-        *_dominates(now),
-        *_asleep(now),
-    ]
-    return found or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
+        return [Finding(State.DIVERGING, (f"{broken[0]} is not finite",), ADVICE[State.DIVERGING])]
+    found = [_overshooting(window, now, photos, are_young)]
+    if beginning is not None:
+        found = [
+            _finding(State.COLLAPSE, _collapse(now, beginning)),
+            _finding(State.CHECKERBOARD, _checkerboard(now, beginning)),
+            _finding(State.DIVERGING, _diverging(now, beginning)),
+            *found,
+            _finding(State.NO_CONTEST, _no_contest(window, now)),
+            _finding(State.DOMINATES, _dominates(now)),
+            _asleep(now),
+        ]
+    return [each for each in found if each] or [Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])]
 
 
 def diagnose_alone(window: Sequence[Scalars], *, photos: int = 0) -> list[Finding]:
     """The state of discriminators that are trained alone: only overshooting and non-finite scalars are checked."""
-    now = summary(window)
-    if broken := [name for name, value in now.items() if not math.isfinite(value)]:
-        return _finding(State.DIVERGING, f"{broken[0]} is not finite")
-    return _overshooting(window, now, photos, are_young=True) or [
-        Finding(State.HEALTHY, _healthy(now), ADVICE[State.HEALTHY])
-    ]
+    return diagnose_window(window, None, photos=photos, are_young=True)
 
 
 def summary(steps: Sequence[Scalars]) -> dict[str, float]:
@@ -150,75 +147,63 @@ def ratios(now: Scalars) -> dict[str, float]:
     }
 
 
-def _finding(state: State, *evidence: str) -> list[Finding]:
-    return [Finding(state, evidence, ADVICE[state])]
+def _finding(state: State, evidence: str) -> Finding | None:
+    return Finding(state, (evidence,), ADVICE[state]) if evidence else None
 
 
-def _diverging(now: Scalars, beginning: Scalars) -> list[Finding]:
-    name = "loss/reconstruction"
-    if name in now and beginning.get(name, 0) > 0 and now[name] > DIVERGING_GROWTH * beginning[name]:
-        times = now[name] / beginning[name]
-        return _finding(
-            State.DIVERGING,
-            f"reconstruction error {times:.2f} times its value at the contest's start (limit {DIVERGING_GROWTH})",
-        )
-    return []
+def _diverging(now: Scalars, beginning: Scalars) -> str:
+    here, first = now.get("loss/reconstruction"), beginning.get("loss/reconstruction", 0)
+    if here is None or not (first > 0 and here > DIVERGING_GROWTH * first):
+        return ""
+    return f"reconstruction error {here / first:.2f} times its value at the contest's start (limit {DIVERGING_GROWTH})"
 
 
-def _collapse(now: Scalars, beginning: Scalars) -> list[Finding]:
+def _collapse(now: Scalars, beginning: Scalars) -> str:
     here, first = ratios(now).get("diversity"), ratios(beginning).get("diversity")
     if here is None or first is None or here >= COLLAPSE_SHARE * first:
-        return []
-    return _finding(
-        State.COLLAPSE,
+        return ""
+    return (
         f"difference between completions {here:.2f} of that between photos, {first:.2f} at the contest's start "
-        f"(limit {COLLAPSE_SHARE} of that)",
+        f"(limit {COLLAPSE_SHARE} of that)"
     )
 
 
-def _checkerboard(now: Scalars, beginning: Scalars) -> list[Finding]:
+def _checkerboard(now: Scalars, beginning: Scalars) -> str:
     here, first = ratios(now).get("checkerboard"), ratios(beginning).get("checkerboard")
     if here is None or first is None or here < CHECKERBOARD_RATIO or here < CHECKERBOARD_GROWTH * first:
-        return []
-    return _finding(
-        State.CHECKERBOARD,
+        return ""
+    return (
         f"checkerboard energy of the upsampling layers {here:.1f} times the photos', {first:.1f} at the contest's "
-        f"start (limits {CHECKERBOARD_GROWTH} times that, and {CHECKERBOARD_RATIO})",
+        f"start (limits {CHECKERBOARD_GROWTH} times that, and {CHECKERBOARD_RATIO})"
     )
 
 
-def _no_contest(window: Sequence[Scalars], now: Scalars) -> list[Finding]:
+def _no_contest(window: Sequence[Scalars], now: Scalars) -> str:
     if now.get("phase/alpha") == 0:
-        return _finding(State.NO_CONTEST, "the adversarial loss has weight 0")
+        return "the adversarial loss has weight 0"
     ratio = ratios(now).get("gradient_ratio")
     if ratio is not None:
-        if ratio >= NO_CONTEST_RATIO:
-            return []
-        return _finding(
-            State.NO_CONTEST,
-            f"adversarial gradient at the output {ratio:.2g} of the reconstruction gradient (limit {NO_CONTEST_RATIO})",
+        told = (
+            f"adversarial gradient at the output {ratio:.2g} of the reconstruction gradient (limit {NO_CONTEST_RATIO})"
         )
+        return told if ratio < NO_CONTEST_RATIO else ""
     trends = {name: trend(window, name) for name in ("loss/adversarial", "loss/real", "loss/completed")}
-    if all(change is not None and change < -FALLING_SHARE for change in trends.values()):
-        told = ", ".join(f"{name} by {-change:.0%}" for name, change in trends.items() if change is not None)
-        return _finding(
-            State.NO_CONTEST, f"the losses of both networks fall together: {told} (limit {FALLING_SHARE:.0%})"
-        )
-    return []
+    falls = [f"{name} by {-change:.0%}" for name, change in trends.items() if change and change < -FALLING_SHARE]
+    if len(falls) < len(trends):
+        return ""
+    return f"the losses of both networks fall together: {', '.join(falls)} (limit {FALLING_SHARE:.0%})"
 
 
-def _dominates(now: Scalars) -> list[Finding]:
-    told = [now.get("accuracy/real", 0.0), now.get("accuracy/completed", 0.0)]
-    if min(told) <= DOMINATING_ACCURACY:
-        return []
-    return _finding(
-        State.DOMINATES,
-        f"discriminator accuracy: real {told[0]:.0%}, completed {told[1]:.0%} "
-        f"(limit {DOMINATING_ACCURACY:.0%} of both)",
+def _dominates(now: Scalars) -> str:
+    real, completed = now.get("accuracy/real", 0.0), now.get("accuracy/completed", 0.0)
+    if min(real, completed) <= DOMINATING_ACCURACY:
+        return ""
+    return (
+        f"discriminator accuracy: real {real:.0%}, completed {completed:.0%} (limit {DOMINATING_ACCURACY:.0%} of both)"
     )
 
 
-def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_young: bool) -> list[Finding]:
+def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_young: bool) -> Finding | None:
     """Discriminators whose accuracies oscillate while their logit gap stays small.
 
     Young ones oscillate too, but their gap only grows from 0, fast or slowly. Those that overshoot have had a negative
@@ -228,53 +213,50 @@ def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_youn
     if are_young:
         gaps = [each["contest/margin"] for each in window if "contest/margin" in each]
         if not gaps or min(gaps) > -ASLEEP_GAP:
-            return []
+            return None
         gap, near = statistics.median(gaps[-(len(gaps) // 3) :]), ASLEEP_GAP
     # Twice the deviation that guessing gives from one small batch to the next.
     limit = max(OVERSHOOT_DEVIATION, math.sqrt(2 / photos)) if photos else OVERSHOOT_DEVIATION
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
     differences = [real - completed for real, completed in pairs if real is not None and completed is not None]
     if gap is None or abs(gap) >= near or len(differences) < _FEWEST_UPDATES:
-        return []
+        return None
     deviation = statistics.stdev(differences)
     if deviation <= limit:
-        return []
+        return None
     evidence = (
         "the discriminators overshoot: their accuracy on real minus that on completed photos has a standard deviation "
         f"of {deviation:.2f} from one update to the next (limit {limit:.2g}), logit gap {abs(gap):.2g} (limit {near})"
     )
-    return [Finding(State.ASLEEP, (evidence,), _SLOWER, overshoots=True)]
+    return Finding(State.ASLEEP, (evidence,), _SLOWER, overshoots=True)
 
 
-def _asleep(now: Scalars) -> list[Finding]:
+def _asleep(now: Scalars) -> Finding | None:
     told = [now[name] for name in ("accuracy/real", "accuracy/completed") if name in now]
     if len(told) == 2 and abs(told[0] - told[1]) > ONE_SIDED_GAP:
         evidence = (
             f"the discriminators call {'nearly all' if told[0] > told[1] else 'hardly any'} photos real: accuracy: "
             f"real {told[0]:.0%}, completed {told[1]:.0%} (limit {ONE_SIDED_GAP:.0%} apart)"
         )
-        return [Finding(State.ASLEEP, (evidence,), _UPRIGHT)]
+        return Finding(State.ASLEEP, (evidence,), _UPRIGHT)
     gap = now.get("contest/margin")
     if len(told) < 2 or sum(told) / 2 >= ASLEEP_ACCURACY or (gap is not None and abs(gap) >= ASLEEP_GAP):
-        return []
+        return None
     apart = f", logit gap {abs(gap):.2g} (limit {ASLEEP_GAP})" if gap is not None else ""
     return _finding(State.ASLEEP, f"discriminator accuracy {sum(told) / 2:.0%} (limit {ASLEEP_ACCURACY:.0%}){apart}")
 
 
 def _healthy(now: Scalars) -> tuple[str, ...]:
-    told = []
-    if "accuracy/real" in now and "accuracy/completed" in now:
-        told.append(
-            f"discriminator accuracy: real {now['accuracy/real']:.0%}, completed {now['accuracy/completed']:.0%}"
-        )
-    called = {
-        "gradient_ratio": "adversarial gradient {:.2g} of the reconstruction gradient",
-        "diversity": "difference between completions {:.2f} of that between photos",
-        "checkerboard": "checkerboard energy of the upsampling layers {:.2g} times the photos'",
+    known = {**now, **ratios(now)}
+    told = {
+        ("accuracy/real", "accuracy/completed"): "discriminator accuracy: real {:.0%}, completed {:.0%}",
+        ("gradient_ratio",): "adversarial gradient {:.2g} of the reconstruction gradient",
+        ("diversity",): "difference between completions {:.2f} of that between photos",
+        ("checkerboard",): "checkerboard energy of the upsampling layers {:.2g} times the photos'",
     }
-    known = ratios(now)
-    told += [words.format(known[name]) for name, words in called.items() if name in known]
-    return tuple(told)
+    return tuple(
+        words.format(*(known[name] for name in names)) for names, words in told.items() if known.keys() >= set(names)
+    )
 
 
 def trend(window: Sequence[Scalars], name: str) -> float | None:

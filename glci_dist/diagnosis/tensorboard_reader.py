@@ -11,23 +11,10 @@ from glci_dist.runs.events import Diagnosed, NetworkReset, Resumed, RolledBack
 from glci_dist.runs.journal import read_journal
 
 NAMES = (
-    "loss/reconstruction",
-    "loss/adversarial",
-    "loss/real",
-    "loss/completed",
-    "accuracy/real",
-    "accuracy/completed",
-    "contest/margin",
-    "contest/hole_share",
-    "contest/lattice",
-    "contest/lattice_of_photos",
-    "contest/diversity",
-    "contest/diversity_of_photos",
-    "contest/batch_norm_gap",
-    "gradient_at_output/reconstruction",
-    "gradient_at_output/adversarial",
-    "phase/alpha",
-    "phase/number",
+    *("loss/reconstruction", "loss/adversarial", "loss/real", "loss/completed", "accuracy/real", "accuracy/completed"),
+    *("contest/margin", "contest/hole_share", "contest/lattice", "contest/lattice_of_photos", "contest/diversity"),
+    *("contest/diversity_of_photos", "contest/batch_norm_gap", "gradient_at_output/reconstruction"),
+    *("gradient_at_output/adversarial", "phase/alpha", "phase/number"),
 )
 """The scalars of a diagnosis; another log's names are mapped to these."""
 

@@ -38,9 +38,8 @@ def diagnose(contest: Sequence[Point], *, window: int, since: int | None = None)
         point = contest[place]
         start = min(bisect_right(steps, point.step - window), place + 1 - _FEWEST)
         are_young = point.step - (contest[0].step if since is None else since) < YOUNG_UPDATES
-        finding = diagnose_window(
-            [each.scalars for each in contest[start : place + 1]], beginning, are_young=are_young
-        )[0]
+        scalars = [each.scalars for each in contest[start : place + 1]]
+        finding = diagnose_window(scalars, beginning, are_young=are_young)[0]
         if found and found[-1].finding.state == finding.state:
             found[-1] = StateSpan(found[-1].first, point.step, finding)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 _HELP = """\
@@ -35,7 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN[@STEP]", nargs="+", help="the run's folder, such as runs/faces64")
-    parser.add_argument("--data", required=True, metavar="SHARDS", help="folder or url of held-out shards")
+    parser.add_argument(
+        "--data", dest="shards", required=True, metavar="SHARDS", help="folder or url of held-out shards"
+    )
     parser.add_argument("--masks", default="box", metavar="SET", help="the frozen set of holes (box)")
     parser.add_argument("--photos", type=int, default=None, metavar="N", help="only the first N photos")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="photos completed at a time (32)")
@@ -43,20 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--resamples", type=int, default=200, metavar="N", help="bootstrap resamples; 0: no intervals (200)"
     )
     parser.add_argument("--identity", action="store_true", help="identity distance (pip install 'glci-dist[identity]')")
-    parser.add_argument(
-        "--fid-weights",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="FID with these weights, pt_inception-2015-12-05-6726825d.pth",
-    )
-    parser.add_argument(
-        "--lpips-weights",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="LPIPS with these weights, alexnet-owt-7be5be79.pth",
-    )
+    for network, file in (("FID", "pt_inception-2015-12-05-6726825d.pth"), ("LPIPS", "alexnet-owt-7be5be79.pth")):
+        option, told = f"--{network.lower()}-weights", f"{network} with these weights, {file}"
+        parser.add_argument(option, type=Path, default=None, metavar="FILE", help=told)
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
     parser.set_defaults(run=_evaluate, is_for_ranks=True)
 
@@ -64,18 +56,5 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _evaluate(parsed: argparse.Namespace) -> int:
     from glci_dist.evaluation.evaluate_runs import EvaluationRequest, evaluate_runs
 
-    evaluate_runs(
-        EvaluationRequest(
-            runs=parsed.runs,
-            shards=parsed.data,
-            masks=parsed.masks,
-            photos=parsed.photos,
-            batch=parsed.batch,
-            resamples=parsed.resamples,
-            identity=parsed.identity,
-            fid_weights=parsed.fid_weights,
-            lpips_weights=parsed.lpips_weights,
-            out=parsed.out,
-        )
-    )
+    evaluate_runs(EvaluationRequest(**{each.name: getattr(parsed, each.name) for each in fields(EvaluationRequest)}))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,16 +55,16 @@ class _Batch:
 
 @dataclass
 class _Measurements:
-    """What was measured on some photos."""
+    """What was measured on the photos of a batch."""
 
-    keys: list[str] = field(default_factory=list)
-    areas: list[np.ndarray] = field(default_factory=list)
+    keys: tuple[str, ...]
+    areas: np.ndarray
     """Shares of the photos that are hole."""
-    per_photo: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    per_photo: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     """By method and metric."""
-    features: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     """Of the composites, by method and metric."""
-    true: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    true: dict[str, np.ndarray] = field(default_factory=dict)
     """Features of the photos themselves, by metric."""
 
 
@@ -92,25 +93,32 @@ def evaluate(
     rank, size = (world.rank, world.size) if world is not None else (0, 1)
     starts = range(0, len(photos), batch)
     found: dict[int, _Measurements] = {}
-    problem: str | None = None
-    try:
-        with tqdm(total=len(photos), desc="evaluate", unit="photo", disable=not progress or rank > 0) as bar:
-            for start in starts[rank::size]:
-                part = _load_batch(photos, protocol, range(start, min(start + batch, len(photos))))
-                found[start] = _measure(methods, part, feature_metrics, baselines)
-                # Assuming that the other ranks are about as far.
-                bar.update(min(size * batch, len(photos) - bar.n))
-    except UserError as error:
-        if world is None:
-            raise
-        problem = str(error)
+    with (
+        nullcontext() if world is None else raised_on_all_ranks(world),
+        tqdm(total=len(photos), desc="evaluate", unit="photo", disable=not progress or rank > 0) as bar,
+    ):
+        for start in starts[rank::size]:
+            part = _load_batch(photos, protocol, range(start, min(start + batch, len(photos))))
+            found[start] = _measure(methods, part, feature_metrics, baselines)
+            # Assuming that the other ranks are about as far.
+            bar.update(min(size * batch, len(photos) - bar.n))
     if world is not None:
-        world.raise_on_all_ranks(problem)
         parts = world.gather_objects(found)
         if not parts:
             return None
         found = {start: findings for part in parts for start, findings in part.items()}
     return _merge([found[start] for start in starts], methods, protocol, replicates)
+
+
+@contextmanager
+def raised_on_all_ranks(world: World) -> Iterator[None]:
+    """A ``UserError`` of some ranks inside of it is raised on every rank at its end."""
+    problem = None
+    try:
+        yield
+    except UserError as error:
+        problem = str(error)
+    world.raise_on_all_ranks(problem)
 
 
 @torch.no_grad()
@@ -156,14 +164,13 @@ def _measure(
     feature_metrics: Sequence[FeatureMetric],
     baselines: Collection[str],
 ) -> _Measurements:
-    found = _Measurements(keys=list(part.keys), areas=[part.masks.mean((1, 2, 3)).double().numpy()])
+    found = _Measurements(part.keys, part.masks.mean((1, 2, 3)).double().numpy())
     composites = {
         method: composite(_complete(method, complete, part), part.photos, part.masks)
         for method, complete in methods.items()
     }
     for method, completed in composites.items():
-        measured = photo_metrics(completed, part.photos, part.masks)
-        found.per_photo[method] = {name: [values] for name, values in measured.items()}
+        found.per_photo[method] = photo_metrics(completed, part.photos, part.masks)
         found.features[method] = {}
     for metric in feature_metrics:
         for region in metric.regions:
@@ -176,8 +183,8 @@ def _measure(
                 seen = metric.extract(_region(completed, part, region), photos)
                 _store_features(found.features[method], metric, region, seen)
                 if metric.distance_name is not None:
-                    values = metric.compare(seen, true).double().numpy()
-                    found.per_photo[method][metric.distance_name + region] = [values]
+                    distances = metric.compare(seen, true).double().numpy()
+                    found.per_photo[method][metric.distance_name + region] = distances
     return found
 
 
@@ -185,10 +192,10 @@ def _region(pictures: Tensor, part: _Batch, region: str) -> Tensor:
     return pictures if region == WHOLE_PHOTO else crop_patches(pictures, part.patches, part.patch)
 
 
-def _store_features(features: dict[str, list[np.ndarray]], metric: FeatureMetric, region: str, seen: Features) -> None:
+def _store_features(features: dict[str, np.ndarray], metric: FeatureMetric, region: str, seen: Features) -> None:
     if metric.frechet_name is not None:
         assert seen.pooled is not None
-        features[metric.frechet_name + region] = [seen.pooled.float().numpy()]
+        features[metric.frechet_name + region] = seen.pooled.float().numpy()
 
 
 def _merge(
@@ -196,16 +203,16 @@ def _merge(
 ) -> Result:
     """The result over all photos, in their order."""
 
-    def join(pieces: Iterator[Mapping[str, list[np.ndarray]]]) -> dict[str, np.ndarray]:
+    def join(pieces: Iterator[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         gathered = list(pieces)
-        return {name: np.concatenate([array for each in gathered for array in each[name]]) for name in gathered[0]}
+        return {name: np.concatenate([each[name] for each in gathered]) for name in gathered[0]}
 
     keys = tuple(key for part in parts for key in part.keys)
     return Result(
         protocol=protocol,
         holes_sha256=protocol.digest(len(keys)),
         keys=keys,
-        hole_shares=np.concatenate([area for part in parts for area in part.areas]),
+        hole_shares=np.concatenate([part.areas for part in parts]),
         per_photo={method: join(part.per_photo[method] for part in parts) for method in methods},
         features={method: join(part.features[method] for part in parts) for method in methods},
         photo_features=join(part.true for part in parts),

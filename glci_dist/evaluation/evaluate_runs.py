@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +18,15 @@ from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World, joined
 from glci_dist.config import Config, EngineConfig
 from glci_dist.data.index import Index, load_index
+from glci_dist.data.processes import available_processes
 from glci_dist.data.store import ShardStore
-from glci_dist.errors import UserError, make_folder
+from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import CompletionMethod, mean_colour, telea
-from glci_dist.evaluation.evaluate import complete_samples, evaluate
+from glci_dist.evaluation.evaluate import complete_samples, evaluate, raised_on_all_ranks
 from glci_dist.evaluation.feature_metrics import EfficientNet, FeatureMetric, Inception, Lpips
 from glci_dist.evaluation.identity import Identity
 from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
-from glci_dist.evaluation.report import refuse_foreign, write_report
-from glci_dist.evaluation.result import Result
+from glci_dist.evaluation.report import prepare_folder, write_report
 from glci_dist.models.build import build_completion
 from glci_dist.models.completion import fill_colour
 from glci_dist.runs.folder import RunFolder
@@ -87,21 +86,15 @@ def evaluate_runs(request: EvaluationRequest) -> None:
         # Rank 0 chooses: a run that is still training may save another checkpoint meanwhile.
         collectives.mark_progress("verifying checkpoints", unbounded=True)
         steps = world.on_main(lambda: [_newest_step(run) for run in request.runs])
-        problem = None
-        try:
+        with raised_on_all_ranks(world):
             generators = [
                 load_generator(_split_step(run)[0], step) for run, step in zip(request.runs, steps, strict=True)
             ]
             index = load_index(request.shards, generators[0].config.data.cache)
-        except UserError as error:
-            problem = str(error)
-        world.raise_on_all_ranks(problem)
         _evaluate(request, generators, index, world)
 
 
-def _evaluate(
-    request: EvaluationRequest, generators: Sequence[LoadedGenerator], index: Index, world: World
-) -> Result | None:
+def _evaluate(request: EvaluationRequest, generators: Sequence[LoadedGenerator], index: Index, world: World) -> None:
     first = generators[0].config
     _check_sizes(generators)
     names = _names(request, generators)
@@ -118,7 +111,7 @@ def _evaluate(
     }
     with _feature_metrics(request, world) as feature_metrics:
         # Before the long part, so that a folder that cannot be written fails early.
-        world.on_main(lambda: _make_target(target))
+        world.on_main(lambda: prepare_folder(target))
         result = evaluate(
             methods,
             photos,
@@ -138,7 +131,6 @@ def _evaluate(
         picture = write_report(result, samples, target, networks=names, beside=TELEA)
         print(result.table(names), end="")
         print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
-    return result
 
 
 def _check_sizes(generators: Sequence[LoadedGenerator]) -> None:
@@ -164,11 +156,6 @@ def _names(request: EvaluationRequest, generators: Sequence[LoadedGenerator]) ->
     if len(set(names)) < len(names):
         raise UserError(f"{max(names, key=names.count)} is named twice: name each run, or RUN@STEP, once")
     return names
-
-
-def _make_target(folder: Path) -> None:
-    refuse_foreign(folder)
-    make_folder(folder, "--out")
 
 
 def _newest_step(run: str) -> int:
@@ -246,22 +233,15 @@ def _split_step(run: str) -> tuple[Path, int | None]:
 def _feature_metrics(request: EvaluationRequest, world: World) -> Iterator[list[FeatureMetric]]:
     """The requested metrics; what fails on one rank raises ``UserError`` on every rank."""
     found: list[FeatureMetric] = []
-    identity: Identity | None = None
-    problem = None
-    try:
-        found.append(EfficientNet(world.device))
-        if request.lpips_weights is not None:
-            found.append(Lpips(request.lpips_weights, world.device))
-        if request.fid_weights is not None:
-            found.append(Inception(request.fid_weights, world.device))
-        if request.identity:
-            identity = Identity(max(1, len(os.sched_getaffinity(0)) // world.local_size))
-            found.append(identity)
-    except UserError as error:
-        problem = str(error)
-    world.raise_on_all_ranks(problem)
-    try:
+    with ExitStack() as at_end:
+        with raised_on_all_ranks(world):
+            found.append(EfficientNet(world.device))
+            if request.lpips_weights is not None:
+                found.append(Lpips(request.lpips_weights, world.device))
+            if request.fid_weights is not None:
+                found.append(Inception(request.fid_weights, world.device))
+            if request.identity:
+                identity = Identity(max(1, available_processes() // world.local_size))
+                at_end.callback(identity.close)
+                found.append(identity)
         yield found
-    finally:
-        if identity is not None:
-            identity.close()

@@ -117,9 +117,8 @@ class Lpips(FeatureMetric):
 
     def extract(self, pictures: Tensor, photos: Tensor) -> Features:
         pictures = enlarged(pictures.to(self._device), self._LEAST)
-        x = (pictures * 2 - 1 - pictures.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)) / pictures.new_tensor(
-            [0.458, 0.448, 0.450]
-        ).view(1, 3, 1, 1)
+        centre = pictures.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
+        x = (pictures * 2 - 1 - centre) / pictures.new_tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
         maps = []
         for layer in self._slices:
             x = layer(x)

@@ -22,11 +22,7 @@ from glci_dist.errors import UserError
 
 _SEED = 20170730
 """Frozen: with another value, results are not comparable with published ones."""
-_RADII = {
-    "freeform-thin": (1 / 64, 2 / 64),
-    "freeform-medium": (2 / 64, 4 / 64),
-    "freeform-thick": (4 / 64, 7 / 64),
-}
+_RADII = {"freeform-thin": (1 / 64, 2 / 64), "freeform-medium": (2 / 64, 4 / 64), "freeform-thick": (4 / 64, 7 / 64)}
 """Range of a stroke's half width, as a share of the photo's side. Frozen too."""
 MASK_SETS = ("box", "centre", *_RADII)
 """The frozen sets of holes."""
@@ -54,10 +50,8 @@ class HoleProtocol:
     def digest(self, photos: int) -> str:
         """Sha256 over the boxes and strokes of the first ``photos`` holes; equal digests mean equal holes."""
         holes = self._draw(range(photos))
-        digest = hashlib.sha256()
-        digest.update(np.ascontiguousarray(holes.boxes, dtype="<i4").tobytes())
-        digest.update(np.ascontiguousarray(holes.strokes, dtype="<f4").tobytes())
-        return digest.hexdigest()
+        content = holes.boxes.astype("<i4").tobytes() + holes.strokes.astype("<f4").tobytes()
+        return hashlib.sha256(content).hexdigest()
 
     def _draw(self, numbers: range) -> Holes:
         return draw_holes(self.holes, self.size, seed=self.seed, step=0, slots=numbers)

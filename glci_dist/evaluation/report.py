@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from glci_dist.data.foreign import refuse_foreign_report
 from glci_dist.data.grid import grid, scale_to
-
-if TYPE_CHECKING:
-    from glci_dist.evaluation.evaluate import CompletedSample
-    from glci_dist.evaluation.result import Result
+from glci_dist.errors import make_folder
+from glci_dist.evaluation.evaluate import CompletedSample
+from glci_dist.evaluation.result import Result
 
 HOLE = (255, 255, 255)
 _NAMES = ("evaluation.json", "evaluation.md", "evaluation.png")
 _MARK = b"glci-evaluation-"
 
 
-def refuse_foreign(folder: Path) -> None:
-    """UserError if ``write_report`` would overwrite another program's files in ``folder``."""
+def prepare_folder(folder: Path) -> None:
+    """Make ``folder``; UserError if that fails, or ``write_report`` would overwrite another program's files there."""
     refuse_foreign_report("evaluation", _MARK, *(folder / name for name in _NAMES))
+    make_folder(folder, "--out")
 
 
 def write_report(

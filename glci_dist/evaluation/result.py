@@ -138,7 +138,10 @@ class Result:
                 "photos": self.photos,
                 "interval": {"share": 0.95, "resamples": self.replicates},
                 "methods": {
-                    method: {name: _plain(self.summary(method, name)) for name in self.names(method)}
+                    method: {
+                        name: {key: _finite(figure) for key, figure in asdict(self.summary(method, name)).items()}
+                        for name in self.names(method)
+                    }
                     for method in self.methods
                 },
                 "by_hole_size": {
@@ -162,21 +165,22 @@ class Result:
         rows = [["", *self.methods]]
         for name in names:
             cells = [
-                _cell(self.summary(method, name), name) if name in self.names(method) else "" for method in rows[0][1:]
+                _cell(self.summary(method, name), METRICS[name].decimals) if name in self.names(method) else ""
+                for method in self.methods
             ]
             rows.append([METRICS[name].title, *cells])
         blocks = [_markdown(rows)]
         for other in networks[1:]:
             rows = [[f"{other} over {networks[0]}", "ratio"]]
             for name in self.names(other):
-                rows.append([METRICS[name].title, _ratio(self.ratio(other, networks[0], name))])
+                rows.append([METRICS[name].title, _cell(self.ratio(other, networks[0], name), 3)])
             blocks.append(_markdown(rows))
         sizes = self._sizes()
         for network in networks if len(sizes) > 1 else ():
             rows = [[f"{network}, holes of", *(f"{size} of the photo ({int(held.sum())})" for size, held in sizes)]]
             for name in self.names(network):
                 values = (self.value(network, name, held) for _, held in sizes)
-                rows.append([METRICS[name].title, *(_cell(Summary(value), name) for value in values)])
+                rows.append([METRICS[name].title, *(_cell(Summary(value), METRICS[name].decimals) for value in values)])
             blocks.append(_markdown(rows))
         holes = self.protocol.holes
         sides = f", holes of {holes.min_side} to {holes.max_side} px" if self.protocol.name == "box" else ""
@@ -225,29 +229,16 @@ def brief(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.{METRICS[name].decimals}f}" for name, value in figures.items())
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
 
 
-def _plain(summary: Summary) -> dict[str, float | None]:
-    return {"value": _finite(summary.value), "low": summary.low, "high": summary.high}
-
-
-def _cell(summary: Summary, name: str) -> str:
-    decimals = METRICS[name].decimals
+def _cell(summary: Summary, decimals: int) -> str:
     if not np.isfinite(summary.value):
         return ""
     if summary.low is None:
         return f"{summary.value:.{decimals}f}"
     return f"{summary.value:.{decimals}f} ({summary.low:.{decimals}f} to {summary.high:.{decimals}f})"
-
-
-def _ratio(summary: Summary) -> str:
-    if not np.isfinite(summary.value):
-        return ""
-    if summary.low is None:
-        return f"{summary.value:.3f}"
-    return f"{summary.value:.3f} ({summary.low:.3f} to {summary.high:.3f})"
 
 
 def _markdown(rows: list[list[str]]) -> str:

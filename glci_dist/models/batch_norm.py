@@ -77,9 +77,8 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 class _GlobalBatchNorm(torch.autograd.Function):
     """Training-mode batch norm with the statistics of all ranks, for CPU tensors.
 
-    Forward and backward are torch's fused evaluation-mode kernels with the global statistics, which
-    take one small collective each. Every rank has equally many photos (the world size divides the
-    global batch).
+    Forward and backward are torch's fused evaluation-mode kernels with the global statistics, which take one small
+    collective each. Every rank has equally many photos (the world size divides the global batch).
     """
 
     @staticmethod

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
 from glci_dist.models.batch_norm import BatchNorm2d
-from glci_dist.models.completion import MaskedInput
+from glci_dist.models.completion import MaskedInput, convolution, upsampling
 from glci_dist.models.sizes import bottleneck_side
 
 
@@ -40,25 +42,12 @@ class ContextEncoder(nn.Module):
         self.fill = MaskedInput()
         encoder: list[nn.Module] = []
         for inputs, outputs in zip([4, *channels[:-1]], channels, strict=True):
-            encoder += [
-                nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False),
-                BatchNorm2d(outputs),
-                nn.LeakyReLU(0.2, True),
-            ]
+            encoder += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), BatchNorm2d(outputs), nn.LeakyReLU(0.2, True)]
         narrow = channels[-1]
-        bottleneck = [
-            ChannelwiseFullyConnected(narrow, side),
-            nn.Conv2d(narrow, narrow, 1, bias=False),
-            BatchNorm2d(narrow),
-            nn.ReLU(inplace=True),
-        ]
+        bottleneck = [ChannelwiseFullyConnected(narrow, side), *convolution(narrow, narrow, 1)]
         decoder: list[nn.Module] = []
-        for inputs, outputs in zip(channels[::-1][:-1], channels[::-1][1:], strict=True):
-            decoder += [
-                nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
-                BatchNorm2d(outputs),
-                nn.ReLU(True),
-            ]
+        for inputs, outputs in itertools.pairwise(channels[::-1]):
+            decoder += [*upsampling(inputs, outputs, "deconvolution")]
         self.layers = nn.Sequential(*encoder, *bottleneck, *decoder, nn.ConvTranspose2d(channels[0], 3, 4, 2, 1))
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:

@@ -16,12 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from glci_dist.errors import UserError, in_a_line
-from glci_dist.models.batch_norm import (
-    BatchNorm2d,
-    ConvertedBatchNorm2d,
-    commit_running_statistics,
-    local_statistics,
-)
+from glci_dist.models.batch_norm import BatchNorm2d, ConvertedBatchNorm2d, commit_running_statistics, local_statistics
 from glci_dist.models.completion import MaskedInput
 
 Outputs = tuple[Tensor, ...]

@@ -45,18 +45,6 @@ class Discriminators(nn.Module):
         return [(logits[place::count], [each[place::count] for each in activations]) for place in range(count)]
 
 
-def convolutions(size: int) -> int:
-    """Number of stride-2 convolutions for an image of ``size`` px: until at most 5 px remain.
-
-    The paper's four networks follow this rule: 256 px: 6, 160: 5, 128: 5, 96: 5.
-    """
-    count = 0
-    while size > 5:
-        size = -(-size // 2)
-        count += 1
-    return count
-
-
 class Branch(nn.Module):
     """One discriminator without its head: ``(N, 3, size, size)`` to ``(N, 1024 * width)``."""
 
@@ -64,7 +52,10 @@ class Branch(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         inputs = 3
-        for channels in _CHANNELS[: convolutions(size)]:
+        for channels in _CHANNELS:
+            # The rule that the paper's four networks follow: 6 convolutions for 256 px, 5 for 160, 128 and 96.
+            if size <= 5:
+                break
             outputs = max(1, round(config.width * channels))
             if config.normalization == "batch":
                 layers += [nn.Conv2d(inputs, outputs, 5, 2, 2, bias=False), BatchNorm2d(outputs)]
@@ -89,9 +80,7 @@ class Branch(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The features, and all activations, ``(N, ...)`` each, the features last."""
         activations = []
-        x = images
-        if self._centres_inputs:
-            x = 2 * x - 1
+        x = 2 * images - 1 if self._centres_inputs else images
         for layer in self.layers:
             x = layer(x)
             if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):

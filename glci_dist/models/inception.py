@@ -18,8 +18,8 @@ FEATURES = 2048
 """Length of the pooled features."""
 
 Kernel = int | tuple[int, int]
-Layer = tuple[str, int, Kernel]
-"""Name, channels and kernel of a convolution of stride 1 that keeps the size."""
+Layer = tuple[int, Kernel]
+"""Channels and kernel of a convolution of stride 1 that keeps the size."""
 
 
 class _Convolution(nn.Module):
@@ -37,31 +37,32 @@ class _Convolution(nn.Module):
 class _Block(nn.Module):
     """Parallel branches over one input, their outputs concatenated.
 
-    ``branches``: the layers of each branch; the last layer may be two that share their input (names ending in a, b).
-    ``pooled``: output channels of the pooling branch's convolution; 0: no convolution, and the pooling and the last
-    layers of the branches halve the size.
+    ``branches``: the layers of each branch, by its name. ``forked``: the last two layers of a branch of several share
+    their input. ``pooled``: output channels of the pooling branch's convolution; 0: no convolution, and the pooling and
+    the last layers of the branches halve the size.
     """
 
     def __init__(
         self,
         inputs: int,
-        branches: Sequence[Sequence[Layer]],
+        branches: Mapping[str, Sequence[Layer]],
         *,
-        pooled: int,
+        pooled: int = 0,
         pooling: str = "average",
+        forked: bool = False,
     ) -> None:
         super().__init__()
         self._branches: list[list[str]] = []
         self._halves, self._pooling = not pooled, pooling
-        for layers in branches:
+        for branch, layers in branches.items():
+            names = _names(branch, len(layers), forked)
             channels = inputs
-            for name, outputs, kernel in layers:
-                last = name == layers[-1][0]
-                stride = 2 if self._halves and last else 1
+            for name, (outputs, kernel) in zip(names, layers, strict=True):
+                stride = 2 if self._halves and name == names[-1] else 1
                 self.add_module(name, _Convolution(channels, outputs, kernel, stride=stride, padded=stride == 1))
                 # Layers "a" and "b" share their input.
                 channels = channels if name.endswith("a") else outputs
-            self._branches.append([name for name, _, _ in layers])
+            self._branches.append(names)
         if pooled:
             self.branch_pool = _Convolution(inputs, pooled, 1)
 
@@ -83,81 +84,39 @@ class _Block(nn.Module):
         return torch.cat([*outputs, self.branch_pool(pooled)], 1)
 
 
+def _names(branch: str, layers: int, forked: bool) -> list[str]:
+    """The names that a branch's layers have in the weights."""
+    numbers = [*range(1, layers - 1), f"{layers - 1}a", f"{layers - 1}b"] if forked else range(1, layers + 1)
+    return [f"{branch}_{number}" for number in numbers] if layers > 1 else [branch]
+
+
 def _block_a(inputs: int, pooled: int) -> _Block:
-    return _Block(
-        inputs,
-        [
-            [("branch1x1", 64, 1)],
-            [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)],
-            [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
-        ],
-        pooled=pooled,
-    )
-
-
-def _block_b(inputs: int) -> _Block:
-    return _Block(
-        inputs,
-        [
-            [("branch3x3", 384, 3)],
-            [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
-        ],
-        pooled=0,
-    )
+    branches: dict[str, list[Layer]] = {
+        "branch1x1": [(64, 1)],
+        "branch5x5": [(48, 1), (64, 5)],
+        "branch3x3dbl": [(64, 1), (96, 3), (96, 3)],
+    }
+    return _Block(inputs, branches, pooled=pooled)
 
 
 def _block_c(inner: int) -> _Block:
     row, column = (1, 7), (7, 1)
-    return _Block(
-        768,
-        [
-            [("branch1x1", 192, 1)],
-            [("branch7x7_1", inner, 1), ("branch7x7_2", inner, row), ("branch7x7_3", 192, column)],
-            [
-                ("branch7x7dbl_1", inner, 1),
-                ("branch7x7dbl_2", inner, column),
-                ("branch7x7dbl_3", inner, row),
-                ("branch7x7dbl_4", inner, column),
-                ("branch7x7dbl_5", 192, row),
-            ],
-        ],
-        pooled=192,
-    )
-
-
-def _block_d(inputs: int) -> _Block:
-    return _Block(
-        inputs,
-        [
-            [("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3)],
-            [
-                ("branch7x7x3_1", 192, 1),
-                ("branch7x7x3_2", 192, (1, 7)),
-                ("branch7x7x3_3", 192, (7, 1)),
-                ("branch7x7x3_4", 192, 3),
-            ],
-        ],
-        pooled=0,
-    )
+    branches: dict[str, list[Layer]] = {
+        "branch1x1": [(192, 1)],
+        "branch7x7": [(inner, 1), (inner, row), (192, column)],
+        "branch7x7dbl": [(inner, 1), (inner, column), (inner, row), (inner, column), (192, row)],
+    }
+    return _Block(768, branches, pooled=192)
 
 
 def _block_e(inputs: int, pooling: str) -> _Block:
     row, column = (1, 3), (3, 1)
-    return _Block(
-        inputs,
-        [
-            [("branch1x1", 320, 1)],
-            [("branch3x3_1", 384, 1), ("branch3x3_2a", 384, row), ("branch3x3_2b", 384, column)],
-            [
-                ("branch3x3dbl_1", 448, 1),
-                ("branch3x3dbl_2", 384, 3),
-                ("branch3x3dbl_3a", 384, row),
-                ("branch3x3dbl_3b", 384, column),
-            ],
-        ],
-        pooled=192,
-        pooling=pooling,
-    )
+    branches: dict[str, list[Layer]] = {
+        "branch1x1": [(320, 1)],
+        "branch3x3": [(384, 1), (384, row), (384, column)],
+        "branch3x3dbl": [(448, 1), (384, 3), (384, row), (384, column)],
+    }
+    return _Block(inputs, branches, pooled=192, pooling=pooling, forked=True)
 
 
 class InceptionV3(nn.Module):
@@ -174,12 +133,14 @@ class InceptionV3(nn.Module):
         self.Mixed_5b = _block_a(192, 32)
         self.Mixed_5c = _block_a(256, 64)
         self.Mixed_5d = _block_a(288, 64)
-        self.Mixed_6a = _block_b(288)
+        self.Mixed_6a = _Block(288, {"branch3x3": [(384, 3)], "branch3x3dbl": [(64, 1), (96, 3), (96, 3)]})
         self.Mixed_6b = _block_c(128)
         self.Mixed_6c = _block_c(160)
         self.Mixed_6d = _block_c(160)
         self.Mixed_6e = _block_c(192)
-        self.Mixed_7a = _block_d(768)
+        self.Mixed_7a = _Block(
+            768, {"branch3x3": [(192, 1), (320, 3)], "branch7x7x3": [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)]}
+        )
         self.Mixed_7b = _block_e(1280, "average")
         self.Mixed_7c = _block_e(2048, "maximum")
         self.load_state_dict({name: value for name, value in weights.items() if not name.startswith("fc.")})

@@ -16,11 +16,8 @@ def bottleneck_side(size: int) -> int:
 def check_models(config: Config) -> None:
     """Raise ``UserError`` for a photo size that the configured completion network does not accept."""
     chosen, size = config.model.completion, config.data.size
-    if (
-        not chosen.custom
-        and chosen.kind == "context_encoder"
-        and size != bottleneck_side(size) << (size // bottleneck_side(size)).bit_length() - 1
-    ):
+    side = bottleneck_side(size)
+    if not chosen.custom and chosen.kind == "context_encoder" and size != side << (size // side).bit_length() - 1:
         raise UserError(
             f"data.size={size} cannot be halved down to at most 8 px, as model.completion.kind=context_encoder needs: "
             "choose a size such as 64, 128, 160 or 256"

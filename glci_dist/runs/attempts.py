@@ -119,20 +119,22 @@ def numbers(run: Path) -> list[int]:
 
 def lease(run: Path, number: int) -> dict[str, Any]:
     """Number, host, process, time and ranks of an attempt; empty where there is none."""
-    return parse_record(_lease(run, number))
-
-
-def last_sign(run: Path, number: int) -> dict[str, Any]:
-    """What an attempt last said of itself; empty where it never did."""
-    attempt = Attempt(run, number)
-    return parse_record(attempt.alive) or parse_record(attempt.over / attempt.alive.name)
+    return parse_record(run / "attempts" / f"{number:04d}.json")
 
 
 def parse_record(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none, or only the beginning of one."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return parsed(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def parsed(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in a text; empty where there is none, or only the beginning of one."""
+    try:
+        found = json.loads(text)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -148,14 +150,10 @@ def _take_number(run: Path, facts: dict[str, Any]) -> Attempt:
             os.fsync(aside.fileno())
             try:
                 # A hard link with its content in it is what two processes cannot both make.
-                os.link(aside.name, _lease(run, attempt.number))
+                os.link(aside.name, attempt.folder.with_suffix(".json"))
             except FileExistsError:
                 continue
         return attempt
-
-
-def _lease(run: Path, number: int) -> Path:
-    return run / "attempts" / f"{number:04d}.json"
 
 
 def _fence_off(older: Attempt) -> None:

@@ -111,14 +111,10 @@ def read_endings(attempt: Attempt) -> dict[int, dict[str, Any]]:
 
 def cause_of(endings: dict[int, dict[str, Any]]) -> str:
     """What that rank said, other than rank 0, which failed first by itself; empty: none said anything."""
-    said = [
-        (str(each.get("time")), rank)
-        for rank, each in endings.items()
-        if rank and each.get("part") == FailureRole.BROKE
-    ]
-    if not said:
+    broke = [rank for rank, each in endings.items() if rank and each.get("part") == FailureRole.BROKE]
+    if not broke:
         return ""
-    _, rank = min(said)
+    rank = min(broke, key=lambda rank: (str(endings[rank].get("time")), rank))
     first = endings[rank]
     why = str(first.get("reason", ""))
     where = f"rank {rank} on {first.get('host', '?')}"

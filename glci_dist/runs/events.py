@@ -9,9 +9,10 @@ import functools
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_origin, get_type_hints
 
 
+@dataclass_transform(frozen_default=True)
 @dataclass(frozen=True)
 class Event:
     """What happened at a step. A field that is None is absent from the line."""
@@ -34,7 +35,7 @@ class Event:
         if name in Event.kinds:
             raise TypeError(f"two kinds of events are named {name!r}: {Event.kinds[name].__name__} and {cls.__name__}")
         cls.name = name
-        Event.kinds[name] = cls
+        Event.kinds[name] = dataclass(frozen=True)(cls)
 
     def record(self) -> dict[str, Any]:
         """The JSON object of its line."""
@@ -79,7 +80,6 @@ def _value(found: Any, types: tuple[type, ...]) -> Any:
     return None if NoneType in types else kind()
 
 
-@dataclass(frozen=True)
 class UnknownEvent(Event, name=""):
     """An event of a kind that this version does not have."""
 
@@ -94,7 +94,6 @@ class UnknownEvent(Event, name=""):
         return dict(self.content)
 
 
-@dataclass(frozen=True)
 class Started(Event, name="start"):
     """An attempt begins the run."""
 
@@ -103,7 +102,6 @@ class Started(Event, name="start"):
     precision: str
 
 
-@dataclass(frozen=True)
 class Resumed(Event, name="resume"):
     """An attempt goes on from a checkpoint; without device and precision where no step is left to run."""
 
@@ -112,7 +110,6 @@ class Resumed(Event, name="resume"):
     precision: str | None = None
 
 
-@dataclass(frozen=True)
 class ConfigurationChanged(Event, name="changed"):
     """The user accepted changes to the configuration."""
 
@@ -120,28 +117,24 @@ class ConfigurationChanged(Event, name="changed"):
     """With both values."""
 
 
-@dataclass(frozen=True)
 class OtherVersion(Event, name="version"):
     """Another version wrote the run's configuration."""
 
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class CheckpointMissing(Event, name="missing"):
     """The newest checkpoint that the journal tells of is not there."""
 
     checkpoint: str
 
 
-@dataclass(frozen=True)
 class StepMoved(Event, name="moved"):
     """Changed phases moved the step that the run goes on at."""
 
     moves: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class FirstStepDone(Event, name="running"):
     """An attempt ran its first step."""
 
@@ -149,14 +142,12 @@ class FirstStepDone(Event, name="running"):
     """Since the process's start, of each part."""
 
 
-@dataclass(frozen=True)
 class PhaseStarted(Event, name="phase"):
     """A phase begins."""
 
     phase: str
 
 
-@dataclass(frozen=True)
 class CheckpointSaved(Event, name="checkpoint"):
     """A checkpoint was committed."""
 
@@ -172,21 +163,18 @@ class CheckpointSaved(Event, name="checkpoint"):
     """Checkpoints that retention removed."""
 
 
-@dataclass(frozen=True)
 class CheckpointFailed(Event, name="checkpoint-failed"):
     """A checkpoint could not be written."""
 
     reason: str
 
 
-@dataclass(frozen=True)
 class RetentionFailed(Event, name="retention-failed"):
     """Older checkpoints could not be removed."""
 
     reason: str
 
 
-@dataclass(frozen=True)
 class CheckpointDamaged(Event, name="damaged"):
     """A checkpoint was damaged, and was set aside."""
 
@@ -195,14 +183,12 @@ class CheckpointDamaged(Event, name="damaged"):
     set_aside: str
 
 
-@dataclass(frozen=True)
 class SignalReceived(Event, name="signal"):
     """A signal stops the run."""
 
     signals: tuple[str | None, ...]  # of each rank
 
 
-@dataclass(frozen=True)
 class SampleReplaced(Event, name="replaced"):
     """A sample did not decode, and the next one of its shard stands in its slot."""
 
@@ -212,7 +198,6 @@ class SampleReplaced(Event, name="replaced"):
     reason: str
 
 
-@dataclass(frozen=True)
 class WorkerLost(Event, name="worker-lost"):
     """A loader worker was lost."""
 
@@ -221,7 +206,6 @@ class WorkerLost(Event, name="worker-lost"):
     reason: str
 
 
-@dataclass(frozen=True)
 class GradientNotFinite(Event, name="not-finite"):
     """Updates were not applied, as a gradient was not finite."""
 
@@ -233,7 +217,6 @@ class GradientNotFinite(Event, name="not-finite"):
     """Of the step's samples."""
 
 
-@dataclass(frozen=True)
 class GradientSpike(Event, name="spike"):
     """Updates were not applied, as a gradient's norm was beyond its limit."""
 
@@ -244,7 +227,6 @@ class GradientSpike(Event, name="spike"):
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class RolledBack(Event, name="rollback"):
     """The run went back to a checkpoint."""
 
@@ -253,7 +235,6 @@ class RolledBack(Event, name="rollback"):
     """The first step that is left out of the run, and the one after the last."""
 
 
-@dataclass(frozen=True)
 class StragglerFound(Event, name="straggler"):
     """A host kept the others waiting."""
 
@@ -263,7 +244,6 @@ class StragglerFound(Event, name="straggler"):
     seconds: float
 
 
-@dataclass(frozen=True)
 class Diagnosed(Event, name="diagnosis"):
     """The doctor found the contest in another state, or answered one."""
 
@@ -277,14 +257,12 @@ class Diagnosed(Event, name="diagnosis"):
     discriminator_lr: float | None = None
 
 
-@dataclass(frozen=True)
 class NetworkReset(Event, name="renewed"):
     """A network was put back to what it was at the run's start."""
 
     network: str
 
 
-@dataclass(frozen=True)
 class Evaluated(Event, name="evaluation"):
     """The completion network was measured on held-out photos."""
 
@@ -300,14 +278,12 @@ class Evaluated(Event, name="evaluation"):
         return self.figures
 
 
-@dataclass(frozen=True)
 class EvaluationFailed(Event, name="not-evaluated"):
     """Held-out photos could not be read."""
 
     error: str
 
 
-@dataclass(frozen=True)
 class DisplayFailed(Event, name="not-shown"):
     """A callback that only shows the run could not write."""
 
@@ -315,7 +291,6 @@ class DisplayFailed(Event, name="not-shown"):
     error: str
 
 
-@dataclass(frozen=True)
 class OutputLost(Event, name="not-printed"):
     """What is printed does not arrive."""
 
@@ -323,7 +298,6 @@ class OutputLost(Event, name="not-printed"):
     reason: str
 
 
-@dataclass(frozen=True)
 class Stopped(Event, name="stopped"):
     """The attempt saved its state and ended before the last step."""
 
@@ -332,14 +306,12 @@ class Stopped(Event, name="stopped"):
     """Since the signal, where one stopped it."""
 
 
-@dataclass(frozen=True)
 class Failed(Event, name="failed"):
     """The attempt ended without saving its state."""
 
     reason: str | None = None
 
 
-@dataclass(frozen=True)
 class Completed(Event, name="end"):
     """All steps are done."""
 

@@ -42,7 +42,6 @@ _NEVER = ("data.size", "model.", "optimizers.completion.kind", "optimizers.discr
 """Keys whose change no ``checkpoints.accept`` helps: what was saved would not fit. A key that only one of two versions
 has may be accepted all the same: whether the tensors fit, their loading tells."""
 
-
 _FIRST = ("attempts", "journal.jsonl", "code", "jobs")
 """What submitting and starting make before the configuration is written; all that a kill in between leaves."""
 
@@ -67,11 +66,12 @@ class RunFolder:
         """
         self._check_place()
         changes: list[str] = []
-        if self.config_file.exists() or self.config_file.is_symlink():
+        if os.path.lexists(self.config_file):
             changes = result_changes(self._stored(), config)
         elif (
             self.path.is_dir()
-            and not self._has_begun()
+            # No start of a run has left its marks here.
+            and not ((self.path / "attempts").is_dir() and self.journal.exists())
             and any(path.name not in _FIRST for path in self.path.iterdir())
         ):
             raise UserError(f"{self.path} exists and is no run's folder: choose another name=... or runs=...")
@@ -121,10 +121,6 @@ class RunFolder:
         reason = errno.ENOTDIR if not standing.is_dir() else errno.EACCES
         if reason == errno.ENOTDIR or not os.access(standing, os.W_OK | os.X_OK):
             raise unwritable(self.path, OSError(reason, os.strerror(reason)))
-
-    def _has_begun(self) -> bool:
-        """Whether a start of a run has left its marks here."""
-        return (self.path / "attempts").is_dir() and self.journal.exists()
 
     def _stored(self) -> StoredConfig:
         """What ``config.yaml`` holds; raises ``UserError`` with the way out where it is none."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from glci_dist.errors import UserError
 from glci_dist.runs import events
-from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.attempts import Attempt, parsed
 from glci_dist.runs.events import CheckpointSaved, Event, Resumed, RolledBack, Started
 from glci_dist.urls import without_secrets_in
 
@@ -71,15 +71,7 @@ def read_journal(run: Path) -> list[Event]:
         return []
     except OSError as error:
         raise UserError(f"{run / 'journal.jsonl'} cannot be read: {error.strerror}: mend that") from error
-    found = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and _is_event(record):
-            found.append(events.read(record))
-    return found
+    return [events.read(record) for record in map(parsed, lines) if _is_event(record)]
 
 
 def last_saved(journal: Sequence[Event]) -> int | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from glci_dist.runs import attempts
-from glci_dist.runs.attempts import Attempt
+from glci_dist.runs.attempts import Attempt, parse_record
 from glci_dist.runs.endings import STATES, cause_of, read_endings
 from glci_dist.runs.events import AttemptEnded, CheckpointSaved, Event, Resumed, RolledBack, Started
 from glci_dist.runs.journal import read_journal
@@ -167,12 +167,14 @@ def account(run: Path, *, before: int | None = None) -> Account:
     events: dict[int, list[Event]] = defaultdict(list)
     for event in read_journal(run):
         events[event.attempt].append(event)
-    starts = {number: _resumed_at(found) for number, found in events.items()}
-    chosen = [number for number in attempts.numbers(run) if before is None or number < before]
+    starts = [(number, step) for number in sorted(events) if (step := _resumed_at(events[number])) is not None]
+    numbers = attempts.numbers(run)
     found = []
-    for number in chosen:
-        following = next((starts[n] for n in sorted(starts) if n > number and starts[n] is not None), None)
-        found.append(_one(run, number, events[number], following, is_newest=number == attempts.numbers(run)[-1]))
+    for number in numbers:
+        if before is not None and number >= before:
+            break
+        following = next((step for later, step in starts if later > number), None)
+        found.append(_one(Attempt(run, number), events[number], following, is_newest=number == numbers[-1]))
     return Account(tuple(found))
 
 
@@ -182,8 +184,9 @@ def process_start() -> float:
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
-def _one(run: Path, number: int, events: Sequence[Event], following: int | None, *, is_newest: bool) -> AttemptAccount:
-    lease, said = attempts.lease(run, number), attempts.last_sign(run, number)
+def _one(attempt: Attempt, events: Sequence[Event], following: int | None, *, is_newest: bool) -> AttemptAccount:
+    lease = attempts.lease(attempt.run, attempt.number)
+    said = parse_record(attempt.alive) or parse_record(attempt.over / attempt.alive.name)
     began = _number(lease.get("time"), events[0].time if events else 0.0)
     sign = _sign(said) if said else LastSign(began, began)
     resumed_at = _resumed_at(events) or 0
@@ -200,7 +203,7 @@ def _one(run: Path, number: int, events: Sequence[Event], following: int | None,
         kind: value * (1 - share if kind in ("compute", "communication", "data") else 1)
         for kind, value in sign.seconds.items()
     }
-    state, reason = _end(Attempt(run, number), events, ended, is_newest=is_newest)
+    state, reason = _end(attempt, events, ended, is_newest=is_newest)
     if is_newest and state == "died" and (process := _standing_still(lease)):
         state, reason = "running", f"process {process} stands still (Ctrl-Z?): `fg` or kill -CONT {process} goes on"
     seconds["lost"] = share * worked
@@ -212,9 +215,10 @@ def _one(run: Path, number: int, events: Sequence[Event], following: int | None,
         seconds["compute"] += in_hand
         rest -= in_hand
     seconds[_REST[state] if sign.steps else "startup"] += rest
+    hosts = lease.get("hosts", lease.get("host", "?"))
     return AttemptAccount(
-        number=number,
-        hosts=_hosts(lease),
+        number=attempt.number,
+        hosts=tuple(map(str, hosts)) if isinstance(hosts, list) else (str(hosts),),
         job=str(lease.get("job", "")),
         restart=_whole(lease.get("restart")),
         ranks=_whole(lease.get("ranks")),
@@ -263,8 +267,7 @@ def _standing_still(lease: Mapping[str, Any]) -> int | None:
 
 def _sign(said: Mapping[str, Any]) -> LastSign:
     """What an attempt said, perhaps one of another version: what is not known is passed over."""
-    seconds = said.get("seconds")
-    found = seconds if isinstance(seconds, dict) else {}
+    found = said["seconds"] if isinstance(said.get("seconds"), dict) else {}
     return LastSign(
         time=_number(said.get("time")),
         began=_number(said.get("began")),
@@ -272,11 +275,6 @@ def _sign(said: Mapping[str, Any]) -> LastSign:
         steps=_whole(said.get("steps")),
         seconds={kind: _number(found.get(kind)) for kind in KINDS},
     )
-
-
-def _hosts(lease: Mapping[str, Any]) -> tuple[str, ...]:
-    found = lease.get("hosts", lease.get("host", "?"))
-    return tuple(map(str, found)) if isinstance(found, list) else (str(found),)
 
 
 def _whole(value: Any) -> int:

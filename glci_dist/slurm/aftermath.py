@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,9 @@ def main(folder: Path, code: int) -> None:
 def first_killed(output: Path, code: int) -> str:
     """Which process of this start of the job was killed first, and how, as srun says it in the job's output."""
     text = ""
-    try:
-        with output.open("rb") as file:
-            file.seek(max(0, output.stat().st_size - _TAIL))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        pass
+    with suppress(OSError), output.open("rb") as file:
+        file.seek(max(0, output.stat().st_size - _TAIL))
+        text = file.read().decode(errors="replace")
     start = text.rpartition(" starts, restart ")[2]
     found = re.search(r"srun: error: ([^\s:]+): tasks? [^\s:]+: (.+)", start)
     if found:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from types import FrameType
 from typing import Any
 
@@ -23,8 +24,11 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from glci_dist.cluster.elastic import FailureRole, read_step_file
 from glci_dist.cluster.signals import not_ignored
+from glci_dist.config import ClusterConfig
 from glci_dist.errors import STOP_SIGNALS, ExitCode
 from glci_dist.slurm import task
+from glci_dist.slurm.asking import last_line
+from glci_dist.slurm.requeue import JobStart
 
 _FINAL = (ExitCode.REFUSED, ExitCode.SUPERSEDED)
 """Exit codes of the workers that no restart would change."""
@@ -41,48 +45,32 @@ class Crash:
     step: int
     """-1: before the first."""
     cause: str
-    codes: tuple[int, ...]
-    """Exit codes of this node's workers that failed."""
     began_on: tuple[str, ...]
     """The nodes whose workers failed by themselves, and not for want of another rank."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """How often workers are restarted: keys of ``cluster``."""
-
-    restarts: int
-    restart_window_s: float
-    same_step: int
-    node_crashes: int
-
-    def bad_node(self, crashes: list[Crash]) -> str | None:
-        """The node that these crashes are to be blamed on, if it is one and not the step."""
-        row = crashes[-self.node_crashes :] if self.node_crashes else []
-        if not row or len(row) < self.node_crashes or row[-1].time - row[0].time > self.restart_window_s:
-            return None
-        origins, steps = {crash.began_on for crash in row}, {crash.step for crash in row}
-        is_the_step = len(steps) == 1 and steps != {-1}
-        return row[-1].began_on[0] if len(origins) == len(row[-1].began_on) == 1 and not is_the_step else None
-
-    def verdict(self, crashes: list[Crash]) -> str | None:
-        """Why the workers are not started again after these crashes, if they are not."""
-        last = crashes[-1]
-        row = 0
-        for crash in reversed(crashes):
-            if crash.step != last.step:
-                break
-            row += 1
-        if row >= self.same_step:
-            where = f"in step {last.step}" if last.step >= 0 else "before its first step"
-            return f"it crashed {row} times in a row {where}"
-        recent = [crash for crash in crashes if last.time - crash.time <= self.restart_window_s]
-        if len(recent) > self.restarts:
-            return (
-                f"it crashed {len(recent)} times within {self.restart_window_s:.0f} s "
-                f"(cluster.restarts={self.restarts})"
-            )
+def bad_node(crashes: list[Crash], cluster: ClusterConfig) -> str | None:
+    """The node that these crashes are to be blamed on, if it is one and not the step."""
+    row = crashes[-cluster.node_crashes :] if cluster.node_crashes else []
+    if not row or len(row) < cluster.node_crashes or row[-1].time - row[0].time > cluster.restart_window_s:
         return None
+    origins, steps = {crash.began_on for crash in row}, {crash.step for crash in row}
+    is_the_step = len(steps) == 1 and steps != {-1}
+    return row[-1].began_on[0] if len(origins) == len(row[-1].began_on) == 1 and not is_the_step else None
+
+
+def verdict(crashes: list[Crash], cluster: ClusterConfig) -> str | None:
+    """Why the workers are not started again after these crashes, if they are not."""
+    last = crashes[-1]
+    row = sum(1 for _ in takewhile(lambda crash: crash.step == last.step, reversed(crashes)))
+    if row >= cluster.same_step:
+        where = f"in step {last.step}" if last.step >= 0 else "before its first step"
+        return f"it crashed {row} times in a row {where}"
+    window_s, restarts = cluster.restart_window_s, cluster.restarts
+    recent = [crash for crash in crashes if last.time - crash.time <= window_s]
+    if len(recent) > restarts:
+        return f"it crashed {len(recent)} times within {window_s:.0f} s (cluster.restarts={restarts})"
+    return None
 
 
 class Stopped(Exception):
@@ -93,23 +81,15 @@ class Agent(LocalElasticAgent):
     """Runs and restarts the workers of this node; ``run()`` as its base class has it."""
 
     def __init__(
-        self,
-        *args: Any,
-        bounds: Bounds,
-        hosts: Sequence[str],
-        host: str,
-        on_crash: Callable[[Crash], None],
-        leave_out: Callable[[str], bool],
-        **kwargs: Any,
+        self, *args: Any, start: JobStart, hosts: Sequence[str], leave_out: Callable[[str], bool], **kwargs: Any
     ) -> None:
-        """``hosts``: of all agents that meet; this one's is ``host``.
+        """``hosts``: of all agents that meet; this one's is ``start.host``.
 
-        ``on_crash`` is called with each crash that began on this node, or on none that says so.
         ``leave_out`` is called with the reason where this node is bad; returns whether the job goes on without it.
         """
         super().__init__(*args, **kwargs)
-        self._bounds, self._hosts, self._host = bounds, tuple(hosts), host
-        self._on_crash, self._leave_out = on_crash, leave_out
+        self._notes, self._cluster, self._host = start.notes, start.cluster, start.host
+        self._hosts, self._leave_out = tuple(hosts), leave_out
         self._stores: list[Any] = []
         """Of the starts that ended in a crash: what the agents say to one another."""
         self.crashes: list[Crash] = []
@@ -148,9 +128,7 @@ class Agent(LocalElasticAgent):
         if self._is_over or self._is_starting:
             return
         pids = self._pcontext.pids().values() if self._pcontext is not None else ()
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        _kill(pids, number)
         if not pids:
             raise Stopped
 
@@ -164,9 +142,7 @@ class Agent(LocalElasticAgent):
             self._is_starting = False
         if self.signal is not None:
             # It came when some of them were there, perhaps.
-            for pid in pids.values():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, self.signal)
+            _kill(pids.values(), self.signal)
         return pids
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
@@ -183,17 +159,15 @@ class Agent(LocalElasticAgent):
         ended = self._ended()
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            step = max(map(read_step_file, self._error_files(result.failures)))
+            # Beside their error files the workers noted their steps; a failure does not say it of one that was killed.
+            there = getattr(self._pcontext, "error_files", {}).values()
+            files = [*map(str, there), *(failure.error_file for failure in result.failures.values())]
+            step = max(map(read_step_file, files))
             self.ending = self._judge(without_own_kills(result.failures, ended), step)
             if self.ending is not None:
                 # The base class goes on as long as there are some left.
                 self._remaining_restarts = 0
         return result
-
-    def _error_files(self, failures: Mapping[int, ProcessFailure]) -> list[str]:
-        """Beside which this node's workers noted their steps; a failure does not say it of one that was killed."""
-        there = getattr(self._pcontext, "error_files", {})
-        return [*map(str, there.values()), *(failure.error_file for failure in failures.values())]
 
     def _ended(self) -> set[int]:
         """The pids of workers that have ended. Once one has failed, the base class ends the others itself."""
@@ -201,24 +175,27 @@ class Agent(LocalElasticAgent):
         return {handler.proc.pid for handler in handlers.values() if handler.proc.poll() is not None}
 
     def _judge(self, failures: Mapping[int, ProcessFailure], step: int) -> str | None:
-        codes = tuple(failure.exitcode for failure in failures.values())
         if self.signal is not None:
             return f"stopped by {self.signal.name}"
-        found = [failure for failure in failures.values() if failure.exitcode in _FINAL]
-        if found:
-            return str(found[0].message)
+        final = next((failure for failure in failures.values() if failure.exitcode in _FINAL), None)
+        if final is not None:
+            return str(final.message)
         rank, first = min(failures.items(), key=lambda each: order_of_cause(each[1]))
-        if all(code == ExitCode.STOPPED for code in codes):
+        if all(failure.exitcode == ExitCode.STOPPED for failure in failures.values()):
             return None
-        who, what = f"rank {rank} on {self._host}", _short(str(first.message))
+        # The last line of a traceback is the exception.
+        who, what = f"rank {rank} on {self._host}", last_line(str(first.message), "nothing was said")
         cause = what if what.startswith(who) else f"{who}: {what}"
-        self.crashes.append(Crash(time.time(), step, cause, codes, ()))
+        crash = Crash(time.time(), step, cause, ())
+        self.crashes.append(crash)
         self._stores.append(self._worker_group.store)
         began_here = order_of_cause(first)[0] <= _BY_ITSELF
         if began_here:
-            self._claim()
+            # For the other agents.
+            with suppress(RuntimeError):
+                self._stores[-1].set(_claim_of(self._host), "1")
         if began_here or not self._is_claimed():
-            self._on_crash(self.crashes[-1])
+            self._notes.crash(time=crash.time, step=step, cause=cause)
         if step < 0:
             # Perhaps the others fail too, and not for want of this node.
             time.sleep(_START_S)
@@ -226,23 +203,18 @@ class Agent(LocalElasticAgent):
             replace(crash, began_on=self._claims(store))
             for crash, store in zip(self.crashes, self._stores, strict=True)
         ]
-        if self._bounds.bad_node(self.crashes) == self._host:
-            reason = f"{self._bounds.node_crashes} crashes in a row began on {self._host}; the last: {cause}"
+        if bad_node(self.crashes, self._cluster) == self._host:
+            reason = f"{self._cluster.node_crashes} crashes in a row began on {self._host}; the last: {cause}"
             self.is_left_out = self._leave_out(reason)
             if self.is_left_out:
                 return reason
-        verdict = self._bounds.verdict(self.crashes)
-        if verdict is None:
+        why = verdict(self.crashes, self._cluster)
+        if why is None:
             return None
         if not began_here:
             # The node where it began says more of it, and ends the job.
             time.sleep(_DEFERENCE_S)
-        return f"{verdict}; the cause: {cause}"
-
-    def _claim(self) -> None:
-        """Say to the other agents that this crash began here."""
-        with suppress(RuntimeError):
-            self._stores[-1].set(_claim_of(self._host), "1")
+        return f"{why}; the cause: {cause}"
 
     def _is_claimed(self) -> bool:
         """Whether a node says within a while that this crash began there; of one that hangs none does."""
@@ -256,6 +228,12 @@ class Agent(LocalElasticAgent):
         with suppress(RuntimeError):
             return tuple(host for host in self._hosts if store.check([_claim_of(host)]))
         return ()
+
+
+def _kill(pids: Collection[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _claim_of(host: str) -> str:
@@ -273,25 +251,14 @@ def without_own_kills(failures: Mapping[int, ProcessFailure], ended: Collection[
 
 def order_of_cause(failure: ProcessFailure) -> tuple[int, int]:
     """Less for what is rather a cause: what a rank says of itself, then a kill, then what follows from another's."""
-    part = _part(failure)
+    # Nothing, if it was killed or died of something else than an exception.
+    part = failure.error_file_data.get("part")
     if failure.exitcode in (-signal.SIGTERM, ExitCode.STOPPED):
         # By the agent, because of another.
         place = 4
     elif part is not None:
-        place = {FailureRole.BROKE: 0, FailureRole.WAITED: 2, FailureRole.LOST: 3}[part]
+        place = {FailureRole.BROKE: 0, FailureRole.WAITED: 2, FailureRole.LOST: 3}[FailureRole(part)]
     else:
         # NCCL aborts a rank that waits for one that is gone.
         place = 3 if failure.exitcode == -signal.SIGABRT else _BY_ITSELF
     return (place, failure.timestamp)
-
-
-def _part(failure: ProcessFailure) -> FailureRole | None:
-    """What a worker said of its part; nothing, if it was killed or died of something else than an exception."""
-    said = failure.error_file_data.get("part")
-    return FailureRole(said) if said is not None else None
-
-
-def _short(message: str) -> str:
-    """A message's last line, which in a traceback is the exception."""
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing was said"

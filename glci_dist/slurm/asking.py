@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
+from glci_dist import output
 from glci_dist.errors import UserError
 from glci_dist.slurm import inherited
 
@@ -32,27 +34,16 @@ class Silence(UserError):
     """The scheduler did not answer, and it is not known what it would have said."""
 
 
+@dataclass
 class _Patience:
     """For how long a scheduler that does not answer is asked again, over all questions of a command."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._until: float | None = None
-
-    def is_left(self, program: str, said: str) -> bool:
-        """Whether to ask again; says so at the first time."""
-        if self._until is None:
-            self._until = time.monotonic() + self.seconds
-            if self.seconds:
-                print(
-                    f"glci: the scheduler does not answer ({program}: {said}): asking again, for {self.seconds:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        return time.monotonic() < self._until
+    seconds: float = 0.0
+    until: float | None = None
+    """``time.monotonic``, once it did not answer."""
 
 
-_patience: ContextVar[_Patience | None] = ContextVar("patience", default=None)
+_patience: ContextVar[_Patience] = ContextVar("patience")
 
 
 @contextmanager
@@ -71,20 +62,15 @@ def ask(command: list[str], *, check: bool = False, deaf: bool = False) -> subpr
     ``check``: raise ``UserError`` where the program fails. ``deaf``: it is called from within the job that is being
     ended, and has to get through.
     """
-    while True:
-        answer, said = ask_once(command, deaf=deaf)
-        if said is None:
-            break
-        if not wait(command[0], said):
-            raise Silence(silent(command[0], said))
-    assert answer is not None
+    while isinstance(answer := ask_once(command, deaf=deaf), str):
+        wait(command[0], answer)
     if check and answer.returncode:
         raise UserError(f"{' '.join(command)}: {last_line(answer.stderr.strip() or answer.stdout.strip())}")
     return answer
 
 
-def ask_once(command: list[str], *, deaf: bool = False) -> tuple[subprocess.CompletedProcess[str] | None, str | None]:
-    """The program's answer, and what it says of the controller's silence: None where that did answer."""
+def ask_once(command: list[str], *, deaf: bool = False) -> subprocess.CompletedProcess[str] | str:
+    """The program's answer; what it says of the controller's silence, where that did not answer."""
     # Messages are looked through: in one language. What a job is to inherit is not changed.
     language = {} if command[0] == "sbatch" else {"LC_ALL": "C"}
     environment = {**inherited.reduced(os.environ), **language}
@@ -97,7 +83,7 @@ def ask_once(command: list[str], *, deaf: bool = False) -> tuple[subprocess.Comp
             errors="replace",
             env=environment,
             timeout=_ANSWER_S,
-            preexec_fn=_be_deaf if deaf else None,
+            preexec_fn=functools.partial(signal.signal, signal.SIGTERM, signal.SIG_IGN) if deaf else None,
         )
     except FileNotFoundError:
         raise UserError(
@@ -105,45 +91,45 @@ def ask_once(command: list[str], *, deaf: bool = False) -> tuple[subprocess.Comp
             "or bring a cluster up here (make slurm-up)"
         ) from None
     except subprocess.TimeoutExpired:
-        return None, f"no answer within {_ANSWER_S:.0f} s"
+        return f"no answer within {_ANSWER_S:.0f} s"
     if answer.returncode and "Could not establish a configuration source" in answer.stderr:
         raise UserError(
             "SLURM's programs find no configuration on this machine: go to a login node, or say where it is (for the "
             "cluster in a box: export SLURM_CONF=/var/lib/glci-slurm/slurm.conf)"
         )
-    return answer, _silence_in(answer.stderr) if answer.returncode else None
+    return (_silence_in(answer.stderr) if answer.returncode else None) or answer
 
 
-def wait(program: str, said: str) -> bool:
-    """Wait a moment before asking again; False: there is no patience left."""
-    held = _patience.get()
-    if held is None or not held.is_left(program, said):
-        return False
+def wait(program: str, said: str) -> None:
+    """Wait a moment before asking again, which is told at the first time. Raises ``Silence`` without patience left."""
+    held = _patience.get(_Patience())
+    if held.until is None:
+        held.until = time.monotonic() + held.seconds
+        if held.seconds:
+            output.say(
+                f"glci: the scheduler does not answer ({program}: {said}): asking again, for {held.seconds:.0f} s"
+            )
+    if time.monotonic() >= held.until:
+        raise Silence(silent(program, said))
     time.sleep(_PAUSE_S)
-    return True
 
 
 def silent(program: str, said: str) -> str:
     """That the scheduler did not answer, as a line."""
-    held = _patience.get()
-    after = f", asked again for {held.seconds:.0f} s" if held is not None and held.seconds else ""
+    seconds = _patience.get(_Patience()).seconds
+    after = f", asked again for {seconds:.0f} s" if seconds else ""
     what = "munge, which proves who asks, does not answer here" if "munge" in said.lower() else "it is down or busy"
     return f"the scheduler does not answer ({program}: {said}{after}): {what}; try again later, or tell its operators"
 
 
-def last_line(text: str) -> str:
+def last_line(text: str, otherwise: str = "no reason was given") -> str:
     """The last line that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason was given"
+    return lines[-1] if lines else otherwise
 
 
 def _silence_in(stderr: str) -> str | None:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    found = [line for line in lines if any(sign in line.lower() for sign in _SILENCE)]
+    found = [line.strip() for line in stderr.splitlines() if any(sign in line.lower() for sign in _SILENCE)]
     # Where it is munge, every further line follows from that.
     of_munge = [line for line in found if "munge" in line.lower()]
     return ((of_munge or found)[-1]).removeprefix("sbatch: ").removeprefix("error: ") if found else None
-
-
-def _be_deaf() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -10,7 +10,9 @@ import grp
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
+from itertools import takewhile
 
 from glci_dist.config import ClusterConfig
 from glci_dist.slurm import scheduler
@@ -24,48 +26,9 @@ _AWAY = ("down", "drain", "fail", "maint", "reserved", "unknown", "powering_down
 _NO_LIMIT = ("UNLIMITED", "INFINITE", "NONE", "N/A", "ALL", "(null)", "", "0")
 
 
-@dataclass(frozen=True)
-class Ask:
-    """The part of a request that nodes and limits are compared to; 0 and empty: whatever there is."""
-
-    partition: str
-    account: str
-    qos: str
-    features: tuple[str, ...]
-    exclude: str
-    least: int
-    """Nodes that it needs."""
-    most: int
-    """Nodes that it would take."""
-    gpus: int
-    cpus: int
-    memory_mb: int
-    time_min: int
-
-    @classmethod
-    def of(cls, cluster: ClusterConfig) -> Ask:
-        """What a configuration asks for. An option of ``cluster.sbatch`` that says the same is left to sbatch."""
-        own = {key.lstrip("-").replace("_", "-") for key in cluster.sbatch}
-        plain = re.fullmatch(r"[\w.:-]+(&[\w.:-]+)*", cluster.constraint)
-        return cls(
-            partition=str(cluster.sbatch.get("partition") or cluster.partition),
-            account=cluster.account,
-            qos=cluster.qos,
-            # Of what else can be written there, sbatch knows.
-            features=tuple(cluster.constraint.split("&")) if plain else (),
-            exclude=cluster.exclude,
-            least=0 if own & {"nodes", "nodelist"} else cluster.min_nodes or cluster.nodes,
-            most=0 if own & {"nodes", "nodelist"} else cluster.nodes,
-            gpus=0 if own & {"gres", "gpus-per-node", "gpus"} else cluster.gpus,
-            cpus=0 if "cpus-per-task" in own else cluster.cpus,
-            memory_mb=0 if own & {"mem", "mem-per-cpu", "mem-per-gpu"} else round(cluster.memory_gb * 1024),
-            time_min=0 if "time" in own else cluster.time_min,
-        )
-
-
 def never(cluster: ClusterConfig) -> list[str]:
     """Why the request would wait for ever, with both figures: limits that do not change by themselves."""
-    asked = Ask.of(cluster)
+    asked = _compared(cluster)
     found: list[str] = []
     for partition in _partitions(asked):
         reasons = [*_beyond(asked, partition), *_not_for(asked, partition)]
@@ -85,26 +48,27 @@ def refusal(cluster: ClusterConfig, said: str) -> str | None:
     """What stands against the request where ``sbatch --test-only`` said ``said``; None: it only waits for nodes."""
     if not said.lower().startswith(FOR_NOW):
         return said
-    asked = Ask.of(cluster)
+    asked = _compared(cluster)
     nodes = _nodes(asked)
     fitting = [node for node in nodes if not list(_lacks(asked, node))]
-    if any(_is_away(node) for node in fitting) and len(fitting) >= asked.least:
+    if any(_is_away(node) for node in fitting) and len(fitting) >= asked.min_nodes:
         return None
     lacking = dict.fromkeys(lack for node in nodes for lack in _lacks(asked, node))
-    figures = f"{len(fitting)} of {len(nodes)} nodes {_where(asked)} would do, {asked.least or 'some'} are asked for"
+    wanted = asked.min_nodes or "some"
+    figures = f"{len(fitting)} of {len(nodes)} nodes {_where(asked)} would do, {wanted} are asked for"
     return f"{said} ({figures}{''.join(f'; {lack}' for lack in list(lacking)[:3])})"
 
 
 def waits_for(cluster: ClusterConfig) -> str | None:
     """What a request that is possible waits for that somebody has to bring back; None: nothing of that kind."""
-    asked = Ask.of(cluster)
+    asked = _compared(cluster)
     parts = _partitions(asked)
     down = [part["PartitionName"] for part in parts if part.get("State") == "DOWN"]
     if down and len(down) == len(parts):
         return f"it is queued, and waits: partition {', '.join(down)} is down now"
     nodes = [node for node in _nodes(asked) if not list(_lacks(asked, node))]
     away = [node for node in nodes if _is_away(node)]
-    if not away or len(nodes) - len(away) >= max(asked.least, 1):
+    if not away or len(nodes) - len(away) >= max(asked.min_nodes, 1):
         return None
     reasons = dict.fromkeys(node["Reason"] for node in away if node["Reason"] not in ("none", ""))
     why = f" ({'; '.join(reasons)})" if reasons else ""
@@ -117,56 +81,70 @@ def minutes(limit: str) -> float | None:
     found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+)(?::(\d+))?", limit.strip())
     if limit.strip() in _NO_LIMIT or found is None:
         return None
-    parts = limit.strip().split("-")[-1].split(":")
-    days = int(found[1] or 0)
-    numbers = list(map(int, parts))
-    if days and len(numbers) < 3:
-        numbers += [0] * (3 - len(numbers))
-    hours, mins, seconds = {1: (0, numbers[0], 0), 2: (0, *numbers), 3: tuple(numbers)}[len(numbers)]
-    return days * 1440 + hours * 60 + mins + seconds / 60
+    days, numbers = int(found[1] or 0), list(map(int, limit.strip().split("-")[-1].split(":")))
+    begins_with_hours = found[1] is not None or len(numbers) == 3
+    units = (3600, 60, 1) if begins_with_hours else (60, 1)
+    return (86400 * days + sum(number * unit for number, unit in zip(numbers, units, strict=False))) / 60
 
 
-def _partitions(asked: Ask) -> list[Mapping[str, str]]:
+def _compared(cluster: ClusterConfig) -> ClusterConfig:
+    """The part of a request that nodes and limits are compared to; 0 and empty: whatever there is.
+
+    An option of ``cluster.sbatch`` that says the same is left to sbatch, and so is what else than features joined by
+    ``&`` stands in ``cluster.constraint``. ``nodes``: those that it would take; ``min_nodes``: those that it needs.
+    """
+    own = {key.lstrip("-").replace("_", "-") for key in cluster.sbatch}
+    says_nodes = own & {"nodes", "nodelist"}
+    return replace(
+        cluster,
+        partition=str(cluster.sbatch.get("partition") or cluster.partition),
+        constraint=cluster.constraint if re.fullmatch(r"[\w.:-]+(&[\w.:-]+)*", cluster.constraint) else "",
+        min_nodes=0 if says_nodes else cluster.min_nodes or cluster.nodes,
+        nodes=0 if says_nodes else cluster.nodes,
+        gpus=0 if own & {"gres", "gpus-per-node", "gpus"} else cluster.gpus,
+        cpus=0 if "cpus-per-task" in own else cluster.cpus,
+        memory_gb=0.0 if own & {"mem", "mem-per-cpu", "mem-per-gpu"} else cluster.memory_gb,
+        time_min=0 if "time" in own else cluster.time_min,
+    )
+
+
+def _partitions(asked: ClusterConfig) -> list[Mapping[str, str]]:
     """Those that it asks for; the default one. What does not exist is sbatch's to say."""
-    names = asked.partition.split(",") if asked.partition else []
-    return [
-        part for part in scheduler.partitions() if (part["PartitionName"] in names or (not names and _is_default(part)))
-    ]
+    found = scheduler.partitions()
+    if not asked.partition:
+        return [part for part in found if part.get("Default") == "YES"]
+    return [part for part in found if part["PartitionName"] in asked.partition.split(",")]
 
 
-def _is_default(part: Mapping[str, str]) -> bool:
-    return part.get("Default") == "YES"
-
-
-def _beyond(asked: Ask, part: Mapping[str, str]) -> Iterator[str]:
+def _beyond(asked: ClusterConfig, part: Mapping[str, str]) -> Iterator[str]:
     """Limits of a partition that the request is beyond."""
     name = part["PartitionName"]
     most = minutes(part.get("MaxTime", ""))
     if most is not None and asked.time_min > most:
         yield _too_long(asked, most, f"partition {name} (MaxTime)")
     figures = (
-        ("MaxNodes", "cluster.min_nodes (or nodes)", asked.least),
+        ("MaxNodes", "cluster.min_nodes (or nodes)", asked.min_nodes),
         ("MaxCPUsPerNode", "cluster.cpus", asked.cpus),
-        ("MaxMemPerNode", "cluster.memory_gb, in MB,", asked.memory_mb),
-        ("TotalNodes", "cluster.min_nodes (or nodes)", asked.least),
+        ("MaxMemPerNode", "cluster.memory_gb, in MB,", round(asked.memory_gb * 1024)),
+        ("TotalNodes", "cluster.min_nodes (or nodes)", asked.min_nodes),
     )
     for limit, key, wanted in figures:
         text = part.get(limit, "")
         if text.isdigit() and (int(text) or limit == "TotalNodes") and wanted > int(text):
             yield f"{key}={wanted} is more than partition {name} allows ({limit}={text}): it would wait for ever"
     least = part.get("MinNodes", "")
-    if least.isdigit() and 0 < asked.most < int(least):
-        yield f"cluster.nodes={asked.most} is less than partition {name} takes (MinNodes={least})"
+    if least.isdigit() and 0 < asked.nodes < int(least):
+        yield f"cluster.nodes={asked.nodes} is less than partition {name} takes (MinNodes={least})"
 
 
-def _too_long(asked: Ask, most: float, whose: str) -> str:
+def _too_long(asked: ClusterConfig, most: float, whose: str) -> str:
     return (
         f"cluster.time_min={asked.time_min} is more than the {most:g} min of {whose}: it would wait for ever, "
         f"set cluster.time_min={int(most)} (the job queues itself again)"
     )
 
 
-def _not_for(asked: Ask, part: Mapping[str, str]) -> Iterator[str]:
+def _not_for(asked: ClusterConfig, part: Mapping[str, str]) -> Iterator[str]:
     """Whom a partition is not for."""
     name = part["PartitionName"]
     for what, value in (("Accounts", asked.account), ("Qos", asked.qos)):
@@ -188,29 +166,27 @@ def _not_for(asked: Ask, part: Mapping[str, str]) -> Iterator[str]:
 def _my_groups() -> set[str]:
     names = set()
     for number in {os.getegid(), *os.getgroups()}:
-        try:
+        with suppress(KeyError):
             names.add(grp.getgrgid(number).gr_name)
-        except KeyError:
-            continue
     return names
 
 
-def _nodes(asked: Ask) -> list[dict[str, str]]:
+def _nodes(asked: ClusterConfig) -> list[dict[str, str]]:
     names = ",".join(part["PartitionName"] for part in _partitions(asked))
     excluded = set(scheduler.host_names(asked.exclude)) if asked.exclude else set()
     found = scheduler.nodes(names) if names else []
     return [node for node in found if node["NodeHost"] not in excluded]
 
 
-def _lacks(asked: Ask, node: Mapping[str, str]) -> Iterator[str]:
+def _lacks(asked: ClusterConfig, node: Mapping[str, str]) -> Iterator[str]:
     """What of the request a node does not have, ever."""
     if asked.cpus > _number(node["CPUs"]):
         yield f"cluster.cpus={asked.cpus}, and they have {node['CPUs']}"
-    if asked.memory_mb > _number(node["Memory"]):
-        yield f"cluster.memory_gb={asked.memory_mb / 1024:g}, and they have {_number(node['Memory']) / 1024:.1f}"
+    if (memory_mb := round(asked.memory_gb * 1024)) > _number(node["Memory"]):
+        yield f"cluster.memory_gb={memory_mb / 1024:g}, and they have {_number(node['Memory']) / 1024:.1f}"
     if asked.gpus > gpus(node["Gres"]):
         yield f"cluster.gpus={asked.gpus}, and they have {gpus(node['Gres'])}"
-    missing = set(asked.features) - set(node["Features"].split(","))
+    missing = set(filter(None, asked.constraint.split("&"))) - set(node["Features"].split(","))
     if missing:
         yield f"cluster.constraint: they have no {', '.join(sorted(missing))}"
 
@@ -221,8 +197,7 @@ def gpus(gres: str) -> int:
 
 
 def _number(text: str) -> int:
-    digits = re.match(r"\d+", text)
-    return int(digits[0]) if digits else 0
+    return int("".join(takewhile(str.isdigit, text)) or 0)
 
 
 def _is_away(node: Mapping[str, str]) -> bool:
@@ -230,5 +205,5 @@ def _is_away(node: Mapping[str, str]) -> bool:
     return state.startswith(_AWAY) or "*" in state
 
 
-def _where(asked: Ask) -> str:
+def _where(asked: ClusterConfig) -> str:
     return f"of partition {asked.partition}" if asked.partition else "of the default partition"

@@ -7,12 +7,13 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glci_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from glci_dist.slurm.submit import Request
+from glci_dist.slurm import inherited
+from glci_dist.slurm.asking import patience
+from glci_dist.slurm.backends.choice import NAMED, backend
+from glci_dist.slurm.jobs import active, follow, submitted, unnoted
+from glci_dist.slurm.submit import Request, requests, submit
 
 _SUBMIT_S = 120.0
 """For how long a scheduler that does not answer is asked again."""
@@ -54,35 +55,38 @@ example:
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], clusters: str) -> None:
     """Add `submit`, `explain` and `cancel`; each sets ``run``, a function of the arguments."""
-    submit = _add(subparsers, "submit", "put a run on a cluster", _SUBMIT.replace("{clusters}", clusters))
-    submit.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
-    submit.add_argument("--wait", action="store_true", help="follow the job's output until it ends")
-    submit.set_defaults(run=_submit, asks_cluster=True)
-    explain = _add(subparsers, "explain", "say what submitting a run would do and need", _EXPLAIN)
+    description = _SUBMIT.replace("{clusters}", clusters)
+    parser = subparsers.add_parser("submit", help="put a run on a cluster", description=description)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
+    parser.add_argument("--wait", action="store_true", help="follow the job's output until it ends")
+    parser.set_defaults(run=_submit, asks_cluster=True)
+    summary = "say what submitting a run would do and need"
+    explain = subparsers.add_parser("explain", help=summary, description=_EXPLAIN)
     explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     explain.add_argument(
         "--images-per-second", type=float, default=None, metavar="N", help="speed to reckon with (that measured)"
     )
     explain.set_defaults(run=_explain, is_product=True, asks_cluster=True)
-    cancel = _add(subparsers, "cancel", "cancel a run's job", _CANCEL)
+    cancel = subparsers.add_parser("cancel", help="cancel a run's job", description=_CANCEL)
     cancel.add_argument("folder", metavar="RUN", type=Path, help="the run's folder, such as runs/faces64")
     cancel.set_defaults(run=_cancel, asks_cluster=True)
 
 
 def _submit(parsed: argparse.Namespace) -> int:
-    from glci_dist.slurm import submit
-    from glci_dist.slurm.asking import patience
-    from glci_dist.slurm.follow import follow
+    from glci_dist.slurm.preflight import refusals
 
-    wanted = submit.requests(parsed.overrides)
+    wanted = requests(parsed.overrides)
     _tell_environment(wanted[0])
     with patience(_SUBMIT_S):
         wanted = _missing(wanted)
         if not wanted:
             print("all runs of the sweep are there already: nothing is submitted")
             return 0
-        _refuse(wanted)
-        made = submit.submit(wanted)
+        if reasons := refusals(wanted):
+            raise UserError(f"refused: {'; '.join(reasons)}; `glci explain` shows what is asked of the cluster")
+        if delay := wanted[0].backend.waits_for(wanted[0].config.cluster):
+            print(delay, flush=True)
+        made = submit(wanted)
     for request, (told, _) in zip(wanted, made, strict=True):
         run = _shown(request.run)
         print(f"job {told.job} ({told.executor}): {run}")
@@ -96,8 +100,6 @@ def _submit(parsed: argparse.Namespace) -> int:
 
 def _tell_environment(request: Request) -> None:
     """Say what counts of this process's environment, and what does not."""
-    from glci_dist.slurm import inherited
-
     chosen = request.backend
     for line in inherited.lines(request.config.cluster, os.environ, counts=chosen.counts, left_out=chosen.left_out):
         print(line, flush=True)
@@ -116,64 +118,40 @@ def _missing(wanted: Sequence[Request]) -> list[Request]:
     return [request for request in wanted if not there[request.run]]
 
 
-def _refuse(wanted: Sequence[Request]) -> None:
-    """Raise ``UserError`` with all that stands against these runs; say what they wait for, if that is known."""
-    from glci_dist.slurm.preflight import refusals, waits_for
-
-    reasons = refusals(wanted)
-    if reasons:
-        raise UserError(f"refused: {'; '.join(reasons)}; `glci explain` shows what is asked of the cluster")
-    if delay := waits_for(wanted[0]):
-        print(delay, flush=True)
-
-
+@patience(_SUBMIT_S)
 def _explain(parsed: argparse.Namespace) -> int:
-    from glci_dist.slurm.asking import patience
-    from glci_dist.slurm.explain import explain
-    from glci_dist.slurm.submit import requests
+    from glci_dist.slurm.explain import lines
 
     wanted = requests(parsed.overrides)
     _tell_environment(wanted[0])
-    with patience(_SUBMIT_S):
-        for number, request in enumerate(_missing(wanted)):
-            if number:
-                print()
-            explain(request, images_per_second=parsed.images_per_second)
+    for number, request in enumerate(_missing(wanted)):
+        if number:
+            print()
+        for line in lines(request, images_per_second=parsed.images_per_second):
+            print(line)
     return 0
 
 
+@patience(_SUBMIT_S)
 def _cancel(parsed: argparse.Namespace) -> int:
-    from glci_dist.slurm.asking import patience
-    from glci_dist.slurm.backends.choice import NAMED, backend
-    from glci_dist.slurm.jobs import active, submitted, unnoted
-
     jobs = submitted(parsed.folder)
-    with patience(_SUBMIT_S):
-        if not jobs:
-            left = [found for name in NAMED for found in unnoted(parsed.folder, backend(name))]
-            for scheduler, number in left:
-                scheduler.cancel(number)
-                print(f"job {number} is cancelled, of which {parsed.folder} says nothing (was it removed?)")
-            if left:
-                return 0
-            raise UserError(f"{parsed.folder} was never submitted: name a run's folder, such as runs/first")
-        waiting = active(parsed.folder)
-        if not waiting:
-            print(f"job {jobs[-1].job} of {parsed.folder} has ended already")
-        for each in waiting:
-            backend(each.executor).cancel(each.job)
-            print(f"job {each.job} of {parsed.folder} is cancelled; to go on: glci submit {shlex.join(each.overrides)}")
+    if not jobs:
+        left = [found for name in NAMED for found in unnoted(parsed.folder, backend(name))]
+        for scheduler, number in left:
+            scheduler.cancel(number)
+            print(f"job {number} is cancelled, of which {parsed.folder} says nothing (was it removed?)")
+        if left:
+            return 0
+        raise UserError(f"{parsed.folder} was never submitted: name a run's folder, such as runs/first")
+    waiting = active(parsed.folder)
+    if not waiting:
+        print(f"job {jobs[-1].job} of {parsed.folder} has ended already")
+    for each in waiting:
+        backend(each.executor).cancel(each.job)
+        print(f"job {each.job} of {parsed.folder} is cancelled; to go on: glci submit {shlex.join(each.overrides)}")
     return 0
 
 
 def _shown(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _add(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
-) -> argparse.ArgumentParser:
-    return subparsers.add_parser(
-        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )

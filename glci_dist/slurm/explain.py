@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm.asking import Silence
-from glci_dist.slurm.preflight import refusals, waits_for
+from glci_dist.slurm.preflight import refusals
 from glci_dist.slurm.submit import Request
 from glci_dist.training.resume_changes import expected_changes
 
@@ -45,7 +45,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizers + self.average + self.activations
+        return sum(asdict(self).values())
 
 
 def memory(config: Config, ranks: int) -> Memory:
@@ -70,7 +70,7 @@ def checkpoint_bytes(config: Config) -> int:
 
 
 def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]:
-    """What is to be said of a submission, line by line; raises ``UserError`` where it would be refused."""
+    """What is to be said of a submission, line by line; then ``UserError`` with every reason to refuse it, if any."""
     config, cluster = request.config, request.config.cluster
     reasons, silence = [], None
     try:
@@ -84,7 +84,10 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
         yield from _shards(config, index)
         yield from (f"resuming   {line}" for line in expected_changes(RunFolder(request.run), config, index.digest))
     try:
-        yield _memory_line(memory(config, cluster.nodes * cluster.workers))
+        need = memory(config, cluster.nodes * cluster.workers)
+        names = {"optimizers": "optimisers", "average": "moving average"}
+        told = ", ".join(f"{names.get(part, part)} {value / _MIB:.0f}" for part, value in asdict(need).items())
+        yield f"memory     {need.total / _MIB:.0f} MiB a rank: {told}"
         yield from _checkpoints(request)
     except Exception as error:  # a network of the user's can raise anything without memory behind its tensors
         if not (config.model.completion.custom or config.model.discriminator.custom):
@@ -97,21 +100,9 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
         raise silence
     if reasons:
         raise UserError(f"it would be refused: {'; '.join(reasons)}")
-    if delay := waits_for(request):
+    if delay := request.backend.waits_for(cluster):
         yield delay
     yield "it would be taken"
-
-
-def _memory_line(need: Memory) -> str:
-    parts = {
-        "weights": need.weights,
-        "gradients": need.gradients,
-        "optimisers": need.optimizers,
-        "moving average": need.average,
-        "activations": need.activations,
-    }
-    told = ", ".join(f"{name} {value / _MIB:.0f}" for name, value in parts.items())
-    return f"memory     {need.total / _MIB:.0f} MiB a rank: {told}"
 
 
 def _batch(config: Config) -> Iterator[str]:
@@ -209,9 +200,3 @@ def _activations(config: Config, completion: nn.Module, discriminators: nn.Modul
 
 def _numel(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def explain(request: Request, *, images_per_second: float | None) -> None:
-    """Print all of it. Raises ``UserError`` with every reason why the submission would be refused."""
-    for line in lines(request, images_per_second=images_per_second):
-        print(line)

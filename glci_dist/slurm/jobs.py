@@ -1,51 +1,32 @@
-"""The jobs that a run was submitted as: lines of ``RUN/jobs/submitted.jsonl``."""
+"""The jobs that a run was submitted as: lines of ``RUN/jobs/submitted.jsonl``; following one until it ends."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 from glci_dist.errors import UserError
-from glci_dist.slurm.backends.base import Backend
+from glci_dist.runs.attempts import parsed
+from glci_dist.runs.ledger import account
+from glci_dist.slurm.backends.base import Backend, JobHandle, Submitted
 from glci_dist.slurm.backends.choice import backend
 from glci_dist.slurm.backends.scheduling import Scheduler
 
-
-@dataclass(frozen=True)
-class Submitted:
-    """A job that carries a run."""
-
-    job: str
-    executor: str
-    time: float
-    overrides: list[str]
-    code: str
-    out: str
-    """Where the first node's output goes."""
-
-    @property
-    def folder(self) -> Path:
-        """Where submitit keeps what belongs to the job."""
-        return Path(self.out).parent
+_LOOK_S = 2.0
 
 
 def submitted(run: Path) -> list[Submitted]:
-    """The jobs that a run was submitted as, oldest first."""
+    """The jobs that a run was submitted as, oldest first, noted by this version or another one."""
     try:
         lines = _file(run).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    return [job for line in lines if (job := _job(line)) is not None]
-
-
-def _job(line: str) -> Submitted | None:
-    """A job that this version or another one noted; None for a line that a full disk tore."""
-    try:
-        record = json.loads(line)
-        return Submitted(**{name: record[name] for name in Submitted.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError):
-        return None
+    names = Submitted.__dataclass_fields__.keys()
+    # A full disk may have torn a line.
+    whole = (record for record in map(parsed, lines) if names <= record.keys())
+    return [Submitted(**{name: record[name] for name in names}) for record in whole]
 
 
 def active(run: Path) -> list[Submitted]:
@@ -77,6 +58,28 @@ def add(run: Path, job: Submitted) -> None:
     """Note that a run was submitted."""
     with _file(run).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(job)) + "\n")
+
+
+def follow(run: Path, submitted: Submitted, handle: JobHandle) -> int:
+    """Print what the job's first node writes until the job ends; 0 if its run is complete, else 1."""
+    out, place, said = Path(submitted.out), 0, ""
+    chosen = backend(submitted.executor)
+    while True:
+        is_alive, state = chosen.watch(submitted, handle)
+        if state != said:
+            print(f"job {submitted.job}: {state}", flush=True)
+            said = state
+        if out.exists():
+            with out.open(encoding="utf-8", errors="replace") as file:
+                file.seek(place)
+                if text := file.read():
+                    print(text, end="", flush=True)
+                place = file.tell()
+        if not is_alive:
+            break
+        time.sleep(_LOOK_S)
+    attempts = account(run).attempts
+    return 0 if attempts and attempts[-1].state == "done" else 1
 
 
 def _file(run: Path) -> Path:

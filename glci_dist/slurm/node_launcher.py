@@ -21,7 +21,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
-from glci_dist.slurm.agent import Agent, Bounds, Crash, Stopped
+from glci_dist.slurm.agent import Agent, Stopped
 from glci_dist.slurm.backends.base import Allocation
 from glci_dist.slurm.backends.scheduling import PREEMPTED
 from glci_dist.slurm.launch import Launch
@@ -29,7 +29,6 @@ from glci_dist.slurm.notes import left_out
 from glci_dist.slurm.rendezvous import meet
 from glci_dist.slurm.requeue import JobStart
 
-_KEEP_ALIVE_S = 5
 _NO_BOUND = 1_000_000
 """Restarts that torch may do: how many there are is decided in ``agent.py``."""
 
@@ -66,7 +65,8 @@ class NodeLauncher:
         except (RendezvousError, DistError) as problem:
             # Of a lost node the scheduler knows soon, and takes the job away. Else it was the network.
             cause = problem.__cause__ or problem
-            why = f"the nodes lost one another ({type(cause).__name__}: {_first_line(str(cause))})"
+            said = (str(cause).strip().splitlines() or [""])[0].rstrip()
+            why = f"the nodes lost one another ({type(cause).__name__}: {said})"
             return why if self._start.is_taken_away() else self._start.queue_again(why, asks=True)
         if agent.is_left_out:
             return self._start.wait_to_be_ended("left out")
@@ -74,26 +74,15 @@ class NodeLauncher:
             return self._after_signal(agent.signal, agent)
         if result is None or not result.is_failed():
             return "done"
-        reason = agent.ending or "its workers failed"
-        self._write_verdict(reason, agent.crashes[-1].step if agent.crashes else -1)
+        reason, step = agent.ending or "its workers failed", agent.crashes[-1].step if agent.crashes else -1
+        self._start.write_verdict(reason, step, samples=samples_of(self._launch.overrides, step))
         raise Fault(reason)
 
     def _run_agent(self, nodes: int) -> tuple[Agent, RunResult | None]:
         launch, cluster = self._launch, self._launch.cluster
         logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
         _set_environment(cluster)
-        meeting = meet(
-            notes=self._start.notes,
-            host=self._hosts[0],
-            is_host=self._node == 0,
-            nodes=nodes,
-            run_id=f"{self._job}.{self._start.restart}",
-            first_port=cluster.reserved_port,
-            number=_number(self._job),
-            timeout_s=cluster.node_timeout_s,
-            keep_alive_s=_KEEP_ALIVE_S,
-            tell=self._start.tell,
-        )
+        meeting = meet(self._start, host=self._hosts[0], is_host=self._node == 0, nodes=nodes)
         spec = WorkerSpec(
             role="",
             local_world_size=cluster.workers,
@@ -104,16 +93,13 @@ class NodeLauncher:
             monitor_interval=0.2,
             local_addr=socket.gethostname(),
         )
-        bounds = Bounds(cluster.restarts, cluster.restart_window_s, cluster.same_step, cluster.node_crashes)
         with tempfile.TemporaryDirectory(prefix="glci-agent-") as logs:
             agent = Agent(
                 spec,
                 logs_specs=DefaultLogsSpecs(log_dir=logs),
                 exit_barrier_timeout=30,
-                bounds=bounds,
+                start=self._start,
                 hosts=self._hosts[:nodes],
-                host=self._host,
-                on_crash=self._note_crash,
                 leave_out=self._leave_this_node_out,
             )
             try:
@@ -144,11 +130,11 @@ class NodeLauncher:
         out = left_out(self._launch.run, self._job)
         nodes = ",".join([*filter(None, [cluster.exclude]), *out, self._host])
         refusal: str | None = f"cluster.exclusions={cluster.exclusions}"
-        if len(out) < cluster.exclusions:
-            try:
+        try:
+            if len(out) < cluster.exclusions:
                 refusal = scheduler.refusal(self._script, exclude=nodes)
-            except UserError as silence:
-                refusal = str(silence)
+        except UserError as silence:
+            refusal = str(silence)
         if refusal is not None:
             self._start.tell(f"{reason}; it is not left out: {refusal}")
             return False
@@ -156,12 +142,6 @@ class NodeLauncher:
         self._start.persist(self._start.requeue)
         self._start.persist(lambda: scheduler.exclude(self._job, nodes))
         return True
-
-    def _note_crash(self, crash: Crash) -> None:
-        self._start.notes.crash(time=crash.time, step=crash.step, cause=crash.cause)
-
-    def _write_verdict(self, reason: str, step: int) -> None:
-        self._start.write_verdict(reason, step, samples=samples_of(self._launch.overrides, step))
 
 
 def _set_environment(cluster: ClusterConfig) -> None:
@@ -211,11 +191,3 @@ def samples_of(overrides: list[str], step: int) -> list[str]:
         return [f"{index.shards[shard].name}/{store.sample(shard, n)[0]}" for shard, n in order.samples(step, slots)]
     except UserError:
         return []
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def _number(job: str) -> int:
-    return int("".join(filter(str.isdigit, job)) or 0)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from glci_dist.runs.attempts import parsed
 from glci_dist.slurm.backends.scheduling import PREEMPTED
 
 _ROOM = 16384
@@ -59,7 +60,8 @@ class Notes:
         with suppress(OSError):
             # A shared folder's client may believe for a while that a file is not there, unless its folder is listed.
             if self._meeting.name in os.listdir(self._jobs):
-                return _port_in(_parsed(self._meeting.read_text(encoding="utf-8")))
+                port = parsed(self._meeting.read_text(encoding="utf-8")).get("port")
+                return None if port is None else int(port)
         return None
 
     def part(self) -> None:
@@ -84,16 +86,15 @@ class Notes:
 def crashes(run: Path, job: str, restart: int) -> list[dict[str, Any]]:
     """Crashes of a job's workers, oldest first: ``time``, ``step``, ``cause``."""
     files = (run / "jobs").glob(f"{job}.{restart}.*.crashes.jsonl")
-    found = [_parsed(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [parsed(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     known = [crash for crash in found if {"time", "step", "cause"} <= crash.keys()]
     return sorted(known, key=lambda crash: float(crash["time"]))
 
 
 def asked_again(run: Path, job: str, restart: int) -> tuple[str, str]:
     """Why a start of a job asked to be queued again, and why the scheduler had warned it; empty where it did not."""
-    for path in (run / "jobs").glob(f"{job}.{restart}.*.again.json"):
-        if record := _parsed(path.read_text(encoding="utf-8")):
-            return str(record.get("why", "")), str(record.get("warning", ""))
+    for _, record in _records(run, f"{job}.{restart}.*.again.json"):
+        return str(record.get("why", "")), str(record.get("warning", ""))
     return "", ""
 
 
@@ -104,10 +105,9 @@ def idle_starts(run: Path, job: str, *, step: int, before: int) -> int:
     be queued again themselves, and not to make room for another job.
     """
     steps: dict[int, int] = {}
-    for path in (run / "jobs").glob(f"{job}.*.again.json"):
-        record = _parsed(path.read_text(encoding="utf-8"))
+    for path, record in _records(run, f"{job}.*.again.json"):
         restart = int(path.name.removeprefix(f"{job}.").split(".")[0])
-        if restart < before and record and record["warning"] != PREEMPTED:
+        if restart < before and record["warning"] != PREEMPTED:
             steps[restart] = int(record["step"])
     # Before its first start it had none.
     newest_first = [*(steps[restart] for restart in sorted(steps, reverse=True)), 0]
@@ -116,8 +116,7 @@ def idle_starts(run: Path, job: str, *, step: int, before: int) -> int:
 
 def verdicts(run: Path, job: str, restart: int | None = None) -> list[dict[str, Any]]:
     """Why a job's launchers gave it up, in one of its starts or in any."""
-    files = sorted((run / "jobs").glob(f"{job}.{'*' if restart is None else restart}.*.verdict.json"))
-    return [verdict for path in files if (verdict := _parsed(path.read_text(encoding="utf-8")))]
+    return [record for _, record in _records(run, f"{job}.{'*' if restart is None else restart}.*.verdict.json")]
 
 
 def left_out(run: Path, job: str) -> list[str]:
@@ -125,14 +124,8 @@ def left_out(run: Path, job: str) -> list[str]:
     return sorted({verdict["left_out"] for verdict in verdicts(run, job) if verdict.get("left_out")})
 
 
-def _port_in(record: Mapping[str, Any]) -> int | None:
-    return int(record["port"]) if "port" in record else None
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """A record; empty where there is none, or only the beginning of one."""
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+def _records(run: Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The files of such a name that hold a record, in the order of their names."""
+    for path in sorted((run / "jobs").glob(pattern)):
+        if record := parsed(path.read_text(encoding="utf-8")):
+            yield path, record

@@ -108,8 +108,7 @@ def _of_run(request: Request) -> Iterator[str]:
     yield from _said(look)
     yield from _said(lambda: check_idle(request.run, request.backend))
     yield from _said(lambda: _check_name(request.run))
-    held_out = config.data.val
-    if held_out:
+    if held_out := config.data.val:
         yield from _said(lambda: check_shards(load_index(held_out, config.data.cache)))
 
 
@@ -124,11 +123,6 @@ def _check_name(run: Path) -> None:
         str(run).encode()
     except UnicodeEncodeError:
         raise UserError(f"{run} is no text of UTF-8, as a batch script is: choose another runs=...") from None
-
-
-def waits_for(request: Request) -> str | None:
-    """What a run that would be taken waits for, where somebody has to bring it back: nodes, a partition."""
-    return request.backend.waits_for(request.config.cluster)
 
 
 def _said(check: Callable[[], object]) -> Iterator[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from torch.distributed.elastic.rendezvous import (
@@ -22,35 +21,25 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from glci_dist.config import RESERVED_PORTS
-from glci_dist.slurm.notes import Notes
+from glci_dist.slurm.requeue import JobStart
 
 _LOOK_S = 0.2
+_KEEP_ALIVE_S = 5
 _TAKEN = ("EADDRINUSE", "EACCES", "EADDRNOTAVAIL")
 
 
-def meet(
-    *,
-    notes: Notes,
-    host: str,
-    is_host: bool,
-    nodes: int,
-    run_id: str,
-    first_port: int,
-    number: int,
-    timeout_s: int,
-    keep_alive_s: int,
-    tell: Callable[[str], None],
-) -> RendezvousHandler:
-    """The meeting of ``nodes`` at ``host``, of its ports the one that ``number`` gives, or the next that is free.
+def meet(start: JobStart, *, host: str, is_host: bool, nodes: int) -> RendezvousHandler:
+    """The meeting of ``nodes`` at ``host``, of its ports the one that the job's number gives, or the next that is free.
 
-    Raises ``RendezvousError`` where no port is free, or the host says none within ``timeout_s``.
+    Raises ``RendezvousError`` where no port is free, or the host says none within ``cluster.node_timeout_s``.
     """
+    first_port, timeout_s = start.cluster.reserved_port, start.cluster.node_timeout_s
 
     def at(port: int) -> RendezvousHandler:
         meeting = RendezvousParameters(
             backend="c10d",
             endpoint=f"{host}:{port}",
-            run_id=run_id,
+            run_id=f"{start.job}.{start.restart}",
             min_nodes=nodes,
             max_nodes=nodes,
             local_addr=socket.gethostname(),
@@ -58,42 +47,37 @@ def meet(
             join_timeout=timeout_s,
             timeout=timeout_s,
             read_timeout=timeout_s,
-            keep_alive_interval=keep_alive_s,
+            keep_alive_interval=_KEEP_ALIVE_S,
         )
         return get_rendezvous_handler(meeting)
 
     if not is_host:
-        return at(_port_of(notes, host, timeout_s))
-    for place, port in enumerate(_in_turn(first_port, number)):
-        handler = _hosted(at, port)
-        if handler is None:
+        deadline = time.monotonic() + timeout_s
+        while (port := start.notes.meeting()) is None:
+            if time.monotonic() > deadline:
+                raise RendezvousTimeoutError(f"{host} did not say within {timeout_s} s at which port to meet")
+            time.sleep(_LOOK_S)
+        return at(port)
+    number = int("".join(filter(str.isdigit, start.job)) or 0)
+    ports = [first_port + (number + offset) % RESERVED_PORTS for offset in range(RESERVED_PORTS)]
+    for place, port in enumerate(ports):
+        if not _is_free(port):
             continue
+        try:
+            handler = at(port)
+        except RendezvousConnectionError as problem:
+            # Taken since.
+            if any(name in str(problem.__cause__) for name in _TAKEN):
+                continue
+            raise
         if place:
-            taken = f"port {first_port + number % RESERVED_PORTS} is" if place == 1 else f"{place} ports are"
-            tell(f"{taken} taken on this node: the nodes meet at port {port}")
-        notes.meet(host=host, port=port)
+            taken = f"port {ports[0]} is" if place == 1 else f"{place} ports are"
+            start.tell(f"{taken} taken on this node: the nodes meet at port {port}")
+        start.notes.meet(host=host, port=port)
         return handler
     raise RendezvousConnectionError(
         f"of the ports {first_port} to {first_port + RESERVED_PORTS - 1} none is free on {host}"
     )
-
-
-def _hosted(at: Callable[[int], RendezvousHandler], port: int) -> RendezvousHandler | None:
-    """The meeting at a port of this node; none where that is taken."""
-    if not _is_free(port):
-        return None
-    try:
-        return at(port)
-    except RendezvousConnectionError as problem:
-        # Taken since.
-        if any(name in str(problem.__cause__) for name in _TAKEN):
-            return None
-        raise
-
-
-def _in_turn(first: int, number: int) -> Iterator[int]:
-    for offset in range(RESERVED_PORTS):
-        yield first + (number + offset) % RESERVED_PORTS
 
 
 def _is_free(port: int) -> bool:
@@ -116,12 +100,3 @@ def _is_free(port: int) -> bool:
                 if problem.errno != errno.EADDRNOTAVAIL:
                     return False
     return True
-
-
-def _port_of(notes: Notes, host: str, timeout_s: int) -> int:
-    deadline = time.monotonic() + timeout_s
-    while (port := notes.meeting()) is None:
-        if time.monotonic() > deadline:
-            raise RendezvousTimeoutError(f"{host} did not say within {timeout_s} s at which port to meet")
-        time.sleep(_LOOK_S)
-    return port

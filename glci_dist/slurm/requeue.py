@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,8 +42,7 @@ class JobStart:
             return why
         cluster = self.cluster
         step = resume_step(self.run / "checkpoints")
-        made_room = warning == PREEMPTED
-        idle = 0 if made_room else idle_starts(self.run, self.job, step=step, before=self.restart)
+        idle = 0 if warning == PREEMPTED else idle_starts(self.run, self.job, step=step, before=self.restart)
         refusal = ""
         if self.restart >= cluster.requeues:
             refusal = f"it was queued again {self.restart} times already (cluster.requeues)"
@@ -72,8 +71,7 @@ class JobStart:
         """Wait for the scheduler to end this run of the job, a while or ``cluster.node_timeout_s``; whether it did."""
         if self.scheduler is None:
             return False
-        patience_s = self.cluster.node_timeout_s if within_s is None else within_s
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + (self.cluster.node_timeout_s if within_s is None else within_s)
         while True:
             with suppress(UserError):
                 if self.has_ended():
@@ -108,22 +106,10 @@ class JobStart:
                 return
             time.sleep(_PAUSE_S)
 
-    def write_verdict(
-        self, reason: str, step: int = -1, *, samples: list[str] | None = None, left_out: str = ""
-    ) -> None:
+    def write_verdict(self, reason: str, step: int = -1, *, samples: Sequence[str] = (), left_out: str = "") -> None:
         """Leave why the job ends where `glci status` finds it, and say it."""
-        samples = samples or []
-        record = {
-            "job": self.job,
-            "restart": self.restart,
-            "host": self.host,
-            "time": round(time.time(), 3),
-            "step": step,
-            "samples": samples,
-            "reason": reason,
-            "left_out": left_out,
-        }
-        self.notes.verdict(record)
+        where = {"job": self.job, "restart": self.restart, "host": self.host, "time": round(time.time(), 3)}
+        self.notes.verdict({**where, "step": step, "samples": samples, "reason": reason, "left_out": left_out})
         shown = f"; samples of step {step}: {', '.join(samples)}" if samples else ""
         self.tell(f"fault: {reason}{shown}")
 

@@ -6,9 +6,9 @@ killed was killed. The scheduler knows that, and forgets it after a while.
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ from glci_dist.errors import UserError
 from glci_dist.runs.journal import last_saved, read_journal
 from glci_dist.runs.ledger import Account, AttemptAccount, account
 from glci_dist.slurm import notes
-from glci_dist.slurm.backends.base import Backend
+from glci_dist.slurm.backends.base import Submitted
 from glci_dist.slurm.backends.choice import backend
 from glci_dist.slurm.backends.scheduling import Queued, Ran, Scheduler
-from glci_dist.slurm.jobs import Submitted, submitted
+from glci_dist.slurm.jobs import submitted
 
 _WHY = {
     "NODE_FAIL": "a node of its job failed",
@@ -76,33 +76,27 @@ def look(run: Path) -> RunStatus:
     found = account(run)
     if not found.attempts and job is None:
         raise UserError(f"{run} was never started: start it with glci train or glci submit")
-    chosen, trouble = _backend(job)
+    chosen, trouble = None, ""
+    if job is not None:
+        try:
+            chosen = backend(job.executor)
+        except UserError as error:
+            # What the run's folder says is still true.
+            trouble = f"job {job.job}: {error}"
     scheduler = chosen.scheduler if chosen is not None else None
     if scheduler is not None and not scheduler.is_there():
         scheduler = None
-    told = _SchedulerCache(scheduler, {each.job: each.time for each in jobs if each.executor == jobs[-1].executor})
+    told = _SchedulerCache(run, scheduler, {each.job: each.time for each in jobs if each.executor == jobs[-1].executor})
     following = (*found.attempts[1:], None)
-    attempts = tuple(
-        _explained(attempt, after, told, run) for attempt, after in zip(found.attempts, following, strict=False)
-    )
-    state, detail = _state(run, attempts, job if scheduler is not None else None, told)
+    attempts = tuple(_explained(each, after, told) for each, after in zip(found.attempts, following, strict=False))
+    state, detail = _state(attempts, job if scheduler is not None else None, told)
     if job is not None and chosen is not None and not (attempts and attempts[-1].began > job.time):
         # The job has come to no attempt of its own.
         state, detail = chosen.state_before_attempt(job) or (state, detail)
     detail = "; ".join(filter(None, (detail, trouble)))
-    starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told, run))
+    starts = tuple(start for each in jobs for start in _without_attempt(each.job, attempts, told))
     saved, missing = _saved(run)
     return RunStatus(state, detail, saved, Account(attempts), starts, job, missing)
-
-
-def _backend(job: Submitted | None) -> tuple[Backend | None, str]:
-    """Where a job runs; else why that is not known: what the run's folder says is still true."""
-    if job is None:
-        return None, ""
-    try:
-        return backend(job.executor), ""
-    except UserError as trouble:
-        return None, f"job {job.job}: {trouble}"
 
 
 def _saved(run: Path) -> tuple[int, str]:
@@ -125,39 +119,33 @@ def _saved(run: Path) -> tuple[int, str]:
 
 
 class _SchedulerCache:
-    """What the scheduler says of jobs, asked once each."""
+    """What the scheduler says of a run's jobs, asked once each."""
 
-    def __init__(self, scheduler: Scheduler | None, jobs: Mapping[str, float]) -> None:
+    def __init__(self, run: Path, scheduler: Scheduler | None, jobs: Mapping[str, float]) -> None:
         """``scheduler``: None where none is to be asked. ``jobs``: when each was submitted."""
-        self._scheduler = scheduler
-        self._jobs = jobs
-        self._histories: dict[str, Sequence[Ran]] = {}
-        self._queued: dict[str, Queued | None] = {}
+        self.run, self._scheduler, self._jobs = run, scheduler, jobs
         self._silence: UserError | None = None
+        self.history = functools.cache(self._history)
+        self.queued = functools.cache(self._in_queue)
 
-    def history(self, job: str) -> Sequence[Ran]:
-        if self._scheduler is None or job not in self._jobs:
-            return []
-        if job not in self._histories:
-            self._histories[job] = []
-            # Without its accounting, what the run's folder and the queue say is still true.
-            with suppress(UserError):
-                self._histories[job] = self._scheduler.history(job, since=self._jobs[job])
-        return self._histories[job]
+    def _history(self, job: str) -> Sequence[Ran]:
+        # Without its accounting, what the run's folder and the queue say is still true.
+        with suppress(UserError):
+            if self._scheduler is not None and job in self._jobs:
+                return self._scheduler.history(job, since=self._jobs[job])
+        return []
 
-    def queued(self, job: str) -> Queued | None:
+    def _in_queue(self, job: str) -> Queued | None:
         """The job as the controller has it. Raises ``UserError`` without its answer, for which it waits once."""
         if self._scheduler is None or job not in self._jobs:
             return None
         if self._silence is not None:
             raise self._silence
-        if job not in self._queued:
-            try:
-                self._queued[job] = self._scheduler.queued(job)
-            except UserError as silence:
-                self._silence = silence
-                raise
-        return self._queued[job]
+        try:
+            return self._scheduler.queued(job)
+        except UserError as silence:
+            self._silence = silence
+            raise
 
     def runs(self, job: str) -> list[tuple[int, Ran]]:
         """Every run of the job that the accounting knows, with the number of the restart that it was."""
@@ -190,21 +178,21 @@ def _holds(ran: Ran, attempt: AttemptAccount) -> bool:
 
 
 def _without_attempt(
-    job: str, attempts: Sequence[AttemptAccount], told: _SchedulerCache, run: Path
+    job: str, attempts: Sequence[AttemptAccount], told: _SchedulerCache
 ) -> Iterator[StartWithoutAttempt]:
     for restart, ran in told.runs(job):
         if math.isinf(ran.began + ran.ended) or any(each.job == job and _holds(ran, each) for each in attempts):
             continue
-        asked, _ = notes.asked_again(run, job, restart)
-        reason = _verdict(run, job, restart) or asked or told.end(ran) or f"its job ended {ran.state}: see its output"
+        asked, _ = notes.asked_again(told.run, job, restart)
+        reason = (
+            _verdict(told.run, job, restart) or asked or told.end(ran) or f"its job ended {ran.state}: see its output"
+        )
         yield StartWithoutAttempt(job, restart, ran.nodes, ran.began, ran.ended, reason)
 
 
-def _explained(
-    attempt: AttemptAccount, following: AttemptAccount | None, told: _SchedulerCache, run: Path
-) -> AttemptAccount:
+def _explained(attempt: AttemptAccount, following: AttemptAccount | None, told: _SchedulerCache) -> AttemptAccount:
     """An attempt with the cause of its end, if anybody knows more of it than the run's own folder."""
-    place = (attempt.job, attempt.restart)
+    run, place = told.run, (attempt.job, attempt.restart)
     asked, warning = notes.asked_again(run, *place)
     if attempt.state == "stopped":
         # Without what to do now, which holds for the last one alone.
@@ -213,9 +201,8 @@ def _explained(
     if attempt.state not in ("died", "failed") or not attempt.job:
         return attempt
     until = following.began if following is not None else math.inf
-    reason = next(
-        (crash["cause"] for crash in notes.crashes(run, *place) if attempt.began <= crash["time"] < until), None
-    )
+    crashes = (crash["cause"] for crash in notes.crashes(run, *place) if attempt.began <= crash["time"] < until)
+    reason = next(crashes, None)
     if following is None or (following.job, following.restart) != place:
         # What ended this run of the job, and not only its workers.
         asked = f"{asked}; {reason}" if asked and reason else asked
@@ -225,9 +212,7 @@ def _explained(
     return replace(attempt, state="died", reason=reason) if reason else attempt
 
 
-def _state(
-    run: Path, attempts: tuple[AttemptAccount, ...], job: Submitted | None, told: _SchedulerCache
-) -> tuple[str, str]:
+def _state(attempts: Sequence[AttemptAccount], job: Submitted | None, told: _SchedulerCache) -> tuple[str, str]:
     last = attempts[-1] if attempts else None
     if last is not None and last.state == "done":
         with suppress(UserError):
@@ -255,7 +240,7 @@ def _state(
             return "running", f"job {job.job} on {there.nodes}{again}"
         return "starting", f"job {job.job} on {there.nodes}{again}: its workers do not run yet"
     state = there.state if there is not None else history[-1][1].state if history else ""
-    verdict = _verdict(run, job.job, history[-1][0] if history else None)
+    verdict = _verdict(told.run, job.job, history[-1][0] if history else None)
     if state == "CANCELLED":
         return "cancelled", f"job {job.job}; to go on: glci submit {shlex.join(job.overrides)}"
     if state:
@@ -273,8 +258,3 @@ def _verdict(run: Path, job: str, restart: int | None) -> str | None:
     verdict = min(found, key=lambda each: float(each.get("time", math.inf)))
     samples = f" (samples {', '.join(verdict['samples'])})" if verdict.get("samples") else ""
     return f"on {verdict.get('host', '?')}: {verdict.get('reason', 'no reason given')}{samples}"
-
-
-def until(seconds: float) -> str:
-    """The local time in so many seconds."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))

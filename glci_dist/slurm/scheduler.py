@@ -1,4 +1,4 @@
-"""SLURM's own programs, and what they answer. Nothing else in the project calls them."""
+"""SLURM's own programs, and what they answer: a ``Scheduler``. Nothing else in the project calls them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def is_there() -> bool:
 
 
 def queued(job: str) -> Queued | None:
-    """The job, if the controller has it still; raises ``UserError`` without SLURM, or without an answer."""
     fields = "State:|,Reason:|,NodeList:|,StartTime:|,RestartCnt:|"
     answer = ask(["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={fields}"])
     if answer.returncode and "Invalid job id" not in answer.stderr:
@@ -40,11 +39,8 @@ def queued(job: str) -> Queued | None:
 
 
 def history(job: str, *, since: float) -> list[Ran]:
-    """Every run of the job through the scheduler, oldest first; empty where its accounting has forgotten it.
-
-    ``since``: when it was submitted, seconds since 1970; clusters bound how much time may be asked for.
-    """
     fields = "JobID,State,NodeList,Start,End,ExitCode"
+    # Clusters bound how much time may be asked for.
     start = datetime.fromtimestamp(since - _SKEW_S).isoformat(timespec="seconds")
     asked = ["sacct", "-X", "-D", "-P", "-n", f"--jobs={job}", f"--format={fields}", f"--starttime={start}"]
     found = []
@@ -70,7 +66,6 @@ def warning(job: str, *, lead_s: int) -> str:
 
 
 def lost_nodes(ran: Ran) -> list[str]:
-    """Nodes of a job's run that went down while it ran, as far as the accounting knows."""
     asked = ["sacctmgr", "-n", "-P", "show", "event", f"nodes={ran.nodes}", f"start={ran.start}"]
     found = []
     for line in _accounting([*asked, "format=nodename,timestart,state"]):
@@ -86,34 +81,30 @@ def submit(script: Path) -> str:
 
     Raises ``Silence`` without its answer, and ``UserError`` where it refuses.
     """
-    while True:
-        answer, said = ask_once(["sbatch", "--parsable", str(script)])
-        if answer is not None and answer.returncode == 0:
-            # With several clusters, theirs follows.
-            printed = (answer.stdout.split() or [""])[-1].split(";")[0]
-            # Some clusters' sbatch is a program around SLURM's.
-            number = printed if printed.isdecimal() else _number_of(script)
-            if number is not None:
-                return number
-            raise UserError(
-                f"sbatch --parsable took the job, but did not print its number ({last_line(answer.stdout)!r}): look "
-                "with squeue, and for what stands before SLURM's sbatch in PATH"
-            )
-        if said is None:
-            assert answer is not None
-            errors = [line for line in answer.stderr.splitlines() if "error:" in line] or [answer.stderr]
-            reason = last_line(errors[-1]).removeprefix("sbatch: ").removeprefix("error: ")
-            raise UserError(f"the scheduler refused the job: {reason}")
+    while isinstance(answer := ask_once(["sbatch", "--parsable", str(script)]), str):
         # It may have been taken, and only the answer be lost.
-        lost = f"{silent('sbatch', said)}; it is not known to be queued: if it is after all, it ends by itself"
-        if not wait("sbatch", said):
-            raise Silence(lost)
         try:
+            wait("sbatch", answer)
             number = _number_of(script)
         except Silence as silence:
+            lost = f"{silent('sbatch', answer)}; it is not known to be queued: if it is after all, it ends by itself"
             raise Silence(lost) from silence
         if number is not None:
             return number
+    if answer.returncode:
+        errors = [line for line in answer.stderr.splitlines() if "error:" in line] or [answer.stderr]
+        reason = last_line(errors[-1]).removeprefix("sbatch: ").removeprefix("error: ")
+        raise UserError(f"the scheduler refused the job: {reason}")
+    # With several clusters, theirs follows.
+    printed = (answer.stdout.split() or [""])[-1].split(";")[0]
+    # Some clusters' sbatch is a program around SLURM's.
+    number = printed if printed.isdecimal() else _number_of(script)
+    if number is not None:
+        return number
+    raise UserError(
+        f"sbatch --parsable took the job, but did not print its number ({last_line(answer.stdout)!r}): look with "
+        "squeue, and for what stands before SLURM's sbatch in PATH"
+    )
 
 
 def _number_of(script: Path) -> str | None:
@@ -127,7 +118,6 @@ def _number_of(script: Path) -> str | None:
 
 
 def jobs_of(folder: Path) -> list[str]:
-    """The numbers of this user's jobs that wait or run, and whose batch scripts were in ``folder``."""
     found = _scripts("--states=pending,running,suspended,completing")
     return list(dict.fromkeys(job for job, command in found if Path(command).parent == folder))
 
@@ -160,7 +150,8 @@ def expected_start(script: Path) -> str:
 def partitions() -> list[dict[str, str]]:
     """What the controller says of each partition, by its own names: ``PartitionName``, ``MaxTime``, ..."""
     answer = ask(["scontrol", "show", "partition", "--oneliner"], check=True)
-    return [_pairs(line) for line in answer.stdout.splitlines() if "PartitionName=" in line]
+    found = (line.split() for line in answer.stdout.splitlines() if "PartitionName=" in line)
+    return [dict(word.split("=", 1) for word in words if "=" in word) for words in found]
 
 
 def nodes(partition: str) -> list[dict[str, str]]:
@@ -185,14 +176,12 @@ def qos_limit(name: str) -> str:
 
 def enforces_limits() -> bool:
     """Whether the limits of the accounting (QOS, associations) hold."""
-    for line in ask(["scontrol", "show", "config"]).stdout.splitlines():
-        if line.startswith("AccountingStorageEnforce "):
-            return any(word in line for word in ("limits", "qos", "safe", "all"))
-    return False
+    told = ask(["scontrol", "show", "config"]).stdout.splitlines()
+    enforced = next((line for line in told if line.startswith("AccountingStorageEnforce ")), "")
+    return any(word in enforced for word in ("limits", "qos", "safe", "all"))
 
 
 def requeue(job: str) -> None:
-    """Put a running job, perhaps that of this process, into the queue again."""
     ask(["scontrol", "requeue", job], check=True, deaf=True)
 
 
@@ -202,7 +191,6 @@ def exclude(job: str, nodes: str) -> None:
 
 
 def cancel(job: str) -> None:
-    """Cancel a job that waits or runs."""
     answer = ask([CANCEL, job])
     # The answer to an earlier asking may have been lost.
     if answer.returncode and "already completing or completed" not in answer.stderr:
@@ -211,9 +199,5 @@ def cancel(job: str) -> None:
 
 def _accounting(command: list[str]) -> list[str]:
     """The lines of an answer of the accounting; none without one: what is asked of it is good to know, no more."""
-    answer, silence = ask_once(command)
-    return answer.stdout.splitlines() if answer is not None and silence is None and answer.returncode == 0 else []
-
-
-def _pairs(line: str) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+    answer = ask_once(command)
+    return [] if isinstance(answer, str) or answer.returncode else answer.stdout.splitlines()

@@ -38,8 +38,8 @@ def take(run: Path, config: Config, search_path: Sequence[Path] = ()) -> Path:
     """
     package = Path(__file__).resolve().parent.parent
     (run / "code").mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".code-", dir=run / "code"))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".code-", dir=run / "code", ignore_cleanup_errors=True) as folder:
+        aside = Path(folder)
         shutil.copytree(package, aside / package.name, ignore=_LEFT_OUT)
         if not (aside / package.name / "configs").exists():
             shutil.copytree(compose.config_folder(), aside / "configs")
@@ -48,8 +48,8 @@ def take(run: Path, config: Config, search_path: Sequence[Path] = ()) -> Path:
                 shutil.copytree(module, aside / module.name, ignore=_LEFT_OUT)
             else:
                 shutil.copy(module, aside / module.name)
-        for number, folder in enumerate(search_path):
-            shutil.copytree(folder, aside / _YAML / str(number), ignore=_all_but_yaml)
+        for number, configs in enumerate(search_path):
+            shutil.copytree(configs, aside / _YAML / str(number), ignore=_all_but_yaml)
         aside.chmod(0o755)
         final = run / "code" / _digest(aside)
         if not final.exists():
@@ -57,8 +57,6 @@ def take(run: Path, config: Config, search_path: Sequence[Path] = ()) -> Path:
             compileall.compile_dir(aside, quiet=2)
             os.rename(aside, final)
         return final
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def at_copies(word: str, code: Path) -> str:

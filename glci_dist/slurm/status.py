@@ -15,7 +15,7 @@ from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import AttemptAccount
 from glci_dist.slurm.asking import patience
-from glci_dist.slurm.run_status import RunStatus, StartWithoutAttempt, look, until
+from glci_dist.slurm.run_status import RunStatus, StartWithoutAttempt, look
 from glci_dist.stored_config import StoredConfig
 
 _MARKS = ("config.yaml", "attempts", "journal.jsonl", "jobs")
@@ -49,25 +49,18 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `status`."""
-    status = subparsers.add_parser(
-        "status",
-        help="a run's attempts, its step, and where its time went",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "a run's attempts, its step, and where its time went"
+    status = subparsers.add_parser("status", help=summary, description=_DESCRIPTION)
     status.add_argument("folder", metavar="RUN", nargs="?", type=Path, help="the run's folder, or one of runs (runs/)")
     status.add_argument("--json", action="store_true", help="print the same as JSON")
     status.set_defaults(run=_status, is_product=True)
 
 
+@patience(_ANSWER_S)
 def _status(parsed: argparse.Namespace) -> int:
-    with patience(_ANSWER_S):
-        return _tell(parsed)
-
-
-def _tell(parsed: argparse.Namespace) -> int:
-    if parsed.folder is None or _holds_runs(parsed.folder):
-        return _all(parsed.folder or Path("runs"), as_json=parsed.json)
+    root = parsed.folder or Path("runs")
+    if parsed.folder is None or (not _is_run(root) and any(map(_is_run, _folders(root)))):
+        return _all(root, as_json=parsed.json)
     found, outlook = _look(parsed.folder)
     config = found.config
     if parsed.json:
@@ -88,14 +81,15 @@ def _all(root: Path, *, as_json: bool) -> int:
             found, outlook = _look(run)
             # As a whole, so that what is malformed in it shows here, and not in the middle of a line.
             record = _record(outlook, found.config)
+            attempts = outlook.account.attempts
+            step = attempts[-1].reached if attempts else 0
+            told = "; ".join(filter(None, (outlook.detail, outlook.missing)))
+            line = f"{run}  {outlook.state}: step {step} of {_steps(found.config)}" + (f" ({told})" if told else "")
         except UserError as error:
-            records[run.name] = {"error": str(error)}
-            if not as_json:
-                print(f"{run}  cannot be told about: {error}")
-            continue
+            record, line = {"error": str(error)}, f"{run}  cannot be told about: {error}"
         records[run.name] = record
         if not as_json:
-            print(_line(run, outlook, found.config))
+            print(line)
     if as_json:
         print(json.dumps(records, indent=1))
     return 0
@@ -114,10 +108,6 @@ def _is_run(path: Path) -> bool:
     return any(os.path.lexists(path / mark) for mark in _MARKS)
 
 
-def _holds_runs(folder: Path) -> bool:
-    return not _is_run(folder) and any(map(_is_run, _folders(folder)))
-
-
 def _look(run: Path) -> tuple[StoredConfig, RunStatus]:
     """A run's configuration, and how it stands. Raises ``UserError`` for whatever keeps them from being told."""
     if not run.is_dir():
@@ -133,17 +123,10 @@ def _look(run: Path) -> tuple[StoredConfig, RunStatus]:
         raise UserError(f"{run}: a file in it is malformed ({type(error).__name__}: {error})") from error
 
 
-def _line(run: Path, outlook: RunStatus, config: Config) -> str:
-    attempts = outlook.account.attempts
-    step = attempts[-1].reached if attempts else 0
-    told = "; ".join(filter(None, (outlook.detail, outlook.missing)))
-    return f"{run}  {outlook.state}: step {step} of {_steps(config)}" + (f" ({told})" if told else "")
-
-
 def _configuration(run: Path) -> StoredConfig:
     """Of the run's last start, or of its submission if it has not started."""
     started, wanted = run / "config.yaml", run / "jobs" / "config.yaml"
-    is_started = started.exists() or started.is_symlink()
+    is_started = os.path.lexists(started)
     if not is_started and not wanted.exists():
         raise UserError(f"{run} has no config.yaml: its first start was ended before it wrote one")
     return stored_config.read(started if is_started else wanted)
@@ -180,7 +163,8 @@ def lines(outlook: RunStatus, *, steps: int, global_batch: int) -> list[str]:
         now += f", saved up to step {outlook.saved}" if outlook.saved else ", no step is saved"
     if outlook.state == "running" and last is not None and last.seconds_a_step:
         left = (steps - last.reached) * last.seconds_a_step
-        now += f", {global_batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {until(left)})"
+        end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
+        now += f", {global_batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {end})"
     if outlook.detail:
         now += f"\n{outlook.detail}"
     seconds = outlook.account.seconds()
@@ -191,7 +175,9 @@ def lines(outlook: RunStatus, *, steps: int, global_batch: int) -> list[str]:
 
 
 def _attempt(attempt: AttemptAccount) -> str:
-    seconds = attempt.ended - attempt.began
+    seconds, ended = attempt.ended - attempt.began, attempt.reason or attempt.state
+    if not ended.startswith(attempt.state):
+        ended = f"{attempt.state}: {ended}"
     return _row(
         attempt.number,
         f"{attempt.job}.{attempt.restart}" if attempt.job else "-",
@@ -201,14 +187,8 @@ def _attempt(attempt: AttemptAccount) -> str:
         f"{attempt.resumed_at} to {attempt.reached}",
         attempt.lost_steps,
         f"{attempt.seconds['compute'] / seconds:.0%}" if seconds else "-",
-        f"{_ending(attempt)}; on {', '.join(attempt.hosts)}",
+        f"{ended}; on {', '.join(attempt.hosts)}",
     )
-
-
-def _ending(attempt: AttemptAccount) -> str:
-    if not attempt.reason or attempt.reason.startswith(attempt.state):
-        return attempt.reason or attempt.state
-    return f"{attempt.state}: {attempt.reason}"
 
 
 def _start(start: StartWithoutAttempt) -> str:
@@ -223,5 +203,4 @@ def _row(*cells: object) -> str:
 
 
 def _moment(seconds: float) -> str:
-    """A local time."""
     return time.strftime("%m-%d %H:%M:%S", time.localtime(seconds))

@@ -16,9 +16,8 @@ from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.folder import unwritable
 from glci_dist.slurm import inherited, jobs, snapshot, sweeps
-from glci_dist.slurm.backends.base import Backend, JobHandle, JobRequest
+from glci_dist.slurm.backends.base import Backend, JobHandle, JobRequest, Submitted
 from glci_dist.slurm.backends.choice import backend
-from glci_dist.slurm.jobs import Submitted
 from glci_dist.slurm.launch import Launch
 from glci_dist.urls import without_secrets
 
@@ -67,14 +66,13 @@ def requests(overrides: Sequence[str]) -> list[Request]:
         if varied:
             suffix = ",".join(words[number] for number in varied)
             name = compose.load(chosen).name
-            chosen.append(f"name={name}-{''.join(c if c.isalnum() or c in '.=-' else '_' for c in suffix)}")
             # Hydra reads an = in a value only in quotes.
-            chosen[-1] = "name='" + chosen[-1].removeprefix("name=") + "'"
+            chosen.append(f"name='{name}-{''.join(c if c.isalnum() or c in '.=-' else '_' for c in suffix)}'")
         made.append(Request(compose.load(chosen), chosen))
     runs = [request.run for request in made]
-    for request in made:
-        if runs.count(request.run) > 1:
-            raise UserError(f"the sweep has {request.run} twice: leave a value out, or write it so that names differ")
+    for run in runs:
+        if runs.count(run) > 1:
+            raise UserError(f"the sweep has {run} twice: leave a value out, or write it so that names differ")
     return made
 
 
@@ -120,8 +118,7 @@ def _alone(run: Path, chosen: Backend) -> Iterator[None]:
 
 def launch(request: Request, code: Path) -> Launch:
     """What the job calls on each of its nodes; ``code``: the copy that it runs."""
-    config = request.config
-    cluster, chosen = config.cluster, request.backend
+    config, cluster, chosen = request.config, request.config.cluster, request.backend
     cluster = replace(cluster, environment={**chosen.environment(cluster), **cluster.environment})
     words = [*(snapshot.at_copies(word, code) for word in request.overrides), *chosen.overrides(config)]
     return Launch(words, request.run, config.global_batch // config.engine.accumulation, cluster)

@@ -9,19 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Collection
 
 from glci_dist.errors import STOP_SIGNALS
 
 DETACH = "--detach"
 """First among the arguments of a job on this machine, which has nothing to do with the terminal that started it."""
 IGNORED = "GLCI_IGNORED_SIGNALS"
-"""What `glci submit` was started to ignore, for jobs on this machine."""
-
-
-def hold() -> None:
-    """Have signals wait from now on, also for the program that this process goes on as."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+"""What `glci submit` was started to ignore, for jobs on this machine: names of signals."""
 
 
 def release() -> None:
@@ -29,20 +23,16 @@ def release() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def answer(ignored: Collection[str]) -> None:
-    """Answer again what `glci submit` ignored for its terminal's sake, but for ``ignored``, the names of signals."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        if number.name not in ignored:
-            signal.signal(number, signal.SIG_DFL)
-
-
 if __name__ == "__main__":
-    hold()
+    # Also for the program that this process goes on as.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     arguments = sys.argv[1:]
     if arguments[:1] == [DETACH]:
         arguments = arguments[1:]
         # A key in that terminal is not for it.
         os.setsid()
-        # From here on those come from elsewhere, and are meant for it.
-        answer(os.environ.get(IGNORED, "").split())
+        for number in (signal.SIGINT, signal.SIGHUP):
+            # `glci submit` ignores them for its terminal's sake. From here on they are meant for this process.
+            if number.name not in os.environ.get(IGNORED, "").split():
+                signal.signal(number, signal.SIG_DFL)
     os.execv(sys.executable, [sys.executable, *arguments])

@@ -8,20 +8,23 @@ it comes from the step report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from glci_dist.training.phases import StepPlan
 
 
+@dataclass
 class AdversarialWeight:
     """The adversarial weight at each step."""
 
-    def __init__(self) -> None:
-        self._phase = -1
-        """Number of the measured phase; -1: none."""
-        self._steps = 0
-        self._reconstruction = self._adversarial = 0.0
-        """Sums of the norms over ``_steps`` steps."""
+    phase: int = -1
+    """Number of the measured phase; -1: none."""
+    steps: int = 0
+    reconstruction: float = 0.0
+    """Sum of the norms over ``steps`` steps."""
+    adversarial: float = 0.0
+    """As ``reconstruction``."""
 
     def alpha(self, plan: StepPlan) -> float:
         """The weight at a step: the phase's alpha, or with ``balance`` the one from the measurements before the step.
@@ -30,41 +33,36 @@ class AdversarialWeight:
         """
         if not plan.balance:
             return plan.alpha
-        if self._phase != plan.phase_number or not self._adversarial:
+        if self.phase != plan.phase_number or not self.adversarial:
             return 0.0
-        return plan.balance * self._reconstruction / self._adversarial
+        return plan.balance * self.reconstruction / self.adversarial
 
     def measure(self, plan: StepPlan, reconstruction: float, adversarial: float) -> None:
         """Add the norms of a step's gradients at the output, unweighted."""
-        measured = self._steps if self._phase == plan.phase_number else 0
-        if not plan.balance or measured >= plan.balance_steps:
+        if not plan.balance:
             return
-        if self._phase != plan.phase_number:
-            self._phase, self._steps, self._reconstruction, self._adversarial = plan.phase_number, 0, 0.0, 0.0
-        self._steps += 1
-        self._reconstruction += reconstruction
-        self._adversarial += adversarial
+        if self.phase != plan.phase_number:
+            self.phase, self.steps, self.reconstruction, self.adversarial = plan.phase_number, 0, 0.0, 0.0
+        if self.steps < plan.balance_steps:
+            self.steps += 1
+            self.reconstruction += reconstruction
+            self.adversarial += adversarial
 
     def reset(self) -> None:
         """Measure again from the next step on, as the discriminators were reset."""
-        self._phase = -1
+        self.phase = -1
 
     def renumber_phase(self, before: Sequence[str], now: Sequence[str]) -> None:
         """Renumber the measured phase; ``before``, ``now``: phase names of the old and the new schedule."""
-        if 0 <= self._phase < len(before):
-            name = before[self._phase]
-            self._phase = now.index(name) if name in now else -1
+        if 0 <= self.phase < len(before):
+            name = before[self.phase]
+            self.phase = now.index(name) if name in now else -1
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint (JSON)."""
-        return {
-            "phase": self._phase,
-            "steps": self._steps,
-            "reconstruction": self._reconstruction,
-            "adversarial": self._adversarial,
-        }
+        return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._phase, self._steps = state["phase"], state["steps"]
-        self._reconstruction, self._adversarial = state["reconstruction"], state["adversarial"]
+        for each in fields(self):
+            setattr(self, each.name, state[each.name])

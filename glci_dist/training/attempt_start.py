@@ -14,10 +14,9 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.training.adversarial_weight import AdversarialWeight
 from glci_dist.training.checkpointer import Checkpointer
 from glci_dist.training.phases import Schedule
-from glci_dist.training.resume_changes import ResumeChanges, find_missing_checkpoint
+from glci_dist.training.resume_changes import ResumeChanges, find_missing_checkpoint, schedule_changes
 from glci_dist.training.resume_checkpoint import check_configuration, saved_configuration
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.schedule_changes import schedule_changes
 from glci_dist.training.startup_timer import StartupTimer
 
 

@@ -6,23 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glci_dist import compose
-from glci_dist.checkpoints.manifest import Checkpoint, Damaged, TemporarilyUnreadable
-from glci_dist.checkpoints.registry import Registry
-from glci_dist.checkpoints.retention import Retention
+from glci_dist.checkpoints.manifest import Checkpoint, Damaged, TemporarilyUnreadable, folder_name
+from glci_dist.checkpoints.registry import CheckpointState, Registry
 from glci_dist.checkpoints.saver import Saver, SaveResult
-from glci_dist.checkpoints.state import CheckpointState
 from glci_dist.cluster import collectives
 from glci_dist.cluster.world import World
 from glci_dist.config import Config
 from glci_dist.errors import Fault, Interrupted
 from glci_dist.runs.attempts import Attempt
-from glci_dist.runs.events import CheckpointDamaged, RolledBack
+from glci_dist.runs.events import CheckpointDamaged, CheckpointFailed, CheckpointSaved, RetentionFailed, RolledBack
 from glci_dist.runs.folder import RunFolder
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.phases import StepPlan
-from glci_dist.training.resume_checkpoint import newest_intact, refuse_unreadable
+from glci_dist.training.resume_checkpoint import newest_intact
 from glci_dist.training.run_log import RunLog
-from glci_dist.training.save_reporter import SaveReporter
 
 
 class Checkpointer:
@@ -35,9 +32,8 @@ class Checkpointer:
         self._registry, self._log = registry, log
         # Once, as it takes some 30 ms, for which a save would hold up the training.
         self._config_text = compose.to_yaml(config)
-        self._reports = SaveReporter(log, config.checkpoints.stop_within_s)
-        retention = Retention(config.checkpoints.keep, config.checkpoints.keep_every)
-        self._saver = Saver(folder.checkpoints, attempt, world, retention, on_saved=self._on_saved)
+        self._retention_error: str | None = None
+        self._saver = Saver(folder.checkpoints, attempt, world, config.checkpoints, on_saved=self._on_saved)
         self.first_step = 0
         """The attempt's first step."""
 
@@ -66,19 +62,22 @@ class Checkpointer:
             self._registry.load(checkpoint, verified=self._world.is_main, rewind=rewind)
         except (Damaged, TemporarilyUnreadable, OSError) as error:
             problem = f"rank {self._world.rank} on {self._world.host}: {error}"
-        refuse_unreadable(checkpoint, self._world.all_gather_objects(problem))
+        found = [each for each in self._world.all_gather_objects(problem) if each]
+        if found:
+            raise Fault(
+                f"{checkpoint.path} is whole as rank 0 reads it, but not to {len(found)} other rank(s) "
+                f"({found[0]}): look at what that host mounts; nothing is changed, the same command tries again"
+            )
         self._saver.committed = checkpoint.step
         self._saver.verified.add(checkpoint.step)
 
     def newest(self) -> Checkpoint | None:
         """The newest intact checkpoint, the same on every rank; damaged ones are reported and set aside."""
         collectives.mark_progress("verifying checkpoints", unbounded=True)
-
-        def find() -> Checkpoint | None:
-            return newest_intact(self._folder.checkpoints, self._attempt, damaged=self._report_damaged)
-
         # On rank 0 alone, as a slow network file system may show the ranks different folders.
-        return self._world.on_main(find)
+        return self._world.on_main(
+            lambda: newest_intact(self._folder.checkpoints, self._attempt, damaged=self._report_damaged)
+        )
 
     def save(self, *, step: int, phase: str, ends_phase: bool = False) -> None:
         """Start saving the state before ``step``."""
@@ -100,14 +99,6 @@ class Checkpointer:
         """Wait for a running save."""
         collectives.mark_progress("waiting for an earlier save", unbounded=True)
         self._saver.wait()
-
-    def rewind(self, step: int) -> Checkpoint:
-        """Load the last checkpoint, at ``step`` of a running attempt. Raises ``Fault`` if there is none."""
-        checkpoint = self.newest()
-        if checkpoint is None:
-            raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")
-        self.load(checkpoint, rewind=True)
-        return checkpoint
 
     def delete_after(self, step: int) -> None:
         """Delete the checkpoints after ``step``, from which the run continues."""
@@ -142,7 +133,37 @@ class Checkpointer:
         """Report a finished save; called in the saving thread of rank 0."""
         for damaged in saved.damaged:
             self._report_damaged(*damaged)
-        self._reports.report(saved, newest=self.newest_step)
+        if saved.error is not None:
+            self._log.event(CheckpointFailed(saved.step, saved.error))
+            self._log.say(
+                f"checkpoint of step {saved.step} could not be written ({saved.error}): training goes on, "
+                f"and the checkpoint of step {self.newest_step} is kept"
+            )
+            return
+        self._log.event(
+            CheckpointSaved(
+                saved.step,
+                phase=saved.phase,
+                path=folder_name(saved.step),
+                bytes=saved.bytes,
+                copy_seconds=round(saved.copy_seconds, 4),
+                write_seconds=round(saved.write_seconds, 4),
+                deleted=saved.deleted,
+            )
+        )
+        # Reported once, as it will probably recur at the next save, and nothing is lost by keeping more.
+        is_news, self._retention_error = saved.retention_error != self._retention_error, saved.retention_error
+        if saved.retention_error is not None and is_news:
+            self._log.event(RetentionFailed(saved.step, saved.retention_error))
+            self._log.say(
+                f"older checkpoints cannot be removed ({saved.retention_error}): all are kept, and the disk fills up"
+            )
+        within, seconds = self._config.checkpoints.stop_within_s, saved.copy_seconds + saved.write_seconds
+        if 0 < within < seconds:
+            self._log.say(
+                f"saving took {seconds:.1f} s, more than checkpoints.stop_within_s={within:g}: "
+                "a signal would end the run without saving; raise it, and the scheduler's lead"
+            )
 
 
 class Rollback:
@@ -157,12 +178,8 @@ class Rollback:
         on_rewind: Callable[[int], None],
     ) -> None:
         """``on_rewind`` is called with the step from which the run continues."""
-        self._checkpointer, self._gradient_monitor, self._log, self._on_rewind = (
-            checkpointer,
-            gradient_monitor,
-            log,
-            on_rewind,
-        )
+        self._checkpointer, self._gradient_monitor = checkpointer, gradient_monitor
+        self._log, self._on_rewind = log, on_rewind
 
     def is_allowed(self) -> bool:
         """Whether another rollback is allowed; waits for a running save, as that would be the checkpoint to load."""
@@ -172,10 +189,15 @@ class Rollback:
     def go_back(self, step: int, *, skip_step: bool) -> int:
         """Load the last checkpoint before ``step``; returns the step from which the run continues.
 
+        Raises ``Fault`` if there is none.
+
         ``skip_step``: skip ``step`` and as many before it as ``engine.pass_over`` says; False if its samples are not
         the cause.
         """
-        checkpoint = self._checkpointer.rewind(step)
+        checkpoint = self._checkpointer.newest()
+        if checkpoint is None:
+            raise Fault(f"step {step}: there is no checkpoint to go back to: begin another run (name=...)")
+        self._checkpointer.load(checkpoint, rewind=True)
         self._gradient_monitor.count_rollback(checkpoint.step)
         over = self._gradient_monitor.skip(step, since=checkpoint.step) if skip_step else range(0)
         self._checkpointer.delete_after(checkpoint.step)

@@ -30,16 +30,6 @@ _MAX_RESETS = 2
 _GRADIENT_SHARE = 0.1
 """A negligible adversarial gradient is raised to this share of the reconstruction gradient."""
 
-ANSWERS = {
-    State.DIVERGING: "diverging",
-    State.COLLAPSE: "collapse",
-    State.CHECKERBOARD: "checkerboard",
-    State.NO_CONTEST: "no_contest",
-    State.DOMINATES: "dominates",
-    State.ASLEEP: "asleep",
-}
-"""The key of ``DoctorConfig`` with the answer to each state."""
-
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -140,7 +130,7 @@ class Doctor:
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
-        answer = str(getattr(self._config, ANSWERS[finding.state]))
+        answer = str(getattr(self._config, finding.state.name.lower()))
         if finding.overshoots and answer in ("balance", "rollback") and self._resets == _MAX_RESETS:
             # Further resets would not help, and the completion network would only wait.
             answer = "warn"

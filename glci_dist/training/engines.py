@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glci_dist.checkpoints.registry import VectorHandle
-from glci_dist.checkpoints.state import VectorShard
+from glci_dist.checkpoints.registry import VectorHandle, VectorShard
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig, OptimizerConfig
@@ -63,8 +62,7 @@ class Engine:
         network.to(world.device)
         self.network = network
         self.optimizer = _build_optimizer(network, optimizer)
-        self._config = config
-        self._device = world.device.type
+        self._config, self._world = config, world
         self._engine, *_ = deepspeed.initialize(
             model=network,
             optimizer=self.optimizer,
@@ -74,9 +72,10 @@ class Engine:
         self._limit = self._norm = math.inf
         if world.size == 1 and not config.zero_stage:
             # DeepSpeed would copy every gradient into buckets and back to average it over one rank.
-            self._engine.allreduce_gradients = _no_op
+            self._engine.allreduce_gradients = lambda *_args, **_kwargs: None
         else:
-            self._engine.allreduce_gradients = _in_collective(self._engine.allreduce_gradients)
+            average = collective("the mean of a network's gradient")
+            self._engine.allreduce_gradients = average(self._engine.allreduce_gradients)
         if config.zero_stage:
             self._intercept_norm()
 
@@ -92,7 +91,8 @@ class Engine:
         A frozen network that is called through its DeepSpeed engine would change the engine's state,
         hence the bare one.
         """
-        with frozen(self.network), self._autocast():
+        dtype = _DTYPES.get(self._config.precision)
+        with frozen(self.network), torch.autocast(self._world.device.type, dtype=dtype, enabled=dtype is not None):
             yield self.network
 
     @property
@@ -126,33 +126,26 @@ class Engine:
         if self._config.zero_stage:
             self._engine.optimizer.refresh_fp32_params()
 
-    def optimizer_state(self, world: World) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """This rank's share of the optimiser's state: a ``VectorShard`` of each vector, and the scalars.
 
         Each kind of state (Adam's ``exp_avg``, ``exp_avg_sq``) is one vector over all parameters in their
         order, the same for every world size and ZeRO stage. Each rank has an equal range of it, or with
         ZeRO stage 1 its own partition. There are no vectors before the first update.
         """
-        total = _numel(self.network)
+        total, rank, size = _numel(self.network), self._world.rank, self._world.size
         scaler = self._engine.torch_autocast_z0_gradscaler
         numbers: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else {}}
-        if self._config.zero_stage:
-            first, last = self._own_range(world)
-            states = [(0, self.optimizer.state.get(self._partition(), {}))]
-        else:
-            first, last = world.rank * total // world.size, (world.rank + 1) * total // world.size
-            offsets = itertools.accumulate((p.numel() for p in self.network.parameters()), initial=0)
-            pairs = zip(offsets, self.network.parameters(), strict=False)
-            states = [(offset, self.optimizer.state.get(parameter, {})) for offset, parameter in pairs]
-        for name in _vectors_in(states[0][1]):
-            if self._config.zero_stage:
-                pieces = [states[0][1][name][: last - first]]
-            else:
-                pieces = [
-                    state[name].reshape(-1)[max(first - offset, 0) : last - offset]
-                    for offset, state in states
-                    if offset < last and offset + state[name].numel() > first
-                ]
+        targets = self._targets()
+        first, last = targets[0][:2] if self._config.zero_stage else (rank * total // size, (rank + 1) * total // size)
+        states = [(offset, self.optimizer.state.get(tensor, {})) for offset, _, tensor in targets]
+        # Those with a number per weight.
+        for name in (name for name, value in states[0][1].items() if isinstance(value, Tensor) and value.dim()):
+            pieces = [
+                state[name].reshape(-1)[max(first - offset, 0) : last - offset]
+                for offset, state in states
+                if offset == first or (offset < last and offset + state[name].numel() > first)
+            ]
             numbers[name] = VectorShard(first, total, pieces)
         steps = {float(state["step"]) for _, state in states if "step" in state}
         if len(steps) > 1 or (steps and not all("step" in state for _, state in states)):
@@ -160,22 +153,13 @@ class Engine:
         numbers["step"] = steps.pop() if steps else None
         return numbers
 
-    def load_optimizer_state(self, saved: Mapping[str, Any], world: World) -> None:
-        """Restore what ``optimizer_state`` returned, for any world size and ZeRO stage; load the weights first."""
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned, for any world size and ZeRO stage; load the weights first."""
         vectors = {name: value for name, value in saved.items() if isinstance(value, VectorHandle)}
         self.optimizer.state.clear()
         if self._config.zero_stage:
-            parameter = self._partition()
-            first, last = self._own_range(world)
-            targets = [(first, last, parameter)]
             self._engine.optimizer.refresh_fp32_params()
-        else:
-            ends = list(itertools.accumulate(p.numel() for p in self.network.parameters()))
-            targets = [
-                (end - parameter.numel(), end, parameter)
-                for end, parameter in zip(ends, self.network.parameters(), strict=True)
-            ]
-        for first, last, parameter in targets:
+        for first, last, parameter in self._targets():
             state: dict[str, Tensor] = {}
             for name, vector in vectors.items():
                 values = torch.zeros(parameter.numel())
@@ -190,15 +174,17 @@ class Engine:
         if saved["scaler"] and scaler is not None:
             scaler.load_state_dict(saved["scaler"])
 
-    def _partition(self) -> Tensor:
-        """ZeRO stage 1: this rank's partition of the flattened weights, padded at the end."""
-        (partition,) = self._engine.optimizer.single_partition_of_fp32_groups
-        return partition
+    def _targets(self) -> list[tuple[int, int, Tensor]]:
+        """The tensors that this rank's optimiser updates, each with its range in the vector over all parameters.
 
-    def _own_range(self, world: World) -> tuple[int, int]:
-        """The range of ``_partition`` in the vector over all parameters."""
-        total, each = _numel(self.network), self._partition().numel()
-        return min(world.rank * each, total), min((world.rank + 1) * each, total)
+        With ZeRO stage 1 that is one, this rank's partition of the flattened weights, padded at the end.
+        """
+        if self._config.zero_stage:
+            (partition,) = self._engine.optimizer.single_partition_of_fp32_groups
+            total, each, rank = _numel(self.network), partition.numel(), self._world.rank
+            return [(min(rank * each, total), min((rank + 1) * each, total), partition)]
+        ends = itertools.accumulate(parameter.numel() for parameter in self.network.parameters())
+        return [(end - each.numel(), end, each) for end, each in zip(ends, self.network.parameters(), strict=True)]
 
     def _intercept_norm(self) -> None:
         """Read the gradient norm inside ZeRO stage 1's step; report one beyond the limit to it as an overflow."""
@@ -234,41 +220,6 @@ class Engine:
             self._engine.step()
         return Update(bool(self._engine.was_step_applied()) and math.isfinite(self._norm), self._norm)
 
-    def _autocast(self) -> torch.autocast:
-        dtype = _DTYPES.get(self._config.precision, torch.bfloat16)
-        return torch.autocast(self._device, dtype=dtype, enabled=self._config.precision != "fp32")
-
-
-@dataclass(frozen=True)
-class OptimizerState:
-    """An engine's optimiser state, as a stateful part of a checkpoint."""
-
-    engine: Engine
-    world: World
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.engine.optimizer_state(self.world)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.engine.load_optimizer_state(state, self.world)
-
-
-def _no_op(*_args: Any, **_kwargs: Any) -> None:
-    pass
-
-
-def _in_collective(function: Callable[..., Any]) -> Callable[..., Any]:
-    def inside(*args: Any, **kwargs: Any) -> Any:
-        with collective("the mean of a network's gradient"):
-            return function(*args, **kwargs)
-
-    return inside
-
-
-def _vectors_in(state: Mapping[str, Any]) -> list[str]:
-    """The kinds of state that have one number per weight."""
-    return [name for name, value in state.items() if isinstance(value, Tensor) and value.dim()]
-
 
 def _numel(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
@@ -276,14 +227,11 @@ def _numel(network: nn.Module) -> int:
 
 def _build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     parameters = list(network.parameters())
+    shared: dict[str, Any] = {"lr": 1.0, "eps": config.eps, "weight_decay": config.weight_decay}
     if config.kind == "adadelta":
-        return torch.optim.Adadelta(
-            parameters, lr=1.0, rho=config.rho, eps=config.eps, weight_decay=config.weight_decay, foreach=True
-        )
+        return torch.optim.Adadelta(parameters, rho=config.rho, foreach=True, **shared)
     beta1, beta2 = config.betas
-    return torch.optim.Adam(
-        parameters, lr=1.0, betas=(beta1, beta2), eps=config.eps, weight_decay=config.weight_decay, fused=True
-    )
+    return torch.optim.Adam(parameters, betas=(beta1, beta2), fused=True, **shared)
 
 
 def _deepspeed_config(config: EngineConfig, *, global_batch: int, world_size: int) -> dict[str, Any]:

@@ -196,17 +196,12 @@ class GanTrainStep:
 
     def _penalty(self, part: DeviceBatch, completed: Tensor, plan: StepPlan, found: dict[Metric, Tensor]) -> Tensor:
         """The weighted sum of the penalties."""
-
-        def draw_shares() -> Tensor:
-            shares = noise.interpolation_weights(seed=self._seed, step=plan.step, slots=part.slot_range)
-            return shares.to(completed.device)
-
-        logits = cast(Discriminators, self.discriminators.network).logits
+        logits, slots = cast(Discriminators, self.discriminators.network).logits, part.slot_range
         inputs = PenaltyInputs(
             logits,
             part.photos,
             completed,
-            draw_shares,
+            lambda: noise.interpolation_weights(seed=self._seed, step=plan.step, slots=slots).to(completed.device),
             part.real_patches,
             part.fake_patches,
             self._patch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from glci_dist import stored_config
@@ -67,13 +67,3 @@ def check_configuration(checkpoint: Checkpoint, config: Config) -> None:
     """Raise ``UserError`` if it was saved with another configuration, except for keys in ``checkpoints.accept``."""
     changes = result_changes(saved_configuration(checkpoint), config)
     refuse(checkpoint.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
-
-
-def refuse_unreadable(checkpoint: Checkpoint, problems: Sequence[str | None]) -> None:
-    """Raise ``Fault`` if a rank could not read what rank 0 has verified; ``problems``: of each rank."""
-    found = [each for each in problems if each]
-    if found:
-        raise Fault(
-            f"{checkpoint.path} is whole as rank 0 reads it, but not to {len(found)} other rank(s) "
-            f"({found[0]}): look at what that host mounts; nothing is changed, the same command tries again"
-        )

@@ -25,12 +25,9 @@ class SampleDigest:
 
     def with_samples(self, step: int, slots: Sequence[int], keys: Iterable[str]) -> SampleDigest:
         """This digest plus the samples of one step."""
-        total, count = self.digest, self.count
-        for slot, key in zip(slots, keys, strict=True):
-            member = hashlib.blake2b(f"{step}/{slot}/{key}".encode(), digest_size=8).digest()
-            total += int.from_bytes(member, "little")
-            count += 1
-        return SampleDigest(count, total % _MODULUS)
+        samples = (f"{step}/{slot}/{key}".encode() for slot, key in zip(slots, keys, strict=True))
+        hashes = (hashlib.blake2b(sample, digest_size=8).digest() for sample in samples)
+        return self + SampleDigest(len(slots), sum(int.from_bytes(each, "little") for each in hashes))
 
     def to_json(self) -> dict[str, int | str]:
         """For a manifest."""

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from glci_dist.training.metrics import Metric, MetricRegistry, OverSteps
 from glci_dist.training.step_report import StepReport
-
-
-@dataclass(frozen=True)
-class _Derived:
-    metric: Metric
-    value: Callable[[StepReport], float | None]
-    """None if the step has no such value."""
 
 
 def _mean_seconds(report: StepReport) -> float:
@@ -34,35 +26,26 @@ def _communication_share(report: StepReport) -> float:
     return report.collective_seconds / _mean_seconds(report)
 
 
-_DERIVED = (
-    _Derived(Metric("phase/alpha", "weight"), lambda each: each.alpha if each.plan.is_joint else None),
-    _Derived(
-        Metric("gradient_at_output/adversarial", "norm, weighted", panel="gradient at the output"),
-        _adversarial_gradient,
+_DERIVED: dict[Metric, Callable[[StepReport], float | None]] = {
+    Metric("phase/alpha", "weight"): lambda each: each.alpha if each.plan.is_joint else None,
+    Metric("gradient_at_output/adversarial", "norm, weighted", panel="gradient at the output"): _adversarial_gradient,
+    Metric("gradient_norm/completion", "norm"): lambda each: each.completion_norm,
+    Metric("learning_rate/completion"): lambda each: None if each.completion_norm is None else each.plan.completion_lr,
+    Metric("gradient_norm/discriminator", "norm"): lambda each: each.discriminator_norm,
+    Metric("learning_rate/discriminator"): lambda each: (
+        None if each.discriminator_norm is None else each.plan.discriminator_lr
     ),
-    _Derived(Metric("gradient_norm/completion", "norm"), lambda each: each.completion_norm),
-    _Derived(
-        Metric("learning_rate/completion"),
-        lambda each: None if each.completion_norm is None else each.plan.completion_lr,
-    ),
-    _Derived(Metric("gradient_norm/discriminator", "norm"), lambda each: each.discriminator_norm),
-    _Derived(
-        Metric("learning_rate/discriminator"),
-        lambda each: None if each.discriminator_norm is None else each.plan.discriminator_lr,
-    ),
-    _Derived(Metric("phase/number"), lambda each: each.plan.phase_number),
-    _Derived(Metric("time/step_seconds", "s"), _mean_seconds),
-    _Derived(Metric("time/slowest_rank_ratio"), lambda each: max(each.step_seconds) / _mean_seconds(each)),
-    _Derived(Metric("time/data_share", "share"), _data_share),
-    _Derived(Metric("time/communication_share", "share"), _communication_share),
-    _Derived(
-        Metric("time/compute_share", "share"),
-        lambda each: max(0.0, 1 - _data_share(each) - _communication_share(each)),
-    ),
-    _Derived(Metric("data/replaced_samples", "samples", over_steps=OverSteps.TOTAL), lambda each: float(each.replaced)),
-    _Derived(Metric("updates/skipped", "steps", over_steps=OverSteps.TOTAL), lambda each: float(each.skipped)),
-)
-DERIVED_METRICS = tuple(each.metric for each in _DERIVED)
+    Metric("phase/number"): lambda each: each.plan.phase_number,
+    Metric("time/step_seconds", "s"): _mean_seconds,
+    Metric("time/slowest_rank_ratio"): lambda each: max(each.step_seconds) / _mean_seconds(each),
+    Metric("time/data_share", "share"): _data_share,
+    Metric("time/communication_share", "share"): _communication_share,
+    Metric("time/compute_share", "share"): lambda each: max(0.0, 1 - _data_share(each) - _communication_share(each)),
+    Metric("data/replaced_samples", "samples", over_steps=OverSteps.TOTAL): lambda each: float(each.replaced),
+    Metric("updates/skipped", "steps", over_steps=OverSteps.TOTAL): lambda each: float(each.skipped),
+}
+"""Each metric's value in a report; None if the step has none."""
+DERIVED_METRICS = tuple(_DERIVED)
 
 
 def scalars(report: StepReport, metrics: MetricRegistry) -> Iterable[tuple[str, float]]:
@@ -70,7 +53,6 @@ def scalars(report: StepReport, metrics: MetricRegistry) -> Iterable[tuple[str, 
     for name, value in report.values.items():
         if metrics[name].is_shown:
             yield name, value
-    for derived in _DERIVED:
-        found = derived.value(report)
-        if found is not None:
-            yield derived.metric.name, found
+    for metric, derive in _DERIVED.items():
+        if (found := derive(report)) is not None:
+            yield metric.name, found

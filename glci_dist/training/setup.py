@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-import yaml
 
 from glci_dist import compose
 from glci_dist.checkpoints.registry import Registry, Stateful
@@ -39,13 +37,13 @@ from glci_dist.runs.ledger import Ledger
 from glci_dist.training.attempt_start import AttemptStart
 from glci_dist.training.callbacks.base import Callback, Callbacks
 from glci_dist.training.callbacks.build import callbacks, custom_callbacks, custom_loggers
+from glci_dist.training.callbacks.evaluation import Evaluations
 from glci_dist.training.callbacks.logging import STATES
 from glci_dist.training.callbacks.samples import SampleAudit
 from glci_dist.training.checkpointer import Checkpointer
 from glci_dist.training.doctor import Doctor
 from glci_dist.training.ema import MovingAverage
-from glci_dist.training.engines import Engine, OptimizerState
-from glci_dist.training.evaluations import Evaluations
+from glci_dist.training.engines import Engine
 from glci_dist.training.gan_metrics import COMPLETION_METRICS
 from glci_dist.training.gan_step import GanTrainStep
 from glci_dist.training.gradient_monitor import GradientMonitor
@@ -90,61 +88,135 @@ def prepare(
     # As much as possible happens before the lease: a failure here does not fence off an attempt that still runs.
     parts = _on_all_ranks(world, lambda: step_parts(config, world.device))
     gan = build_gan_step(config, world, parts)
-    custom = _construct_custom(config, world, folder)
+    custom, loggers = _construct_custom(config, world, folder)
     metrics = _metrics(gan, parts)
     fill_colour(gan.completion.network).copy_(torch.tensor(colour).view(1, 3, 1, 1))
     evaluations = Evaluations(config, world) if config.monitor.evaluate_every else None
     average = MovingAverage(gan.completion.network, config.engine.ema) if config.engine.ema else None
     notes = world.on_main(folder.version_notes)
-    attempt, changes = _begin_attempt(config, world, folder, index, hosts)
-    endings = Endings(attempt, rank=world.rank, host=world.host)
-    on_ending(endings.fail)
-    step = TrainStep(gan, average, world, config.global_batch)
-    resumed = ResumeChanges(changes, notes)
-    leased = _LeasedAttempt(config, world, folder, attempt, endings, resumed, startup, custom.callbacks)
-    trainer = _assemble(leased, step, _stream(config, world, index), metrics, stop)
+    collectives.mark_progress("taking the lease")
+    facts = {"hosts": list(dict.fromkeys(hosts)), **job()}
+    attempt, changes = world.on_main(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
+    trainer = _assemble(
+        *(config, world, folder, attempt),
+        step=TrainStep(gan, average, world, config.global_batch),
+        index=index,
+        metrics=metrics,
+        custom=custom,
+        changes=ResumeChanges(changes, notes),
+        startup=startup,
+        stop=stop,
+    )
     startup.record("building the networks")
     trainer.start.resume(gan.adversarial_weight, startup)
     if trainer.first_step < trainer.schedule.steps:
-        trainer.callbacks.all += callbacks(config, trainer, startup, index, hosts, evaluations, custom.loggers)
+        trainer.callbacks.all += callbacks(config, trainer, startup, index, hosts, evaluations, loggers)
     return trainer
 
 
-@dataclass(frozen=True)
-class _LeasedAttempt:
-    """An attempt that owns the lease."""
+def _assemble(
+    config: Config,
+    world: World,
+    folder: RunFolder,
+    attempt: Attempt,
+    *,
+    step: TrainStep,
+    index: Index,
+    metrics: MetricRegistry,
+    custom: Mapping[str, Callback],
+    changes: ResumeChanges,
+    startup: StartupTimer,
+    stop: StopRequest | None,
+) -> Trainer:
+    """The trainer of an attempt that owns the lease, at the run's start. ``custom``: the user's own callbacks."""
+    endings = Endings(attempt, rank=world.rank, host=world.host)
+    on_ending(endings.fail)
+    log, schedule = RunLog(endings.journal), Schedule(config.phases)
+    gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
+    audit = SampleAudit(world, config.global_batch)
+    registry = _registry(step, custom, gradient_monitor, doctor, audit)
+    converted = {name: count for name, each in step.engines().items() if (count := count_converted(each.network))}
+    checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
+    ledger = Ledger(attempt) if world.is_main else None
+    if ledger is not None and world.watchdog is not None:
+        world.watchdog.every_second(partial(_every_second, ledger, attempt, log))
+    return Trainer(
+        world=world,
+        folder=folder,
+        attempt=attempt,
+        schedule=schedule,
+        step=step,
+        batches=RankBatches(_stream(config, world, index), world, schedule.steps, gradient_monitor, startup),
+        gradient_monitor=gradient_monitor,
+        doctor=doctor,
+        audit=audit,
+        ledger=ledger,
+        checkpoints=checkpoints,
+        log=log,
+        endings=endings,
+        stop=StopRequest() if stop is None else stop,
+        callbacks=Callbacks([], log),
+        custom=dict(custom),
+        metrics=metrics,
+        start=AttemptStart(config, world, folder, attempt, schedule, checkpoints, log, changes, converted),
+    )
 
-    config: Config
-    world: World
-    folder: RunFolder
-    attempt: Attempt
-    endings: Endings
-    changes: ResumeChanges
-    startup: StartupTimer
-    callbacks: Mapping[str, Callback]
-    """The user's own."""
+
+def _registry(
+    step: TrainStep,
+    custom: Mapping[str, Callback],
+    gradient_monitor: GradientMonitor,
+    doctor: Doctor,
+    audit: SampleAudit,
+) -> Registry:
+    """What a checkpoint holds, by its names there."""
+    stateful = {f"callbacks.{name}": each for name, each in custom.items() if isinstance(each, Stateful)}
+    return Registry(
+        {
+            **step.networks(),
+            **{f"{side}.optimizer": engine for side, engine in step.engines().items()},
+            "health": gradient_monitor,
+            "balance": step.gan.adversarial_weight,
+            "doctor": doctor,
+            "samples": audit,
+            **stateful,
+        },
+        # Checkpoints of older versions lack these; they start in their initial state then.
+        optional=("balance", "doctor", *stateful),
+    )
 
 
-@dataclass(frozen=True)
-class _Custom:
-    """The user's own callbacks and loggers."""
-
-    callbacks: Mapping[str, Callback]
-    loggers: Sequence[Logger]
+def _every_second(ledger: Ledger, attempt: Attempt, log: RunLog) -> None:
+    """Called once a second on rank 0: write the ledger, and check the lease."""
+    ledger.write()
+    log.is_superseded = log.is_superseded or attempt.is_over()
 
 
-def _construct_custom(config: Config, world: World, folder: RunFolder) -> _Custom:
-    """Raises ``UserError`` on every rank if one cannot be constructed on any rank."""
+def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[int]], Iterable[Batch]]:
+    """A function that loads this rank's batches of given steps."""
+    return lambda steps: make_loader(
+        *(index, config.data, config.holes),
+        seed=config.seed,
+        global_batch=config.global_batch,
+        rank=world.rank,
+        world_size=world.size,
+        steps=steps,
+    )
+
+
+def _construct_custom(config: Config, world: World, folder: RunFolder) -> tuple[dict[str, Callback], list[Logger]]:
+    """The user's own callbacks and loggers. Raises ``UserError`` on every rank if one fails on any rank."""
     info = RunInfo(
         name=config.name,
         folder=folder.path,
-        config=yaml.safe_load(compose.to_yaml(config)),
+        config=compose.resolved(config),
         steps=Schedule(config.phases).steps,
         rank=world.rank,
         world_size=world.size,
     )
+
     return _on_all_ranks(
-        world, lambda: _Custom(custom_callbacks(config, info), custom_loggers(config, info) if world.is_main else [])
+        world, lambda: (custom_callbacks(config, info), custom_loggers(config, info) if world.is_main else [])
     )
 
 
@@ -167,95 +239,6 @@ def _metrics(gan: GanTrainStep, parts: StepParts) -> MetricRegistry:
         return MetricRegistry([*STATES, *ours, *DERIVED_METRICS], custom=custom)
     except ValueError as error:
         raise UserError(f"{error}: give the loss term, the penalty or the metric of yours another one") from error
-
-
-def _assemble(
-    leased: _LeasedAttempt,
-    step: TrainStep,
-    stream: Callable[[Sequence[int]], Iterable[Batch]],
-    metrics: MetricRegistry,
-    stop: StopRequest | None,
-) -> Trainer:
-    """The trainer of an attempt, at the run's start."""
-    config, world, folder, attempt = leased.config, leased.world, leased.folder, leased.attempt
-    log, schedule = RunLog(leased.endings.journal), Schedule(config.phases)
-    gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
-    audit = SampleAudit(world, config.global_batch)
-    registry = _registry(step, world, leased.callbacks, gradient_monitor, doctor, audit)
-    converted = {name: count for name, each in step.engines().items() if (count := count_converted(each.network))}
-    checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
-    ledger = Ledger(attempt) if world.is_main else None
-    if ledger is not None and world.watchdog is not None:
-        world.watchdog.every_second(partial(_every_second, ledger, attempt, log))
-    return Trainer(
-        world=world,
-        folder=folder,
-        attempt=attempt,
-        schedule=schedule,
-        step=step,
-        batches=RankBatches(stream, world, schedule.steps, gradient_monitor, leased.startup),
-        gradient_monitor=gradient_monitor,
-        doctor=doctor,
-        audit=audit,
-        ledger=ledger,
-        checkpoints=checkpoints,
-        log=log,
-        endings=leased.endings,
-        stop=StopRequest() if stop is None else stop,
-        callbacks=Callbacks([], log),
-        custom=dict(leased.callbacks),
-        metrics=metrics,
-        start=AttemptStart(config, world, folder, attempt, schedule, checkpoints, log, leased.changes, converted),
-    )
-
-
-def _registry(
-    step: TrainStep,
-    world: World,
-    custom: Mapping[str, Callback],
-    gradient_monitor: GradientMonitor,
-    doctor: Doctor,
-    audit: SampleAudit,
-) -> Registry:
-    """What a checkpoint holds, by its names there."""
-    stateful = {f"callbacks.{name}": each for name, each in custom.items() if isinstance(each, Stateful)}
-    return Registry(
-        {
-            **step.networks(),
-            **{f"{side}.optimizer": OptimizerState(engine, world) for side, engine in step.engines().items()},
-            "health": gradient_monitor,
-            "balance": step.gan.adversarial_weight,
-            "doctor": doctor,
-            "samples": audit,
-            **stateful,
-        },
-        # Checkpoints of older versions lack these; they start in their initial state then.
-        optional=("balance", "doctor", *stateful),
-    )
-
-
-def _every_second(ledger: Ledger, attempt: Attempt, log: RunLog) -> None:
-    """Called once a second on rank 0: write the ledger, and check the lease."""
-    ledger.write()
-    log.is_superseded = log.is_superseded or attempt.is_over()
-
-
-def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[int]], Iterable[Batch]]:
-    """A function that loads this rank's batches of given steps."""
-
-    def stream(steps: Sequence[int]) -> Iterable[Batch]:
-        return make_loader(
-            index,
-            config.data,
-            config.holes,
-            seed=config.seed,
-            global_batch=config.global_batch,
-            rank=world.rank,
-            world_size=world.size,
-            steps=steps,
-        )
-
-    return stream
 
 
 def _check_same_configuration(config: Config, world: World) -> None:
@@ -294,21 +277,21 @@ def build_gan_step(config: Config, world: World, parts: StepParts | None = None)
 
 def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, list[float]]:
     """The index and the mean colour; an error on one rank ends all ranks with the same line."""
-    problem: str | None = None
-    index: Index | None = None
-    try:
-        index = load_index(config.data.shards, config.data.cache)
+
+    def opened(root: str) -> Index:
+        index = load_index(root, config.data.cache)
         check_shards(index)
         ShardStore(index, config.data.cache).check()
+        return index
+
+    def open_all() -> Index:
+        index = opened(config.data.shards)
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
         if config.data.val:
-            held_out = load_index(config.data.val, config.data.cache)
-            check_shards(held_out)
-            ShardStore(held_out, config.data.cache).check()
-    except UserError as error:
-        problem = str(error)
-    world.raise_on_all_ranks(problem)
-    assert index is not None
+            opened(config.data.val)
+        return index
+
+    index = _on_all_ranks(world, open_all)
 
     def check() -> list[float]:
         folder.check(config, index.digest)
@@ -316,15 +299,6 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
         return config.data.mean_colour or _mean_colour(index, config)
 
     return index, world.on_main(check)
-
-
-def _begin_attempt(
-    config: Config, world: World, folder: RunFolder, index: Index, hosts: Sequence[str]
-) -> tuple[Attempt, list[str]]:
-    """The new attempt, which fences off the earlier ones, and the accepted changes; on every rank."""
-    collectives.mark_progress("taking the lease")
-    facts = {"hosts": list(dict.fromkeys(hosts)), **job()}
-    return world.on_main(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
 
 
 def _mean_colour(index: Index, config: Config) -> list[float]:

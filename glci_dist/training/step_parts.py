@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from glci_dist.config import Config
 from glci_dist.errors import UserError, in_a_line
@@ -14,9 +14,6 @@ from glci_dist.models.build import build_discriminators, check_custom
 from glci_dist.training.gan_metrics import CompletionMetric, completion_metrics
 from glci_dist.training.loss_terms import WeightedTerm, loss_terms
 from glci_dist.training.penalties import PenaltyInputs, WeightedPenalty, penalties
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.distributed as dist
@@ -88,19 +88,18 @@ def reduce_step(
     world: World, plan: StepPlan, measures: StepMeasurements, info: RankStepInfo, metrics: Sequence[Metric]
 ) -> StepReport:
     """All-reduce a step; every rank calls it at the step's end. ``metrics``: all that a step can have."""
-    size, names = world.size, [each.name for each in fields(RankStepInfo)]
+    size, own = world.size, asdict(info)
     zero = torch.zeros((), device=world.device)
-    host = torch.zeros(len(names) + 2 * size)
-    host[: len(names)] = torch.tensor([float(getattr(info, name)) for name in names])
-    host[len(names) + world.rank] = info.step_seconds
-    host[len(names) + size + world.rank] = max(0.0, info.step_seconds - info.collective_seconds)
+    seconds = torch.zeros(2, size)
+    seconds[:, world.rank] = torch.tensor([info.step_seconds, max(0.0, info.step_seconds - info.collective_seconds)])
+    host = torch.cat([torch.tensor([float(value) for value in own.values()]), seconds.flatten()])
     measured = [measures.values.get(metric, zero).float() for metric in metrics]
     vector = torch.cat([torch.stack(measured), host.to(world.device)])
     with collective("the all-reduce of a step"):
         if size > 1:
             dist.all_reduce(vector)
         values = vector.tolist()
-    sums = dict(zip(names, values[len(metrics) :], strict=False))
+    sums = dict(zip(own, values[len(metrics) :], strict=False))
     return StepReport(
         plan=plan,
         values={

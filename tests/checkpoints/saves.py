@@ -8,15 +8,14 @@ from pathlib import Path
 
 import torch
 
-from glci_dist.checkpoints.retention import Retention
+from glci_dist.checkpoints.registry import CheckpointState, VectorShard
 from glci_dist.checkpoints.saver import Saver, SaveResult
-from glci_dist.checkpoints.state import CheckpointState, VectorShard
 from glci_dist.cluster.world import joined
-from glci_dist.config import EngineConfig
+from glci_dist.config import CheckpointsConfig, EngineConfig
 from glci_dist.runs import attempts
 
 ALONE = EngineConfig(device="cpu", threads=1)
-KEEP_ALL = Retention(keep=1000, keep_every=0)
+KEEP_ALL = CheckpointsConfig(keep=1000, keep_every=0)
 
 
 def state(step: int) -> CheckpointState:
@@ -31,7 +30,7 @@ def state(step: int) -> CheckpointState:
 
 
 @contextmanager
-def saver(run: Path, retention: Retention = KEEP_ALL, saved: list[SaveResult] | None = None) -> Iterator[Saver]:
+def saver(run: Path, retention: CheckpointsConfig = KEEP_ALL, saved: list[SaveResult] | None = None) -> Iterator[Saver]:
     """The saver of a new attempt at ``run``, in this process; ``saved`` gets what became of each save."""
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     with joined(ALONE) as world:
@@ -41,7 +40,9 @@ def saver(run: Path, retention: Retention = KEEP_ALL, saved: list[SaveResult] | 
         made.wait()
 
 
-def save_some(run: Path, steps: tuple[int, ...], retention: Retention = KEEP_ALL, ends: tuple[int, ...] = ()) -> None:
+def save_some(
+    run: Path, steps: tuple[int, ...], retention: CheckpointsConfig = KEEP_ALL, ends: tuple[int, ...] = ()
+) -> None:
     """Save at ``steps``, of which ``ends`` end a phase."""
     with saver(run, retention) as made:
         for step in steps:

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from glci_dist.checkpoints.manifest import MANIFEST_FILE, Checkpoint, Manifest, read
-from glci_dist.checkpoints.registry import Registry, Stateful
-from glci_dist.checkpoints.state import VectorShard
+from glci_dist.checkpoints.registry import Registry, Stateful, VectorShard
 from glci_dist.errors import UserError
 from tests.checkpoints.saves import saver
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from glci_dist.checkpoints.manifest import NETWORKS_FILE, Checkpoint, folders
 from glci_dist.checkpoints.reading import CheckpointVectors
-from glci_dist.checkpoints.retention import Retention
 from glci_dist.checkpoints.saver import SaveResult
+from glci_dist.config import CheckpointsConfig
 from glci_dist.errors import Superseded
 from glci_dist.runs import attempts
 from tests.checkpoints.saves import save_some, saver, state
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.distributed
 
 def save_and_be_killed(run: Path, operation: int) -> None:
     """Save step 1, then step 2, in which the process is killed before its n-th operation on a file."""
-    with saver(run, Retention(keep=2, keep_every=0)) as made:
+    with saver(run, CheckpointsConfig(keep=2, keep_every=0)) as made:
         made.save(state(1), step=1, phase="joint", ends_phase=False)
         made.wait()
         left = operation
@@ -95,20 +95,20 @@ def test_what_a_killed_attempt_left_behind_does_not_hinder_the_next_and_is_clear
 @pytest.mark.parametrize(
     ("retention", "ends", "kept"),
     [
-        (Retention(keep=2, keep_every=0), (), [9, 8]),
-        (Retention(keep=3, keep_every=0), (4,), [9, 8, 7, 4]),
-        (Retention(keep=2, keep_every=3), (1,), [9, 8, 6, 3, 1]),
+        (CheckpointsConfig(keep=2, keep_every=0), (), [9, 8]),
+        (CheckpointsConfig(keep=3, keep_every=0), (4,), [9, 8, 7, 4]),
+        (CheckpointsConfig(keep=2, keep_every=3), (1,), [9, 8, 6, 3, 1]),
     ],
 )
 def test_retention_keeps_the_last_ones_the_multiples_and_the_ends_of_phases(
-    tmp_path: Path, retention: Retention, ends: tuple[int, ...], kept: list[int]
+    tmp_path: Path, retention: CheckpointsConfig, ends: tuple[int, ...], kept: list[int]
 ) -> None:
     run_world(1, save_some, tmp_path, tuple(range(1, 10)), retention, ends)
     assert [step for step, _ in folders(tmp_path / "checkpoints")] == kept
 
 
 def save_with_a_damaged_one(run: Path) -> None:
-    with saver(run, Retention(keep=2, keep_every=0)) as made:
+    with saver(run, CheckpointsConfig(keep=2, keep_every=0)) as made:
         for step in (1, 2, 3):
             made.save(state(step), step=step, phase="joint", ends_phase=False)
             made.wait()
@@ -131,7 +131,7 @@ def save_on_a_disk_that_spoils_the_newest(run: Path) -> list[SaveResult]:
                 path = run / "checkpoints" / f"step-{step:08d}" / NETWORKS_FILE
                 path.write_bytes(path.read_bytes()[:-1] + b"?")
 
-    with saver(run, Retention(keep=2, keep_every=0), saved) as made:
+    with saver(run, CheckpointsConfig(keep=2, keep_every=0), saved) as made:
         for step in (1, 2, 3, 4):
             made.save(state(step), step=step, phase="joint", ends_phase=False)
             made.wait()
@@ -158,7 +158,7 @@ def test_before_anything_is_deleted_one_that_is_kept_is_read_back_whole(tmp_path
 def count_reads(run: Path) -> list[str]:
     reads: list[str] = []
     sys.addaudithook(lambda event, details: reads.append(str(details[1])) if details[:1] == ("verify",) else None)
-    with saver(run, Retention(keep=3, keep_every=0)) as made:
+    with saver(run, CheckpointsConfig(keep=3, keep_every=0)) as made:
         for step in range(1, 11):
             made.save(state(step), step=step, phase="joint", ends_phase=False)
             made.wait()
@@ -174,7 +174,7 @@ def outlive_its_lease(run: Path) -> tuple[str, list[int], list[int]]:
     saved: list[SaveResult] = []
     said = ""
     try:
-        with saver(run, Retention(2, 0), saved) as made:
+        with saver(run, CheckpointsConfig(keep=2, keep_every=0), saved) as made:
             made.save(state(1), step=1, phase="joint", ends_phase=False)
             made.wait()
             attempts.begin(run, ranks=1)

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 
 from glci_dist.config import CacheConfig
-from glci_dist.data.cache import ShardCache, read_remote
+from glci_dist.data.cache import ShardCache
 from glci_dist.data.location import check_location, join
+from glci_dist.data.remote import read_remote
 from glci_dist.errors import UserError
 from tests.data.fault_server import FaultServer
 

@@ -14,7 +14,7 @@ from glci_dist.config import DataConfig, HolesConfig, OrderConfig
 from glci_dist.data.decode import DecodeError, decode
 from glci_dist.data.index import load_index
 from glci_dist.data.loader import StepDataset
-from glci_dist.data.shard_jpeg import BadPhoto, to_shard_jpeg
+from glci_dist.data.shard_jpeg import to_shard_jpeg
 from tests.data import shards_help
 from tests.data.conftest import draw_photo
 from tests.data.shards_help import TURNS, glci, write_folder, write_tar
@@ -243,7 +243,7 @@ def test_pixels_without_a_known_range_are_refused_by_both_with_one_reason(mode: 
     photo = encoded(IMAGE.convert("L").convert(mode), "TIFF")
     with pytest.raises(DecodeError, match="range is not known") as refusal:
         decode(photo, short_edge=20)
-    with pytest.raises(BadPhoto) as rejection:
+    with pytest.raises(DecodeError) as rejection:
         to_shard_jpeg(photo, size=None, quality=95)
     assert str(rejection.value) == str(refusal.value)
 

@@ -14,7 +14,8 @@ import webdataset
 from PIL import Image
 from webdataset import TarWriter
 
-from glci_dist.data.shard_jpeg import BadPhoto, to_shard_jpeg
+from glci_dist.data.pixels import DecodeError
+from glci_dist.data.shard_jpeg import to_shard_jpeg
 from tests.data.shards_help import (
     TURNS,
     contents,
@@ -184,7 +185,7 @@ def test_a_photo_too_large_to_decode_is_refused_with_its_size() -> None:
     bomb = bytearray(jpeg(1))
     start_of_frame = bomb.index(b"\xff\xc0")
     bomb[start_of_frame + 5 : start_of_frame + 9] = b"\xff\xff\xff\xff"
-    with pytest.raises(BadPhoto, match="pixels"):
+    with pytest.raises(DecodeError, match="pixels"):
         to_shard_jpeg(bytes(bomb), size=None, quality=95)
 
 

@@ -9,17 +9,18 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from glci_dist.cluster.elastic import FailureRole, write_error_file
-from glci_dist.slurm.agent import Bounds, Crash, order_of_cause, without_own_kills
+from glci_dist.config import ClusterConfig
+from glci_dist.slurm.agent import Crash, bad_node, order_of_cause, verdict, without_own_kills
 
-BOUNDS = Bounds(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
+CLUSTER = ClusterConfig(restarts=4, restart_window_s=100, same_step=3, node_crashes=3)
 
 
 def crashes(*at: tuple[float, int]) -> list[Crash]:
-    return [Crash(time, step, "it broke", (1,), ("n1",)) for time, step in at]
+    return [Crash(time, step, "it broke", ("n1",)) for time, step in at]
 
 
 @pytest.mark.parametrize(
-    ("at", "verdict"),
+    ("at", "why"),
     [
         ([(0, 7)], None),
         ([(0, 7), (9, 7)], None),
@@ -33,8 +34,8 @@ def crashes(*at: tuple[float, int]) -> list[Crash]:
         ([(0, 1), (50, 2), (100, 3), (150, 4), (200, 5)], None),
     ],
 )
-def test_workers_are_started_again_unless_it_is_in_vain(at: list[tuple[float, int]], verdict: str | None) -> None:
-    assert BOUNDS.verdict(crashes(*at)) == verdict
+def test_workers_are_started_again_unless_it_is_in_vain(at: list[tuple[float, int]], why: str | None) -> None:
+    assert verdict(crashes(*at), CLUSTER) == why
 
 
 @pytest.mark.parametrize(
@@ -58,12 +59,12 @@ def test_a_node_is_blamed_for_crashes_that_all_began_there_and_not_in_one_step(
     steps: tuple[int, ...], origins: tuple[str, ...], blamed: str | None
 ) -> None:
     found = [
-        Crash(10.0 * number, step, "it broke", (1,), tuple(origin.split()))
+        Crash(10.0 * number, step, "it broke", tuple(origin.split()))
         for number, (step, origin) in enumerate(zip(steps, origins, strict=True))
     ]
-    assert BOUNDS.bad_node(found) == blamed
+    assert bad_node(found, CLUSTER) == blamed
     # Far apart, they are nothing that a node has.
-    assert BOUNDS.bad_node([replace(crash, time=20 * crash.time) for crash in found]) is None
+    assert bad_node([replace(crash, time=20 * crash.time) for crash in found], CLUSTER) is None
 
 
 def failure(folder: Path, code: int, part: FailureRole | None = None) -> ProcessFailure:

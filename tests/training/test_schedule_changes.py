@@ -6,7 +6,7 @@ import pytest
 
 from glci_dist.config import PhaseConfig
 from glci_dist.training.adversarial_weight import AdversarialWeight
-from glci_dist.training.schedule_changes import schedule_changes
+from glci_dist.training.resume_changes import schedule_changes
 
 
 def phases(**steps: int) -> dict[str, PhaseConfig]:

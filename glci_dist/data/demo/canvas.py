@@ -7,6 +7,7 @@ and shading, blending and the final reduction are sums of light.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 import cv2
 import numpy as np
@@ -15,7 +16,8 @@ import numpy.typing as npt
 from glci_dist.data.demo.traits import Colour, Pose
 
 Plane = npt.NDArray[np.floating]
-Window = tuple[slice, slice]
+Window = tuple[EllipsisType, slice, slice]
+"""Rows and columns of a plane, or of each plane of an image."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Grid:
     def below(self, v: float) -> Window:
         """The rows in which any point lies below ``v``."""
         low = np.flatnonzero((self.v[:, 0] > v) | (self.v[:, -1] > v))
-        return slice(int(low[0]) if low.size else self.v.shape[0], None), slice(None)
+        return ..., slice(int(low[0]) if low.size else self.v.shape[0], None), slice(None)
 
     def window(self, u: float, v: float, radius: float) -> Window:
         """Rows and columns of the square of half side ``radius`` round the point (u, v)."""
@@ -38,7 +40,7 @@ class Grid:
         column = (self.pose.scale * (cos * u - sin * v) + self.pose.right + 1) * side / 2
         row = (self.pose.scale * (sin * u + cos * v) + self.pose.down + 1) * side / 2
         reach = self.pose.scale * radius * side / 2
-        return _span(row, reach, side), _span(column, reach, side)
+        return ..., _span(row, reach, side), _span(column, reach, side)
 
 
 def _span(centre: float, reach: float, side: int) -> slice:

@@ -4,79 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from glci_dist.data.demo.traits import (
-    Beard,
-    Brows,
-    Colour,
-    Eyes,
-    Glasses,
-    Hair,
-    Light,
-    Mouth,
-    Pose,
-    Scene,
-    Shape,
-    Skin,
-    Traits,
-)
+from glci_dist.data.demo import traits
+from glci_dist.data.demo.traits import Colour
 
-SKINS: tuple[Colour, ...] = (
-    (250, 214, 190),
-    (242, 198, 168),
-    (226, 180, 148),
-    (206, 154, 118),
-    (176, 122, 86),
-    (140, 92, 62),
-    (112, 72, 50),
-    (90, 58, 42),
-)
-HAIRS: tuple[Colour, ...] = (
-    (30, 24, 24),
-    (48, 34, 28),
-    (78, 52, 36),
-    (112, 74, 46),
-    (150, 104, 62),
-    (196, 156, 98),
-    (222, 190, 134),
-    (156, 74, 38),
-    (128, 48, 34),
-)
+
+def _palette(colours: str) -> tuple[Colour, ...]:
+    """Colours from their hex digits."""
+    levels = [bytes.fromhex(colour) for colour in colours.split()]
+    return tuple((red, green, blue) for red, green, blue in levels)
+
+
+SKINS = _palette("fad6be f2c6a8 e2b494 ce9a76 b07a56 8c5c3e 704832 5a3a2a")
+HAIRS = _palette("1e1818 30221c 4e3424 704a2e 96683e c49c62 debe86 9c4a26 803022")
 GREY: Colour = (190, 188, 186)
-IRISES: tuple[Colour, ...] = (
-    (62, 38, 24),
-    (88, 56, 32),
-    (116, 82, 44),
-    (104, 108, 62),
-    (84, 122, 92),
-    (88, 128, 164),
-    (120, 146, 168),
-)
-LIPS: tuple[Colour, ...] = ((186, 96, 92), (200, 84, 92), (172, 60, 72), (150, 52, 60), (206, 112, 112))
-CLOTHES: tuple[Colour, ...] = (
-    (32, 34, 42),
-    (236, 236, 232),
-    (44, 66, 112),
-    (140, 40, 44),
-    (62, 96, 76),
-    (120, 122, 128),
-    (206, 172, 92),
-    (176, 120, 140),
-    (96, 72, 56),
-    (84, 140, 176),
-)
-WALLS: tuple[Colour, ...] = (
-    (206, 204, 198),
-    (150, 164, 178),
-    (96, 112, 104),
-    (182, 152, 120),
-    (70, 78, 96),
-    (124, 150, 112),
-    (196, 166, 160),
-    (52, 50, 52),
-    (112, 158, 198),
-    (158, 112, 88),
-)
-FRAMES: tuple[Colour, ...] = ((22, 20, 22), (84, 48, 28), (150, 140, 120), (60, 64, 88), (130, 36, 40))
+IRISES = _palette("3e2618 583820 74522c 686c3e 547a5c 5880a4 7892a8")
+LIPS = _palette("ba605c c8545c ac3c48 96343c ce7070")
+CLOTHES = _palette("20222a ecece8 2c4270 8c282c 3e604c 787a80 ceac5c b0788c 604838 548cb0")
+WALLS = _palette("ceccc6 96a4b2 607068 b69878 464e60 7c9670 c4a6a0 343234 709ec6 9e7058")
+FRAMES = _palette("161416 54301c 968c78 3c4058 822428")
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
@@ -118,14 +63,14 @@ class _Dice:
         return str(self._generator.choice(list(weights), p=shares / shares.sum()))
 
 
-def draw_traits(generator: np.random.Generator) -> Traits:
+def draw_traits(generator: np.random.Generator) -> traits.Traits:
     """One face's traits; tone, age and build are drawn first, and the rest leans on them."""
     dice = _Dice(generator)
     tone, age, delicate = dice.between(0, 1), dice.between(0, 1) ** 1.5, dice.chance(0.5)
     skin = dice.near(dice.along(SKINS, tone), 5)
     hair = _draw_hair(dice, tone, age, delicate)
     beard = _draw_beard(dice, age, delicate, hair.colour)
-    return Traits(
+    return traits.Traits(
         pose=_draw_pose(dice),
         light=_draw_light(dice, tone),
         shape=_draw_shape(dice, delicate),
@@ -140,8 +85,8 @@ def draw_traits(generator: np.random.Generator) -> Traits:
     )
 
 
-def _draw_pose(dice: _Dice) -> Pose:
-    return Pose(
+def _draw_pose(dice: _Dice) -> traits.Pose:
+    return traits.Pose(
         right=dice.about(0, 0.02),
         down=dice.about(0.06, 0.02),
         scale=dice.about(1.08, 0.03),
@@ -151,7 +96,7 @@ def _draw_pose(dice: _Dice) -> Pose:
     )
 
 
-def _draw_light(dice: _Dice, tone: float) -> Light:
+def _draw_light(dice: _Dice, tone: float) -> traits.Light:
     azimuth, elevation = dice.about(0, 0.6), dice.between(0.15, 0.8)
     direction = (
         float(np.sin(azimuth) * np.cos(elevation)),
@@ -161,15 +106,15 @@ def _draw_light(dice: _Dice, tone: float) -> Light:
     exposure = 1 + 0.45 * tone  # a camera opens up for darker skin
     strength, ambient = exposure * dice.between(0.66, 0.96), exposure * dice.between(0.2, 0.42)
     warmth = dice.about(0, 0.09)
-    return Light(
+    return traits.Light(
         direction=direction,
         key=(strength * (1 + warmth), strength, strength * (1 - 1.3 * warmth)),
         ambient=(ambient * (1 - 0.5 * warmth), ambient, ambient * (1 + 0.7 * warmth)),
     )
 
 
-def _draw_shape(dice: _Dice, delicate: bool) -> Shape:
-    return Shape(
+def _draw_shape(dice: _Dice, delicate: bool) -> traits.Shape:
+    return traits.Shape(
         width=dice.about(0.485 if delicate else 0.51, 0.018),
         chin=dice.about(0.65 if delicate else 0.69, 0.022),
         taper=dice.about(0.26 if delicate else 0.17, 0.05),
@@ -182,8 +127,8 @@ def _draw_shape(dice: _Dice, delicate: bool) -> Shape:
     )
 
 
-def _draw_skin(dice: _Dice, colour: Colour, tone: float, age: float, delicate: bool) -> Skin:
-    return Skin(
+def _draw_skin(dice: _Dice, colour: Colour, tone: float, age: float, delicate: bool) -> traits.Skin:
+    return traits.Skin(
         colour=colour,
         blush=dice.between(0.1, 0.7 if delicate else 0.5),
         freckles=dice.between(0.3, 1) if tone < 0.4 and dice.chance(0.25) else 0.0,
@@ -193,9 +138,9 @@ def _draw_skin(dice: _Dice, colour: Colour, tone: float, age: float, delicate: b
     )
 
 
-def _draw_eyes(dice: _Dice, skin: Colour, tone: float, age: float, delicate: bool) -> Eyes:
+def _draw_eyes(dice: _Dice, skin: Colour, tone: float, age: float, delicate: bool) -> traits.Eyes:
     light_iris = dice.chance(0.65 * (1 - tone) ** 1.5)
-    return Eyes(
+    return traits.Eyes(
         white=mix((202, 190, 184), skin, 0.4 * tone),
         iris=dice.near(dice.along(IRISES, dice.between(0.4, 1) if light_iris else dice.between(0, 0.3)), 6),
         spacing=dice.about(0.212, 0.009),
@@ -208,8 +153,8 @@ def _draw_eyes(dice: _Dice, skin: Colour, tone: float, age: float, delicate: boo
     )
 
 
-def _draw_brows(dice: _Dice, hair: Colour, age: float, delicate: bool) -> Brows:
-    return Brows(
+def _draw_brows(dice: _Dice, hair: Colour, age: float, delicate: bool) -> traits.Brows:
+    return traits.Brows(
         colour=mix(mix(hair, (40, 30, 26), 0.45), GREY, 0.4 * max(age - 0.6, 0)),
         height=dice.about(0.148, 0.012),
         thickness=dice.about(0.02 if delicate else 0.03, 0.005),
@@ -218,12 +163,12 @@ def _draw_brows(dice: _Dice, hair: Colour, age: float, delicate: bool) -> Brows:
     )
 
 
-def _draw_mouth(dice: _Dice, skin: Colour, tone: float, delicate: bool) -> Mouth:
+def _draw_mouth(dice: _Dice, skin: Colour, tone: float, delicate: bool) -> traits.Mouth:
     # Lips are as dark as the skin around them.
     lips = mix(dice.among(LIPS), (40, 16, 18), 0.65 * tone**1.5)
     painted = delicate and dice.chance(0.45)
     smiling = dice.chance(0.55)
-    return Mouth(
+    return traits.Mouth(
         lips=mix(lips, skin, 0.1 if painted else 0.3 + 0.2 * tone),
         teeth=mix((222, 215, 204), skin, 0.25 * tone),
         paint=dice.between(0.75, 0.95) if painted else dice.between(0.4, 0.65),
@@ -234,7 +179,7 @@ def _draw_mouth(dice: _Dice, skin: Colour, tone: float, delicate: bool) -> Mouth
     )
 
 
-def _draw_hair(dice: _Dice, tone: float, age: float, delicate: bool) -> Hair:
+def _draw_hair(dice: _Dice, tone: float, age: float, delicate: bool) -> traits.Hair:
     if delicate:
         style = dice.style(long=4, bob=2.5, bun=1.5, fringe=1, curly=1, short=0.7)
     else:
@@ -242,7 +187,7 @@ def _draw_hair(dice: _Dice, tone: float, age: float, delicate: bool) -> Hair:
     dark = tone > 0.55 or dice.chance(0.3)
     colour = dice.near(dice.along(HAIRS, dice.between(0, 0.2 if dark else 1.0)), 5)
     curly, length = style == "curly", {"long": dice.between(0.8, 1.4), "bob": dice.between(0.35, 0.6)}
-    return Hair(
+    return traits.Hair(
         style=style,
         colour=mix(colour, GREY, float(np.clip(dice.about(1.6 * age - 0.75, 0.15), 0, 0.95))),
         volume=dice.between(0.13, 0.25) if curly else dice.between(0.05, 0.12),
@@ -254,16 +199,16 @@ def _draw_hair(dice: _Dice, tone: float, age: float, delicate: bool) -> Hair:
     )
 
 
-def _draw_beard(dice: _Dice, age: float, delicate: bool, hair: Colour) -> Beard:
+def _draw_beard(dice: _Dice, age: float, delicate: bool, hair: Colour) -> traits.Beard:
     if delicate:
-        return Beard(style="none", colour=hair)
+        return traits.Beard(style="none", colour=hair)
     style = dice.style(none=4, stubble=2.5, moustache=0.9, goatee=1, full=2)
-    return Beard(style=style, colour=mix(mix(hair, (50, 34, 26), 0.3), GREY, 0.3 * age))
+    return traits.Beard(style=style, colour=mix(mix(hair, (50, 34, 26), 0.3), GREY, 0.3 * age))
 
 
-def _draw_glasses(dice: _Dice, age: float) -> Glasses:
+def _draw_glasses(dice: _Dice, age: float) -> traits.Glasses:
     worn = dice.chance(0.16 + 0.16 * age)
-    return Glasses(
+    return traits.Glasses(
         style=dice.style(round=1.3, square=1.7, sun=0.7) if worn else "none",
         frame=dice.among(FRAMES, 6),
         width=dice.about(0.168, 0.008),
@@ -272,8 +217,8 @@ def _draw_glasses(dice: _Dice, age: float) -> Glasses:
     )
 
 
-def _draw_scene(dice: _Dice) -> Scene:
-    return Scene(
+def _draw_scene(dice: _Dice) -> traits.Scene:
+    return traits.Scene(
         wall=dice.among(WALLS, 16),
         other=dice.among(WALLS, 16),
         pattern=dice.style(plain=1.5, gradient=3, bokeh=2.5, bricks=1, stripes=0.8, garden=1.5),

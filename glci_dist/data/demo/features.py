@@ -16,7 +16,7 @@ def paint_eyes(albedo: Plane, head: Head, eyes: Eyes, skin: Skin) -> None:
     """Both eyes, in place; ``albedo`` is ``(3, H, W)``."""
     for side in (-1, 1):
         window = head.window(side * eyes.spacing, EYES, 2.2 * eyes.width)
-        part = albedo[(slice(None), *window)]
+        part = albedo[window]
         p = (side * head.x[window] - eyes.spacing) * (1 / eyes.width)  # outward
         q = (head.y[window] - EYES) * (1 / eyes.width) - eyes.tilt * p
         _paint_eye(part, p, q, side, eyes, skin)
@@ -53,7 +53,7 @@ def paint_catchlights(image: Plane, head: Head, eyes: Eyes, light: Light) -> Non
         y = EYES + eyes.width * (eyes.gaze[1] - 0.13)
         window = head.window(x, y, 0.05)
         spot = norm(head.x[window] - x, head.y[window] - y) - 0.07 * eyes.width
-        paint(image[(slice(None), *window)], 0.6 * inside(spot, 0.015), linear((250, 250, 250)))
+        paint(image[window], 0.6 * inside(spot, 0.015), linear((250, 250, 250)))
 
 
 def paint_brows(albedo: Plane, head: Head, eyes: Eyes, brows: Brows, generator: np.random.Generator) -> None:
@@ -66,14 +66,14 @@ def paint_brows(albedo: Plane, head: Head, eyes: Eyes, brows: Brows, generator: 
         thickness = brows.thickness * (1.05 - 0.35 * p) * (1 + 0.12 * hairs[window])
         coverage = inside(np.abs(head.y[window] - arch) - thickness, 0.028) * rise(np.abs(p), 1.06, 0.8)
         colour = linear(brows.colour) * (1 + 0.25 * hairs[window])
-        paint(albedo[(slice(None), *window)], np.clip(coverage * 0.85, 0, 1), colour)
+        paint(albedo[window], np.clip(coverage * 0.85, 0, 1), colour)
 
 
 def paint_nostrils(albedo: Plane, head: Head) -> None:
     """The nostrils and the creases round the nose's wings, in place."""
     shape = head.shape
     window = head.window(0, shape.nose_length, 0.2)
-    part, ax, y = albedo[(slice(None), *window)], head.ax[window], head.y[window] - shape.nose_length
+    part, ax, y = albedo[window], head.ax[window], head.y[window] - shape.nose_length
     darken(part, 0.7 * bump(ax - 0.5 * shape.nose_width, y - 0.048 - 0.15 * (ax - 0.04), 0.024, 0.013))
     wing = norm(ax - shape.nose_width, (y - 0.02) * 0.9)
     darken(part, 0.32 * ridge(wing - 0.042, 0.012) * rise(ax, shape.nose_width, shape.nose_width + 0.03))
@@ -82,7 +82,7 @@ def paint_nostrils(albedo: Plane, head: Head) -> None:
 def paint_mouth(albedo: Plane, head: Head, mouth: Mouth) -> None:
     """Lips, the line between them and, in an open mouth, the teeth; in place."""
     window = head.window(0, head.mouth, 0.3)
-    part = albedo[(slice(None), *window)]
+    part = albedo[window]
     p = head.x[window] * (1 / mouth.width)
     q = (head.y[window] - head.mouth) * (1 / mouth.width)
     bow = np.maximum(1 - p * p, -0.5)

@@ -7,18 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from glci_dist.data.demo.canvas import (
-    Plane,
-    bump,
-    clouds,
-    inside,
-    linear,
-    norm,
-    paint,
-    rise,
-    soften,
-    strengths,
-)
+from glci_dist.data.demo.canvas import Plane, bump, clouds, inside, linear, norm, paint, rise, soften, strengths
 from glci_dist.data.demo.head import CENTRE, SKULL, Head
 from glci_dist.data.demo.traits import Beard, Hair, Light
 
@@ -50,7 +39,9 @@ def grow_hair(head: Head, hair: Hair, light: Light, generator: np.random.Generat
     strands = _strands(head, hair, generator)
     if hair.style == "bald":
         return None
-    cap = _fit(head, hair)
+    volume = 0.012 if hair.style in _SHORN else hair.volume
+    upwards = 1.3 if hair.style == "quiff" else 1.0
+    cap = Cap(width=head.shape.width + 0.75 * volume, height=SKULL - 0.12 + upwards * volume)
     outer = inside(_outline(head, hair, cap, strands), 0.04)
     before = outer * _hairline(head, hair, strands)
     colour = _lit(head, hair, cap, light, strands)
@@ -61,12 +52,6 @@ def grow_hair(head: Head, hair: Hair, light: Light, generator: np.random.Generat
         knot = norm(head.grid.u, 1.15 * (head.grid.v - _MIDDLE + cap.height + 0.04)) - 0.2
         behind = np.maximum(behind, inside(knot + 0.01 * strands, 0.02))
     return Locks(behind=behind, before=before, colour=colour)
-
-
-def _fit(head: Head, hair: Hair) -> Cap:
-    volume = 0.012 if hair.style in _SHORN else hair.volume
-    upwards = 1.3 if hair.style == "quiff" else 1.0
-    return Cap(width=head.shape.width + 0.75 * volume, height=SKULL - 0.12 + upwards * volume)
 
 
 def _outline(head: Head, hair: Hair, cap: Cap, strands: Plane) -> Plane:

@@ -6,20 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glci_dist.data.demo.canvas import (
-    Grid,
-    Plane,
-    Window,
-    bump,
-    clouds,
-    inside,
-    linear,
-    paint,
-    ridge,
-    rise,
-    soften,
-)
-from glci_dist.data.demo.traits import Light, Mouth, Pose, Shape, Skin
+from glci_dist.data.demo.canvas import Grid, Plane, Window, bump, clouds, inside, linear, paint, ridge, rise, soften
+from glci_dist.data.demo.traits import Light, Mouth, Shape, Skin
 
 CENTRE = -0.08
 """v of the eyes' line, where the head is widest."""
@@ -34,7 +22,6 @@ class Head:
     """A posed head; planes are ``(H, W)``."""
 
     grid: Grid
-    pose: Pose
     shape: Shape
     mask: Plane
     x: Plane  # face coordinates: u and v as seen by the features, turned with the head
@@ -45,11 +32,11 @@ class Head:
 
     def window(self, x: float, y: float, radius: float) -> Window:
         """The pixels round a point of the face."""
-        u, v = x + self.pose.yaw * 0.85 * DEPTH, y + self.pose.pitch * 0.85 * DEPTH
+        u, v = x + self.grid.pose.yaw * 0.85 * DEPTH, y + self.grid.pose.pitch * 0.85 * DEPTH
         return self.grid.window(u, v, radius)
 
 
-def shape_head(grid: Grid, shape: Shape, pose: Pose) -> Head:
+def shape_head(grid: Grid, shape: Shape) -> Head:
     """The outline (an ellipse above, a tapered superellipse below) and the face's coordinates on it."""
     below = np.maximum(grid.v - CENTRE, 0) * (1 / (shape.chin - CENTRE))
     above = np.minimum(grid.v - CENTRE, 0) * (1 / SKULL)
@@ -59,10 +46,9 @@ def shape_head(grid: Grid, shape: Shape, pose: Pose) -> Head:
     along = above**2 + along * (1 - shape.squareness + shape.squareness * along)
     radius = across + along
     bowl = DEPTH * np.clip(1 - radius, 0, 1)
-    x, y = grid.u - pose.yaw * bowl, grid.v - pose.pitch * bowl
+    x, y = grid.u - grid.pose.yaw * bowl, grid.v - grid.pose.pitch * bowl
     return Head(
         grid=grid,
-        pose=pose,
         shape=shape,
         mask=inside(radius - 1, 0.06),
         x=x,
@@ -117,17 +103,12 @@ def normals(relief: Plane, scale: float) -> tuple[Plane, Plane, Plane]:
     return right * out, down * out, out
 
 
-@dataclass(frozen=True)
-class Shading:
-    """Light that reaches the skin ``(3, H, W)``, and the share mirrored towards the camera ``(H, W)``."""
+def shade(relief: Plane, head: Head, light: Light) -> tuple[Plane, Plane]:
+    """Light that reaches the skin ``(3, H, W)``, and the share mirrored towards the camera ``(H, W)``.
 
-    light: Plane
-    mirror: Plane
-
-
-def shade(relief: Plane, head: Head, light: Light) -> Shading:
-    """Lambert with a red-leaning wrap (light scatters under skin), soft occlusion and a Blinn highlight."""
-    right, down, out = normals(relief, head.pose.scale)
+    Lambert with a red-leaning wrap (light scatters under skin), soft occlusion and a Blinn highlight.
+    """
+    right, down, out = normals(relief, head.grid.pose.scale)
     toward = light.direction
     cosine = right * toward[0] + down * toward[1] + out * toward[2]
     hollow = np.clip(1 + 6 * (relief - soften(relief, 0.045)), 0.45, 1.12) * _nose_shadow(head, toward)
@@ -141,7 +122,7 @@ def shade(relief: Plane, head: Head, light: Light) -> Shading:
     mirror = np.clip(right * half[0] + down * half[1] + out * half[2], 0, 1)
     for _ in range(4):
         mirror = mirror * mirror
-    return Shading(light=lit, mirror=mirror * hollow)
+    return lit, mirror * hollow
 
 
 def _nose_shadow(head: Head, toward: tuple[float, float, float]) -> Plane:

@@ -66,19 +66,15 @@ def _paint_discs(image: Plane, x: Plane, y: Plane, generator: np.random.Generato
 def paint_body(image: Plane, grid: Grid, shape: Shape, skin: Skin, light: Light, scene: Scene) -> None:
     """Neck, shoulders and collar, in place; the chin's shadow lies on the neck."""
     window = grid.below(0.35)
-    u, v, image = grid.u[window], grid.v[window], image[(slice(None), *window)]
+    u, v, image = grid.u[window], grid.v[window], image[window]
     key, ambient = strengths(light.key), strengths(light.ambient)
     neck = 0.57 * shape.width
     turn = np.clip(u * (1 / neck), -1, 1)
     lit = np.clip(turn * light.direction[0] + 0.85 * np.sqrt(1 - 0.9 * turn * turn), 0.1, 1)
     under = 0.28 + 0.72 * rise(v - 0.5 * u * u, shape.chin + 0.04, shape.chin + 0.34)
     widening = neck + 0.5 * np.maximum(v - shape.chin - 0.12, 0)
-    paint(
-        image,
-        inside(np.abs(u) - widening),
-        linear(skin.colour) * (lit * under * key + 0.75 * under * ambient),
-    )
     au = np.abs(u)
+    paint(image, inside(au - widening), linear(skin.colour) * (lit * under * key + 0.75 * under * ambient))
     shoulders = v - (shape.chin + 0.17 + 0.16 * rise(au, 0.25, 1.1) + 0.16 * rise(au, 0.34, 0.1))
     if scene.collar == "vee":
         shoulders -= 0.45 * rise(au, 0.3, 0.0)
@@ -96,7 +92,7 @@ def paint_ears(image: Plane, head: Head, skin: Skin, light: Light) -> None:
     """Both ears, in place, before the head covers their roots."""
     key, ambient = strengths(light.key), strengths(light.ambient)
     for side in (-1, 1):
-        away = side * head.pose.yaw
+        away = side * head.grid.pose.yaw
         u0, v0 = side * (head.shape.width + 0.012 - 0.12 * away), 0.02
         window = head.grid.window(u0, v0, 0.25)
         x = (side * (head.grid.u[window] - u0)) * (1 / (0.062 * head.shape.ears))
@@ -106,7 +102,7 @@ def paint_ears(image: Plane, head: Head, skin: Skin, light: Light) -> None:
         lit = np.clip(0.62 + 0.4 * side * light.direction[0] * x - 0.15 * y, 0.15, 1)
         hollow = 1 - 0.45 * bump(x + 0.15, y + 0.1, 0.45, 0.5) + 0.1 * ridge(radius - 0.8, 0.15)
         flesh = linear(skin.colour) * linear((255, 236, 230)) * (lit * hollow * key + 0.7 * hollow * ambient)
-        paint(image[(slice(None), *window)], inside(radius - 1, 0.15), flesh)
+        paint(image[window], inside(radius - 1, 0.15), flesh)
 
 
 def paint_glasses(image: Plane, head: Head, eyes: Eyes, glasses: Glasses, light: Light) -> None:

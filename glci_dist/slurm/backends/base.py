@@ -8,16 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from glci_dist.config import ClusterConfig, Config
 from glci_dist.errors import UserError
 from glci_dist.slurm import inherited
 from glci_dist.slurm.backends.scheduling import Scheduler
-
-if TYPE_CHECKING:
-    from glci_dist.slurm.jobs import Submitted
-    from glci_dist.slurm.launch import Launch
+from glci_dist.slurm.launch import Launch
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,24 @@ class JobHandle:
     """Where the first node's output goes."""
     inner: Any = None
     """The backend's own, for ``watch``."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that carries a run, as the run's folder has noted it."""
+
+    job: str
+    executor: str
+    time: float
+    overrides: list[str]
+    code: str
+    out: str
+    """Where the first node's output goes."""
+
+    @property
+    def folder(self) -> Path:
+        """Where submitit keeps what belongs to the job."""
+        return Path(self.out).parent
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 
 from glci_dist.errors import UserError
 from glci_dist.slurm.backends.base import Backend
-from glci_dist.slurm.backends.debug import Debug
-from glci_dist.slurm.backends.local import Local
+from glci_dist.slurm.backends.local import Debug, Local
 from glci_dist.slurm.backends.scheduling import Scheduler
 from glci_dist.slurm.backends.slurm import Slurm
 
@@ -36,25 +34,24 @@ def _imported(path: str) -> Backend:
         ) from error
     if not isinstance(kind, type):
         raise UserError(f"cluster.executor={path} is no class: give the dotted path of one (docs/slurm.md)")
-    _refuse(path, list(_missing(kind, Backend)))
+    _check_has(path, kind, Backend)
     try:
         made: Backend = kind()
     except TypeError as error:
         raise UserError(f"cluster.executor={path} cannot be made ({error}): it must need no arguments") from error
     if made.scheduler is not None:
-        _refuse(f"{path}.scheduler", list(_missing(made.scheduler, Scheduler)))
+        _check_has(f"{path}.scheduler", made.scheduler, Scheduler)
     return made
 
 
-def _missing(found: object, protocol: type) -> Iterator[str]:
-    """The names of a protocol that an object or a class has not, or only as abstract ones."""
-    for name in [*vars(protocol), *protocol.__annotations__]:
-        is_there = hasattr(found, name) and not getattr(getattr(found, name), "__isabstractmethod__", False)
-        if not name.startswith("_") and not is_there:
-            yield name
-
-
-def _refuse(path: str, missing: list[str]) -> None:
+def _check_has(path: str, found: object, protocol: type) -> None:
+    """Raise ``UserError`` with the names of a protocol that an object or a class has not, or only as abstract ones."""
+    names = (name for name in [*vars(protocol), *protocol.__annotations__] if not name.startswith("_"))
+    missing = [
+        name
+        for name in names
+        if not hasattr(found, name) or getattr(getattr(found, name), "__isabstractmethod__", False)
+    ]
     if missing:
         raise UserError(
             f"cluster.executor={path} lacks {', '.join(dict.fromkeys(missing))}: "

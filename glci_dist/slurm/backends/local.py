@@ -1,4 +1,4 @@
-"""Jobs that are processes of this machine (``cluster.executor=local``), by the number that submitit gave them."""
+"""Jobs of this machine (``cluster.executor=local``, ``debug``): processes, by the number that submitit gave them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from glci_dist.config import ClusterConfig, Config
 from glci_dist.slurm.backends import by_submitit
-from glci_dist.slurm.backends.base import Allocation, Backend, JobHandle, JobRequest, code_variables
+from glci_dist.slurm.backends.base import Allocation, Backend, JobHandle, JobRequest, Submitted, code_variables
+from glci_dist.slurm.launch import Launch
 from glci_dist.slurm.task import DETACH, IGNORED
-
-if TYPE_CHECKING:
-    from glci_dist.slurm.jobs import Submitted
-    from glci_dist.slurm.launch import Launch
 
 _NO_LIMIT_MIN = 60 * 24 * 365
 
@@ -65,8 +62,33 @@ class Local(SingleMachineBackend):
     submitit_name = "local"
     python = f"{by_submitit.PYTHON} {DETACH}"
 
-    def surroundings(self, code: Path) -> AbstractContextManager[None]:
-        return _detached(code)
+    @contextmanager
+    def surroundings(self, code: Path) -> Iterator[None]:
+        """Have a job's processes, which inherit from this one, run the copy of the code, and not hold its terminal."""
+        terminal = (signal.SIGINT, signal.SIGHUP)
+        ignored = " ".join(number.name for number in terminal if signal.getsignal(number) == signal.SIG_IGN)
+        inherited = {**code_variables(code), IGNORED: ignored}
+        before = {name: os.environ.get(name) for name in inherited}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        kept = [os.dup(number) for number in range(3)]
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in terminal}
+        os.environ.update(inherited)
+        for number in range(3):
+            os.dup2(nowhere, number)
+        try:
+            yield
+        finally:
+            for number, mine in enumerate(kept):
+                os.dup2(mine, number)
+                os.close(mine)
+            os.close(nowhere)
+            for which, handler in handlers.items():
+                signal.signal(which, handler)
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ.update({name: value} if value is not None else {})
 
     def refusals(self, config: Config) -> Iterator[str]:
         yield from super().refusals(config)
@@ -95,6 +117,22 @@ class Local(SingleMachineBackend):
         return ("starting", f"process {job.job}") if self.is_alive(job) else ("failed", f"see {job.out}")
 
 
+class Debug(SingleMachineBackend):
+    """Jobs that run in the process that submits them when they are followed, and end with it, to try a submission."""
+
+    submitit_name = "debug"
+    is_followed = True
+
+    def is_alive(self, job: Submitted) -> bool:
+        return False
+
+    def cancel(self, job: str) -> None:
+        """Nothing is left to cancel."""
+
+    def state_before_attempt(self, job: Submitted) -> None:
+        return None
+
+
 def _gpus() -> list[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -103,32 +141,3 @@ def _gpus() -> list[str]:
     import torch
 
     return list(map(str, range(torch.cuda.device_count())))
-
-
-@contextmanager
-def _detached(code: Path) -> Iterator[None]:
-    """Have a job's processes, which inherit from this one, run the copy of the code, and not hold its terminal."""
-    terminal = (signal.SIGINT, signal.SIGHUP)
-    ignored = " ".join(number.name for number in terminal if signal.getsignal(number) == signal.SIG_IGN)
-    inherited = {**code_variables(code), IGNORED: ignored}
-    before = {name: os.environ.get(name) for name in inherited}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(number) for number in range(3)]
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in terminal}
-    os.environ.update(inherited)
-    for number in range(3):
-        os.dup2(nowhere, number)
-    try:
-        yield
-    finally:
-        for number, mine in enumerate(kept):
-            os.dup2(mine, number)
-            os.close(mine)
-        os.close(nowhere)
-        for which, handler in handlers.items():
-            signal.signal(which, handler)
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({name: value} if value is not None else {})

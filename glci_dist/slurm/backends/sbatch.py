@@ -5,88 +5,90 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glci_dist.errors import UserError
 from glci_dist.slurm import inherited, scheduler
 from glci_dist.slurm.backends.base import JobRequest
 from glci_dist.slurm.backends.by_submitit import PYTHON
-
-if TYPE_CHECKING:
-    from glci_dist.slurm.launch import Launch
+from glci_dist.slurm.launch import Launch
 
 _KILLED = 128
 """Exit codes of srun from here on: a process of the step was killed by a signal."""
 
 
-class SlurmExecutor:
-    """submitit's, but sbatch is called by ``scheduler``, which knows what to do without its answer."""
+def submit(launches: Sequence[Launch], request: JobRequest) -> list[Any]:
+    """submitit's job for each launch; several are one array. Raises ``UserError``.
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    sbatch is called by ``scheduler``, and not by submitit: it knows what to do without an answer.
+    """
+    executor = _executor(request)
+    from glci_dist.slurm.submitit_parts import DelayedSubmission, JobPaths, SlurmJob, script, tasks
 
-    def submit(self, launches: Sequence[Launch]) -> list[Any]:
-        """submitit's job for each launch; several are one array."""
-        from glci_dist.slurm.submitit_parts import DelayedSubmission, JobPaths, SlurmJob, tasks
-
-        inner = self._inner
-        folder = JobPaths.get_first_id_independent_folder(inner.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        pickles = []
-        for launch in launches:
-            delayed = DelayedSubmission(launch)
-            delayed.set_timeout(inner.parameters.get("time", 5), inner.max_num_timeout)
-            pickles.append(folder / f"{uuid.uuid4().hex}.pkl")
-            delayed.dump(pickles[-1])
-        if len(launches) > 1:
-            inner.parameters["map_count"] = len(launches)
-        script = folder / f".submission_file_{uuid.uuid4().hex}.sh"
-        script.write_text(self.script(), encoding="utf-8")
-        try:
-            number = scheduler.submit(script)
-        except UserError:
-            for path in (*pickles, script):
-                path.unlink(missing_ok=True)
-            raise
-        numbers = tasks(inner)
-        first: Any = SlurmJob(folder=inner.folder, job_id=number, tasks=numbers)
-        first.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)
-        names = [number] if len(launches) == 1 else [f"{number}_{place}" for place in range(len(launches))]
-        jobs: list[Any] = [SlurmJob(folder=inner.folder, job_id=name, tasks=numbers) for name in names]
-        for job, path in zip(jobs, pickles, strict=True):
-            job.paths.move_temporary_file(path, "submitted_pickle")
-        return jobs
-
-    def script(self) -> str:
-        """The batch script."""
-        from glci_dist.slurm.submitit_parts import script
-
-        return script(self._inner)
+    folder = JobPaths.get_first_id_independent_folder(executor.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pickles = []
+    for launch in launches:
+        delayed = DelayedSubmission(launch)
+        delayed.set_timeout(executor.parameters.get("time", 5), executor.max_num_timeout)
+        pickles.append(folder / f"{uuid.uuid4().hex}.pkl")
+        delayed.dump(pickles[-1])
+    if len(launches) > 1:
+        executor.parameters["map_count"] = len(launches)
+    batch_script = folder / f".submission_file_{uuid.uuid4().hex}.sh"
+    batch_script.write_text(script(executor), encoding="utf-8")
+    try:
+        number = scheduler.submit(batch_script)
+    except UserError:
+        for path in (*pickles, batch_script):
+            path.unlink(missing_ok=True)
+        raise
+    numbers = tasks(executor)
+    first: Any = SlurmJob(folder=executor.folder, job_id=number, tasks=numbers)
+    first.paths.move_temporary_file(batch_script, "submission_file", keep_as_symlink=True)
+    names = [number] if len(launches) == 1 else [f"{number}_{place}" for place in range(len(launches))]
+    jobs: list[Any] = [SlurmJob(folder=executor.folder, job_id=name, tasks=numbers) for name in names]
+    for job, path in zip(jobs, pickles, strict=True):
+        job.paths.move_temporary_file(path, "submitted_pickle")
+    return jobs
 
 
-def make(request: JobRequest) -> SlurmExecutor:
-    """The executor of a job; raises ``UserError`` where there is no SLURM."""
+@contextmanager
+def script(request: JobRequest) -> Iterator[Path]:
+    """The batch script that would be submitted, for as long as it is asked about; ``UserError`` without SLURM."""
+    executor = _executor(request)
+    from glci_dist.slurm import submitit_parts
+
+    with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
+        path = Path(folder) / "job.sh"
+        path.write_text(submitit_parts.script(executor), encoding="utf-8")
+        yield path
+
+
+def _executor(request: JobRequest) -> Any:
     # submitit reads some of them when it is imported.
     with inherited.applied():
-        from glci_dist.slurm.submitit_parts import SlurmExecutor as Inner
+        from glci_dist.slurm.submitit_parts import SlurmExecutor
 
     try:
-        inner = Inner(folder=request.folder, python=PYTHON)
+        executor = SlurmExecutor(folder=request.folder, python=PYTHON)
     except RuntimeError as error:
         raise UserError(
             f"cluster.executor={request.cluster.executor}: {str(error).rstrip('?.')}: go to a login node, try "
             "cluster.executor=local, or bring a cluster up here (make slurm-up)"
         ) from error
-    inner.update_parameters(**_parameters(request))
-    return SlurmExecutor(inner)
+    executor.update_parameters(**_parameters(request))
+    return executor
 
 
 def _parameters(request: JobRequest) -> dict[str, Any]:
     """What submitit makes the batch script of."""
-    cluster = request.cluster
+    cluster, code = request.cluster, shlex.quote(str(request.code))
     further: dict[str, Any] = {"signal": f"USR2@{cluster.signal_lead_s}"}
     if cluster.min_nodes and cluster.min_nodes < cluster.nodes:
         further["nodes"] = f"{cluster.min_nodes}-{cluster.nodes}"
@@ -116,7 +118,8 @@ def _parameters(request: JobRequest) -> dict[str, Any]:
         "time": cluster.time_min,
         "nodes": cluster.nodes,
         "signal_delay_s": cluster.signal_lead_s,
-        "setup": [*_SETUP, _path(request.code), *cluster.setup],
+        # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
+        "setup": [*_SETUP, f"export PYTHONSAFEPATH=1 PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", *cluster.setup],
         "teardown": _teardown(request.folder),
         # One task a node here, not in the request: with it the scheduler would give a range of nodes its least.
         # Tasks that are not needed end early, and are no reason to end the others, whatever the cluster's WaitTime.
@@ -133,11 +136,6 @@ _SETUP = [
     "unset SLURM_EXPORT_ENV",
     'echo "glci: job $SLURM_JOB_ID starts, restart ${SLURM_RESTART_COUNT:-0}: $SLURM_JOB_NODELIST"',
 ]
-
-
-def _path(code: Path) -> str:
-    # Safe: python -m would look into the job's folder first, which is where it was submitted, a checkout perhaps.
-    return f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
 def _teardown(folder: Path) -> list[str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glci_dist.config import ClusterConfig, Config
 from glci_dist.errors import UserError
@@ -18,9 +16,7 @@ from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.backends import by_submitit, sbatch
 from glci_dist.slurm.backends.base import Allocation, JobHandle, JobRequest, Scheduled
 from glci_dist.slurm.backends.scheduling import Scheduler
-
-if TYPE_CHECKING:
-    from glci_dist.slurm.launch import Launch
+from glci_dist.slurm.launch import Launch
 
 _ASKS = (
     *("partition", "account", "qos", "constraint", "exclude", "nodes", "min_nodes"),
@@ -47,7 +43,7 @@ class Slurm(Scheduled):
         return programs
 
     def submit(self, launches: Sequence[Launch], request: JobRequest) -> list[JobHandle]:
-        return by_submitit.handles(sbatch.make(request).submit(launches))
+        return by_submitit.handles(sbatch.submit(launches, request))
 
     def refusals(self, config: Config) -> Iterator[str]:
         for key, text in config.cluster.sbatch.items():
@@ -59,29 +55,22 @@ class Slurm(Scheduled):
 
     def scheduler_refusals(self, request: JobRequest) -> Iterator[str]:
         """Why SLURM would not take the job, or would let it wait for ever."""
-        cluster = request.cluster
-        found: list[str] = []
         try:
-            found += capacity.never(cluster)
-            if not found:
-                with _script(request) as script:
-                    refusal = _refusal(script, cluster)
-                refusal = capacity.refusal(cluster, refusal) if refusal is not None else None
-                found += [refusal] if refusal is not None else []
+            found = capacity.never(request.cluster) or _refusals(request)
         except Silence:
             # It is no refusal.
             raise
         except UserError as error:
             yield str(error)
-        for reason in found:
-            yield f"by the scheduler: {reason} (asked for: {_asked(cluster)})"
+        else:
+            yield from (f"by the scheduler: {reason} (asked for: {_asked(request.cluster)})" for reason in found)
 
     def waits_for(self, cluster: ClusterConfig) -> str | None:
         return capacity.waits_for(cluster)
 
     def explain(self, request: JobRequest) -> Iterator[str]:
         """When it would start, and the batch script."""
-        with _script(request) as script:
+        with sbatch.script(request) as script:
             with suppress(UserError):
                 yield f"scheduler  {programs.expected_start(script)}"
             yield ""
@@ -92,21 +81,16 @@ class Slurm(Scheduled):
         return by_submitit.allocation(folder, restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
-@contextmanager
-def _script(request: JobRequest) -> Iterator[Path]:
-    """The batch script that would be submitted, for as long as it is asked about."""
-    with tempfile.TemporaryDirectory(prefix="glci-submit-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(sbatch.make(request).script(), encoding="utf-8")
-        yield script
-
-
-def _refusal(script: Path, cluster: ClusterConfig) -> str | None:
-    """What ``sbatch --test-only`` objects to; of several partitions it looks at less than sbatch does."""
-    refusal = programs.refusal(script)
+def _refusals(request: JobRequest) -> list[str]:
+    """What ``sbatch --test-only`` objects to, if anything; of several partitions it looks at less than sbatch does."""
+    cluster = request.cluster
     several = cluster.partition.split(",") if "," in cluster.partition and "partition" not in cluster.sbatch else []
-    is_taken = refusal is None or any(programs.refusal(script, partition=each) is None for each in several)
-    return None if is_taken else refusal
+    with sbatch.script(request) as script:
+        said = programs.refusal(script)
+        if said is None or any(programs.refusal(script, partition=each) is None for each in several):
+            return []
+    refusal = capacity.refusal(cluster, said)
+    return [] if refusal is None else [refusal]
 
 
 def _asked(cluster: ClusterConfig) -> str:

@@ -10,11 +10,11 @@ from torch import Tensor
 from glci_dist import components
 from glci_dist.checkpoints.registry import Stateful
 from glci_dist.config import Config
-from glci_dist.data.index import Index, load_index
+from glci_dist.data.index import Index
 from glci_dist.errors import UserError, in_a_line
 from glci_dist.training.callbacks.accounts import Accounting, PhaseStarts, Startup, StragglerWatch
 from glci_dist.training.callbacks.base import Callback
-from glci_dist.training.callbacks.evaluation import PeriodicEvaluation
+from glci_dist.training.callbacks.evaluation import Evaluations, PeriodicEvaluation
 from glci_dist.training.callbacks.gradients import GradientWatch, MeasureAdversarialWeight
 from glci_dist.training.callbacks.logging import Gauge, Logging, memory_gauges
 from glci_dist.training.callbacks.pictures import Pictures
@@ -23,11 +23,9 @@ from glci_dist.training.callbacks.samples import SampleWatch
 from glci_dist.training.callbacks.stopping import LeaseWatch, StopSignals
 from glci_dist.training.callbacks.treatment import Treatment
 from glci_dist.training.checkpointer import Rollback
-from glci_dist.training.evaluations import Evaluations
 from glci_dist.training.loggers.base import Logger, RunInfo
 from glci_dist.training.loggers.tensorboard import TensorBoard
 from glci_dist.training.metrics import Metric
-from glci_dist.training.pictures import PictureGrid
 from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.stragglers import StragglerDetector
 from glci_dist.training.trainer import Trainer
@@ -88,7 +86,7 @@ def callbacks(
         *(_displays(config, trainer, index, hosts, loggers) if world.is_main else ()),
         *_deciding(config, trainer),
         *trainer.custom.values(),
-        *_measuring(trainer, evaluations),
+        *([] if evaluations is None else [_measuring(trainer, evaluations)]),
     ]
 
 
@@ -114,10 +112,8 @@ def _displays(
             last_finding=lambda: trainer.doctor.last_finding,
         )
     if monitor.pictures_every:
-        faces = load_index(config.data.val, config.data.cache) if config.data.val else index
-        grid = PictureGrid(faces, config, trainer.world.device)
-        every, show = monitor.pictures_every, trainer.callbacks.on_picture
-        yield Pictures(grid, trainer.step.eval_network, trainer.folder.pictures, every, show=show)
+        network, device, show = trainer.step.eval_network, trainer.world.device, trainer.callbacks.on_picture
+        yield Pictures(config, index, network, device, trainer.folder.pictures, show=show)
     if monitor.progress:
         yield Progress(
             trainer.metrics,
@@ -149,7 +145,6 @@ def _deciding(config: Config, trainer: Trainer) -> Iterator[Callback]:
     )
 
 
-def _measuring(trainer: Trainer, evaluations: Evaluations | None) -> Iterator[Callback]:
-    if evaluations is not None:
-        show = trainer.callbacks.on_evaluation
-        yield PeriodicEvaluation(evaluations, trainer.step.eval_network, trainer.log, show=show)
+def _measuring(trainer: Trainer, evaluations: Evaluations) -> Callback:
+    show = trainer.callbacks.on_evaluation
+    return PeriodicEvaluation(evaluations, trainer.step.eval_network, trainer.log, show=show)

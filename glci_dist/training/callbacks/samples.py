@@ -13,7 +13,6 @@ from glci_dist.errors import UserError
 from glci_dist.runs.events import SampleReplaced, WorkerLost
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.gradient_monitor import GradientMonitor
-from glci_dist.training.replaced_samples import ReplacedSampleReporter
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.sample_digest import SampleDigest
 
@@ -49,14 +48,12 @@ class SampleWatch(Callback):
         self, config: Config, world: World, journal: Path, gradient_monitor: GradientMonitor, log: RunLog
     ) -> None:
         """``journal``: its path, for messages. ``gradient_monitor`` stores the counts of samples."""
-        self._config, self._world, self._journal, self._gradient_monitor, self._log = (
-            config,
-            world,
-            journal,
-            gradient_monitor,
-            log,
-        )
-        self._replaced = ReplacedSampleReporter(config.data.shards, journal, log.say)
+        self._config, self._world, self._journal = config, world, journal
+        self._gradient_monitor, self._log = gradient_monitor, log
+        # Of the attempt, on rank 0.
+        self._photos: set[tuple[str, str]] = set()
+        self._steps: set[int] = set()
+        self._slots = 0
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report, batch, gradient_monitor = done.report, done.batch, self._gradient_monitor
@@ -77,13 +74,26 @@ class SampleWatch(Callback):
             )
 
     def close(self) -> None:
-        self._replaced.report_total()
+        if self._photos:
+            self._log.say(
+                f"{len(self._photos)} photo(s) that do not decode were replaced by others, {self._slots} time(s) in "
+                f"{len(self._steps)} step(s): {self._journal} names them; "
+                f"glci shards verify {self._config.data.shards}"
+            )
 
     def _report_replaced(self, step: int, batch: Batch) -> None:
-        for rank in self._world.gather_objects(batch.replaced):
-            for each in rank:
-                self._replaced.add(step, each)
-                self._log.event(SampleReplaced(step, each.shard, each.key, each.slot, each.reason))
+        """Write which photos were replaced into the journal, and print the attempt's first."""
+        for each in (each for rank in self._world.gather_objects(batch.replaced) for each in rank):
+            if not self._photos:
+                self._log.say(
+                    f"step {step}: {each.shard}/{each.key} does not decode ({each.reason}): the next photo of its "
+                    "shard stands in for it, as for others that follow; look: glci shards verify "
+                    f"{self._config.data.shards}"
+                )
+            self._photos.add((each.shard, each.key))
+            self._steps.add(step)
+            self._slots += 1
+            self._log.event(SampleReplaced(step, each.shard, each.key, each.slot, each.reason))
 
     def _report_lost_workers(self, step: int, batch: Batch) -> None:
         """Report which ranks lost loader workers, and why."""

@@ -80,7 +80,7 @@ class RunFolder:
         refuse(self.path, [line for line in changes if not is_accepted(line, config.checkpoints.accept)])
         return changes
 
-    def take(
+    def begin_attempt(
         self, config: Config, corpus: str, *, ranks: int, facts: Mapping[str, Any] | None = None
     ) -> tuple[Attempt, list[str]]:
         """Begin the next attempt and make the folder this configuration's and corpus'; the accepted changes.

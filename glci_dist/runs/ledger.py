@@ -77,7 +77,7 @@ class Ledger:
         self._earlier = earlier.seconds()
         self._ended = earlier.attempts[-1].ended if earlier.attempts else self._sign.began
 
-    def see(self, step: int, report: StepTimes) -> None:
+    def add_step(self, step: int, report: StepTimes) -> None:
         """Add step number ``step``, which has just been run."""
         sign, now = self._sign, time.time()
         if self._seen is None:

@@ -40,7 +40,7 @@ def main(folder: Path, code: int) -> None:
     try:
         start.queue_again(why, asks=True, cause=why)
     except Fault as fault:
-        start.tell(str(fault))
+        start.say(str(fault))
 
 
 def first_killed(output: Path, code: int) -> str:

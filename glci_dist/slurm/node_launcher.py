@@ -48,7 +48,7 @@ class NodeLauncher:
             out = left_out(self._launch.run, self._job)
             without = f", without {', '.join(out)}" if out else ""
             workers = self._launch.cluster.workers
-            self._start.tell(f"nodes {', '.join(self._hosts[:used])}: {used} x {workers} workers{without}")
+            self._start.say(f"nodes {', '.join(self._hosts[:used])}: {used} x {workers} workers{without}")
         if self._node >= used:
             return f"not needed: {used} of {len(self._hosts)} nodes share the global batch evenly"
         self._start.notes.reserve()
@@ -111,7 +111,7 @@ class NodeLauncher:
         """The workers have saved. What comes next is the scheduler's: it is asked for another run, or it ends this."""
         scheduler = self._start.scheduler
         if scheduler is None:
-            self._start.tell(f"stopped by {number.name}; what was saved stays, submit again to go on")
+            self._start.say(f"stopped by {number.name}; what was saved stays, submit again to go on")
             return "stopped"
         warning = ""
         with suppress(UserError):
@@ -136,7 +136,7 @@ class NodeLauncher:
         except UserError as silence:
             refusal = str(silence)
         if refusal is not None:
-            self._start.tell(f"{reason}; it is not left out: {refusal}")
+            self._start.say(f"{reason}; it is not left out: {refusal}")
             return False
         self._start.write_verdict(f"{reason}: the job goes on without {self._host}", left_out=self._host)
         self._start.persist(self._start.requeue)

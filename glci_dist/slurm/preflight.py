@@ -85,7 +85,7 @@ def _of_run(request: Request) -> Iterator[str]:
     yield from _said(lambda: _check_parts(config))
     yield from _said(lambda: check_holes(config.holes, config.data.size))
 
-    def look() -> None:
+    def check_folder() -> None:
         index = load_index(config.data.shards, config.data.cache)
         check_shards(index)
         Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
@@ -105,7 +105,7 @@ def _of_run(request: Request) -> Iterator[str]:
                 f"{request.run} is complete (step {steps}), there is nothing to do: choose another name=..."
             )
 
-    yield from _said(look)
+    yield from _said(check_folder)
     yield from _said(lambda: check_idle(request.run, request.backend))
     yield from _said(lambda: _check_name(request.run))
     if held_out := config.data.val:

@@ -72,7 +72,7 @@ def meet(start: JobStart, *, host: str, is_host: bool, nodes: int) -> Rendezvous
             raise
         if place:
             taken = f"port {ports[0]} is" if place == 1 else f"{place} ports are"
-            start.tell(f"{taken} taken on this node: the nodes meet at port {port}")
+            start.say(f"{taken} taken on this node: the nodes meet at port {port}")
         start.notes.meet(host=host, port=port)
         return handler
     raise RendezvousConnectionError(

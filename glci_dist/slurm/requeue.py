@@ -57,7 +57,7 @@ class JobStart:
             self.write_verdict(f"{why}, but {refusal}")
             raise Fault(f"{why}, but {refusal}")
         self.notes.again(step=step, why=why, warning=warning or cause)
-        self.tell(f"{why}; the job is queued again")
+        self.say(f"{why}; the job is queued again")
         self.persist(self.requeue)
         return self.wait_to_be_ended(why)
 
@@ -101,7 +101,7 @@ class JobStart:
             except UserError as problem:
                 if str(problem) != told:
                     told = str(problem)
-                    self.tell(told)
+                    self.say(told)
             if time.monotonic() >= deadline:
                 return
             time.sleep(_PAUSE_S)
@@ -111,8 +111,8 @@ class JobStart:
         where = {"job": self.job, "restart": self.restart, "host": self.host, "time": round(time.time(), 3)}
         self.notes.verdict({**where, "step": step, "samples": samples, "reason": reason, "left_out": left_out})
         shown = f"; samples of step {step}: {', '.join(samples)}" if samples else ""
-        self.tell(f"fault: {reason}{shown}")
+        self.say(f"fault: {reason}{shown}")
 
-    def tell(self, line: str) -> None:
+    def say(self, line: str) -> None:
         """Say something in the job's output."""
         print(f"glci: job {self.job}, restart {self.restart}, {self.host}: {line}", flush=True)

@@ -69,7 +69,7 @@ class StartWithoutAttempt:
     reason: str
 
 
-def look(run: Path) -> RunStatus:
+def read_status(run: Path) -> RunStatus:
     """How a run stands. Raises ``UserError`` where it was never started nor submitted."""
     jobs = submitted(run)
     job = jobs[-1] if jobs else None

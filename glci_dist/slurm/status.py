@@ -15,7 +15,7 @@ from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import AttemptAccount
 from glci_dist.slurm.asking import patience
-from glci_dist.slurm.run_status import RunStatus, StartWithoutAttempt, look
+from glci_dist.slurm.run_status import RunStatus, StartWithoutAttempt, read_status
 from glci_dist.stored_config import StoredConfig
 
 _MARKS = ("config.yaml", "attempts", "journal.jsonl", "jobs")
@@ -61,7 +61,7 @@ def _status(parsed: argparse.Namespace) -> int:
     root = parsed.folder or Path("runs")
     if parsed.folder is None or (not _is_run(root) and any(map(_is_run, _folders(root)))):
         return _all(root, as_json=parsed.json)
-    found, outlook = _look(parsed.folder)
+    found, outlook = _read(parsed.folder)
     config = found.config
     if parsed.json:
         print(json.dumps(_record(outlook, config), indent=1))
@@ -78,7 +78,7 @@ def _all(root: Path, *, as_json: bool) -> int:
     records: dict[str, Any] = {}
     for run in folders:
         try:
-            found, outlook = _look(run)
+            found, outlook = _read(run)
             # As a whole, so that what is malformed in it shows here, and not in the middle of a line.
             record = _record(outlook, found.config)
             attempts = outlook.account.attempts
@@ -108,14 +108,14 @@ def _is_run(path: Path) -> bool:
     return any(os.path.lexists(path / mark) for mark in _MARKS)
 
 
-def _look(run: Path) -> tuple[StoredConfig, RunStatus]:
+def _read(run: Path) -> tuple[StoredConfig, RunStatus]:
     """A run's configuration, and how it stands. Raises ``UserError`` for whatever keeps them from being told."""
     if not run.is_dir():
         raise UserError(f"{run} is no folder: name the folder of a run, such as runs/demo")
     if not _is_run(run):
         raise UserError(f"{run} is no run's folder: it has none of {', '.join(_MARKS)}")
     try:
-        return _configuration(run), look(run)
+        return _configuration(run), read_status(run)
     except OSError as error:
         raise UserError(f"{error.filename or run} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

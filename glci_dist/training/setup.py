@@ -96,7 +96,7 @@ def prepare(
     notes = world.on_main(folder.version_notes)
     collectives.mark_progress("taking the lease")
     facts = {"hosts": list(dict.fromkeys(hosts)), **job()}
-    attempt, changes = world.on_main(lambda: folder.take(config, index.digest, ranks=world.size, facts=facts))
+    attempt, changes = world.on_main(lambda: folder.begin_attempt(config, index.digest, ranks=world.size, facts=facts))
     trainer = _assemble(
         *(config, world, folder, attempt),
         step=TrainStep(gan, average, world, config.global_batch),

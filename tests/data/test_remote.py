@@ -75,7 +75,7 @@ def test_a_run_keeps_no_credentials_and_goes_on_with_others(tmp_path: Path, quer
         return compose.load([f"data.shards={root}", f"data.val={root}", f"runs={tmp_path}", "name=run"])
 
     run = RunFolder(tmp_path / "run")
-    run.take(config("hunter2", "hunter2"), "corpus", ranks=1)
+    run.begin_attempt(config("hunter2", "hunter2"), "corpus", ranks=1)
     for path in (path for path in run.path.rglob("*") if path.is_file()):
         assert b"hunter2" not in path.read_bytes(), path
     assert run.check(config("another", "another"), "corpus") == []

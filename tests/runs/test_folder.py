@@ -24,7 +24,7 @@ def configuration(*overrides: str) -> Config:
 def folder(tmp_path: Path) -> RunFolder:
     """A folder that the plain configuration has claimed."""
     made = RunFolder(tmp_path / "runs" / "one")
-    made.take(configuration(), "corpus", ranks=1)
+    made.begin_attempt(configuration(), "corpus", ranks=1)
     return made
 
 
@@ -35,7 +35,7 @@ def test_a_claim_writes_the_resolved_configuration_and_makes_the_rooms(folder: R
 
 
 def test_the_same_configuration_may_take_it_again_and_is_the_next_attempt(folder: RunFolder) -> None:
-    attempt, changes = folder.take(configuration(), "corpus", ranks=2)
+    attempt, changes = folder.begin_attempt(configuration(), "corpus", ranks=2)
     assert (attempt.number, changes) == (2, [])
 
 
@@ -43,7 +43,7 @@ def test_what_a_kill_right_after_the_lease_leaves_is_the_run_s_folder(tmp_path: 
     attempts.begin(tmp_path, ranks=1)
     folder = RunFolder(tmp_path)
     assert not folder.config_file.exists()
-    attempt, _ = folder.take(configuration(), "corpus", ranks=1)
+    attempt, _ = folder.begin_attempt(configuration(), "corpus", ranks=1)
     assert attempt.number == 2
     assert stored_config.read(folder.config_file).config == configuration()
 
@@ -56,12 +56,12 @@ def test_an_attempt_that_was_superseded_does_not_write_its_configuration(
     def check(*args: Any) -> list[str]:
         # Another one begins while this one is between its lease and the configuration.
         monkeypatch.setattr(folder, "check", real)
-        folder.take(configuration("monitor.scalars_every=2"), "corpus", ranks=1)
+        folder.begin_attempt(configuration("monitor.scalars_every=2"), "corpus", ranks=1)
         return real(*args)
 
     monkeypatch.setattr(folder, "check", check)
     with pytest.raises(Superseded):
-        folder.take(configuration("monitor.scalars_every=7"), "corpus", ranks=1)
+        folder.begin_attempt(configuration("monitor.scalars_every=7"), "corpus", ranks=1)
     assert stored_config.read(folder.config_file).config.monitor.scalars_every == 2
 
 
@@ -109,7 +109,7 @@ def test_keys_that_do_not_touch_the_result_may_change(folder: RunFolder) -> None
         "engine.zero_stage=1",
         "checkpoints.every=7",
     )
-    folder.take(free, "corpus", ranks=1)
+    folder.begin_attempt(free, "corpus", ranks=1)
 
     assert stored_config.read(folder.config_file).config == free != configuration()
 
@@ -134,12 +134,15 @@ def test_a_broken_configuration_is_told_with_the_way_out_which_is_one(folder: Ru
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder(tmp_path / "file" / "run").take(configuration(), "corpus", ranks=1)
+        RunFolder(tmp_path / "file" / "run").begin_attempt(configuration(), "corpus", ranks=1)
 
 
 def test_a_change_that_the_user_accepts_passes_and_is_told(folder: RunFolder) -> None:
     changed = configuration("global_batch=64", "phases.joint.alpha=1e-3", "checkpoints.accept=[global_batch,phases]")
-    assert folder.take(changed, "corpus", ranks=1)[1] == ["global_batch: 32 / 64", "phases.joint.alpha: 0.0004 / 0.001"]
+    assert folder.begin_attempt(changed, "corpus", ranks=1)[1] == [
+        "global_batch: 32 / 64",
+        "phases.joint.alpha: 0.0004 / 0.001",
+    ]
     assert stored_config.read(folder.config_file).config == changed
 
 

@@ -13,7 +13,7 @@ from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import LastSign, Ledger, account, process_start
-from glci_dist.slurm.run_status import look
+from glci_dist.slurm.run_status import read_status
 from glci_dist.slurm.status import lines
 from tests.journal import event
 
@@ -109,7 +109,7 @@ def test_what_an_attempt_did_after_its_last_step_is_accounted_for(
 
 
 def test_the_status_says_it_in_words(run: Path) -> None:
-    told = lines(look(run), steps=30, global_batch=8)
+    told = lines(read_status(run), steps=30, global_batch=8)
     assert "done: step 30 of 30" in told
     assert "compute 58.8%" in told[-1]
     assert "lost 4.4%" in told[-1]
@@ -123,7 +123,7 @@ def test_what_was_stopped_before_its_first_checkpoint_says_that_nothing_is_saved
     attempt = attempts.begin(tmp_path, ranks=1)
     Journal(attempt).write(event("start", 0))
     Journal(attempt).write(event("stopped", 7, reason="stopped by SIGTERM"))
-    assert "stopped: step 0 of 30, no step is saved" in lines(look(tmp_path), steps=30, global_batch=8)[3]
+    assert "stopped: step 0 of 30, no step is saved" in lines(read_status(tmp_path), steps=30, global_batch=8)[3]
 
 
 def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
     assert found.lost_steps == 5
     assert found.seconds["lost"] == pytest.approx(20)
     assert found.state == "running"
-    told = lines(look(tmp_path), steps=30, global_batch=8)
+    told = lines(read_status(tmp_path), steps=30, global_batch=8)
     assert any("running: step 20 of 30, 2 img/s, 1 min left" in line for line in told)
 
 
@@ -155,7 +155,7 @@ def test_the_ledger_of_a_running_attempt_says_what_the_account_will_find(tmp_pat
     ledger = Ledger(attempts.begin(tmp_path, ranks=1))
     for step in range(3):
         time.sleep(0.05)
-        ledger.see(step, Report(data_seconds=0.01, collective_seconds=0.01))
+        ledger.add_step(step, Report(data_seconds=0.01, collective_seconds=0.01))
     ledger.write()
     (found,) = account(tmp_path).attempts
     assert (found.reached, found.resumed_at) == (3, 0)

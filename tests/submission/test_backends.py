@@ -20,7 +20,7 @@ from glci_dist.errors import UserError
 from glci_dist.slurm import jobs
 from glci_dist.slurm.backends.choice import NAMED, backend
 from glci_dist.slurm.jobs import Submitted
-from glci_dist.slurm.run_status import look
+from glci_dist.slurm.run_status import read_status
 from tests.small_run import newest_in, small
 
 _PACKAGE = Path(glci_dist.__file__).parent
@@ -126,7 +126,7 @@ def test_a_run_is_launched_by_a_class_of_ones_own(faces_shards: str, tmp_path: P
     assert f"job {job.job} (my_own.Detached): {run}" in submitted.stdout
     assert state(run) == "starting"
     deadline = time.monotonic() + 100
-    while state(run) != "running":
+    while read_status(run).state != "running":
         assert time.monotonic() < deadline, Path(job.out).read_text()
     again = glci("submit", *words, *small(faces_shards, tmp_path, steps=(4000, 0, 0)))
     assert again.returncode == 2
@@ -161,7 +161,7 @@ def test_a_scheduler_of_ones_own_says_how_a_run_stands(tmp_path: Path) -> None:
     (run / "jobs").mkdir(parents=True)
     jobs.add(run, Submitted("7", "my_queueing.Queue", time.time(), [], "code", str(run / "jobs" / "out")))
     assert [job.job for job in jobs.active(run)] == ["7"]
-    outlook = look(run)
+    outlook = read_status(run)
     assert (outlook.state, outlook.detail) == ("queued", "job 7 waits (Resources)")
     assert [number for _, number in jobs.unnoted(run, chosen)] == ["8"]
     (run / "jobs" / "submitted.jsonl").unlink()
@@ -201,7 +201,7 @@ def test_of_a_job_whose_class_is_gone_the_runs_folder_is_still_told(tmp_path: Pa
     run = tmp_path / "run"
     (run / "jobs").mkdir(parents=True)
     jobs.add(run, Submitted("7", "nowhere.Flux", time.time(), [], "code", str(run / "jobs" / "out")))
-    outlook = look(run)
+    outlook = read_status(run)
     assert outlook.state == "submitted"
     assert outlook.detail.startswith("job 7: cluster.executor=nowhere.Flux cannot be imported")
 

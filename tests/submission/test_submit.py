@@ -278,7 +278,7 @@ def test_what_cannot_be_is_refused(well: list[str], words: list[str], said: str)
 
 
 def test_a_run_of_another_configuration_is_refused(well: list[str], tmp_path: Path) -> None:
-    RunFolder(tmp_path / "run").take(requests(well)[0].config, load_index(_shards(well)).digest, ranks=2)
+    RunFolder(tmp_path / "run").begin_attempt(requests(well)[0].config, load_index(_shards(well)).digest, ranks=2)
     assert refusals(requests(well)) == []
     (reason,) = refusals(requests([*well, "seed=9"]))
     assert f"{tmp_path}/run belongs to another configuration (there / here): seed: 0 / 9" in reason
@@ -287,7 +287,7 @@ def test_a_run_of_another_configuration_is_refused(well: list[str], tmp_path: Pa
 def test_of_a_sweep_that_is_submitted_again_only_what_is_missing_is_asked_for(well: list[str], tmp_path: Path) -> None:
     both = [*well, "seed=1,2"]
     for request in requests(both):
-        RunFolder(request.run).take(request.config, load_index(_shards(well)).digest, ranks=2)
+        RunFolder(request.run).begin_attempt(request.config, load_index(_shards(well)).digest, ranks=2)
         _save(request, 6)
     complete = ["run-seed=1 is complete (step 6)", "run-seed=2 is complete (step 6)"]
     told = glci("submit", *both)
@@ -305,7 +305,7 @@ def test_a_run_is_complete_by_what_stands_of_its_checkpoints_and_not_by_their_na
     well: list[str], tmp_path: Path
 ) -> None:
     (request,) = requests(well)
-    RunFolder(request.run).take(request.config, load_index(_shards(well)).digest, ranks=2)
+    RunFolder(request.run).begin_attempt(request.config, load_index(_shards(well)).digest, ranks=2)
     _save(request, 4)
     # Damaged, and what a deletion that was interrupted leaves.
     _save(request, 6)

@@ -43,7 +43,7 @@ class Accounting(Callback):
         self._ledger = ledger
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        self._ledger.see(done.report.plan.step, done.report)
+        self._ledger.add_step(done.report.plan.step, done.report)
 
 
 class StragglerWatch(Callback):

@@ -41,6 +41,8 @@ class Watchdog:
             # Reading waits for an answer and holds its connection: on one of its own it never keeps a sign from being
             # written, which would stop this thread for good.
             self._reader = _connect()
+            # At once, so that a rank that hangs within its first second is named with its host.
+            self._write_sign(progress())
             self._thread.start()
 
     def every_second(self, task: Callable[[], None]) -> None:
@@ -62,13 +64,16 @@ class Watchdog:
         told = 0.0
         while not self._ended.wait(_TICK_S):
             here = progress()
-            sign = {**asdict(here), "host": self._host, "signs": time.monotonic()}
-            with suppress(RuntimeError):
-                self._store.set(_key(self._rank), json.dumps(sign))
+            self._write_sign(here)
             now = time.monotonic()
             if here.has_timeout and now - max(here.since, told) > self._timeout_s:
                 self._end_if_stuck(here, now - here.since)
                 told = time.monotonic()
+
+    def _write_sign(self, here: Progress) -> None:
+        sign = {**asdict(here), "host": self._host, "signs": time.monotonic()}
+        with suppress(RuntimeError):
+            self._store.set(_key(self._rank), json.dumps(sign))
 
     def _end_if_stuck(self, here: Progress, waited: float) -> None:
         """End this process, unless all ranks that it waits for are alive and may take any time."""

@@ -101,6 +101,10 @@ class StepDataset(Dataset[Batch]):
         self.mirror(step, batch.photos)
         return batch
 
+    def close(self) -> None:
+        """Close the shards; the next batch opens what it needs again."""
+        self._store.close()
+
     def mirror(self, step: int, photos: Tensor) -> None:
         """Mirror in place those of the photos that ``make`` wrote which the step's draws choose.
 
@@ -197,9 +201,12 @@ class Loader:
         if self._data.workers:
             yield from worker_batches(self._dataset, self._data, self._steps, preload=__name__)
             return
-        for step in self._steps:
-            try:
-                batch = self._dataset[step]
-            except (OSError, MemoryError) as error:
-                raise batch_fault(error, step) from error
-            yield batch
+        try:
+            for step in self._steps:
+                try:
+                    batch = self._dataset[step]
+                except (OSError, MemoryError) as error:
+                    raise batch_fault(error, step) from error
+                yield batch
+        finally:
+            self._dataset.close()

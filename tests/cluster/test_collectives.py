@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from glci_dist.cluster import watchdog
 from glci_dist.cluster.collectives import Progress, collective, mark_progress, progress
 from glci_dist.cluster.watchdog import describe_missing, missing_ranks
+from glci_dist.cluster.world import joined
+from glci_dist.config import EngineConfig
+from tests.worlds import run_world
 
 
 def test_a_place_that_was_looked_at_does_not_move_on_with_the_training() -> None:
@@ -48,3 +54,17 @@ def test_only_what_was_begun_patiently_is_waited_for() -> None:
         assert not progress().is_unbounded
     mark_progress("a batch")
     assert not progress().is_unbounded
+
+
+def hosts_that_are_known_at_once() -> list[object]:
+    """Of each rank, before any watchdog's thread woke up."""
+    watchdog._TICK_S = 1000
+    with joined(EngineConfig()) as world:
+        world.barrier()
+        assert world.watchdog is not None
+        return [sign and sign["host"] == world.host for sign in world.watchdog._read_all()]
+
+
+@pytest.mark.distributed
+def test_a_rank_that_hangs_as_soon_as_it_is_there_can_be_named() -> None:
+    assert run_world(2, hosts_that_are_known_at_once) == [[True, True], [True, True]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -241,6 +242,24 @@ def test_a_reader_that_stops_early_leaves_no_worker_behind(small_shards: Path) -
     assert len(set(multiprocessing.active_children()) - before) == 2
     del batches
     assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.parametrize("is_read_to_its_end", [True, False])
+def test_no_shard_stays_open_in_a_process_that_reads_by_itself(small_shards: Path, is_read_to_its_end: bool) -> None:
+    def open_shards() -> list[str]:
+        names = [path.name for path in Path("/proc/self/fd").iterdir()]
+        files = [os.readlink(f"/proc/self/fd/{name}") for name in names if os.path.lexists(f"/proc/self/fd/{name}")]
+        return [file for file in files if file.startswith(str(small_shards))]
+
+    made = loader(settings(small_shards), range(2))
+    batches = iter(made)
+    next(batches)
+    assert open_shards()
+    if is_read_to_its_end:
+        assert len(list(batches)) == 1
+    else:
+        batches.close()  # type: ignore[attr-defined]
+    assert not open_shards()
 
 
 def test_one_dataset_answers_any_step_at_any_time(small_shards: Path) -> None:

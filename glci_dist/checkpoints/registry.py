@@ -5,6 +5,7 @@ Its content is tensors, shards of vectors, and JSON: it knows no networks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from glci_dist.checkpoints.manifest import Checkpoint
 from glci_dist.checkpoints.reading import CheckpointVectors, load_tensors
-from glci_dist.errors import UserError
+from glci_dist.errors import Fault, UserError
 
 
 @runtime_checkable
@@ -79,7 +80,10 @@ class Registry:
         self.parts, self._optional = dict(parts), frozenset(optional)
 
     def state(self, **facts: Any) -> CheckpointState:
-        """This rank's share of a checkpoint's content; every rank calls it. ``facts``: further JSON."""
+        """This rank's share of a checkpoint's content; every rank calls it. ``facts``: further JSON.
+
+        Raises ``Fault`` for a part whose state is neither tensors nor JSON.
+        """
         whole: dict[str, Tensor] = {}
         vectors: dict[str, VectorShard] = {}
         for name, part in self.parts.items():
@@ -92,6 +96,10 @@ class Registry:
                 else:
                     rest[key] = value
             if rest:
+                try:
+                    json.dumps(rest)
+                except (TypeError, ValueError) as error:
+                    raise Fault(f"{name}: its state cannot be saved: {error}", one_rank=True) from error
                 facts[name] = rest
         return CheckpointState(whole, vectors, facts)
 

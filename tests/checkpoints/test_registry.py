@@ -12,7 +12,7 @@ from torch import nn
 
 from glci_dist.checkpoints.manifest import MANIFEST_FILE, Checkpoint, Manifest, read
 from glci_dist.checkpoints.registry import Registry, Stateful, VectorShard
-from glci_dist.errors import UserError
+from glci_dist.errors import Fault, UserError
 from tests.checkpoints.saves import saver
 
 
@@ -68,6 +68,11 @@ def test_every_registered_part_comes_back_as_it_was(tmp_path: Path, verified: bo
     assert torch.equal(fresh.bias, network.bias)
     assert torch.equal(average.values, values)
     assert (average.steps, counter.count) == (3, 7)
+
+
+def test_a_state_that_is_no_json_ends_the_run_by_the_name_of_its_part() -> None:
+    with pytest.raises(Fault, match=r"callbacks\.mine: its state cannot be saved: .*Path"):
+        Registry({"callbacks.mine": Counter(Path("x"))}).state()  # type: ignore[arg-type]
 
 
 def test_what_a_part_keeps_where_a_run_goes_back_is_its_own_matter(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class Forked:
 
     def send_signal(self, sig: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, sig)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
 
 
 class Command:
@@ -73,13 +74,18 @@ class Command:
     ) -> None:
         self._log, port = log, free_port()
         self.ranks: list[Rank] = []
-        for rank in range(size):
-            variables = {**os.environ, **launcher_environment(rank, size, port), **(environment or {})}
-            group = self.ranks[0].pid if self.ranks else 0
-            start = _fresh if is_fresh else Forked
-            process = start(module, ["train", *overrides], self._file(rank), variables, group)
-            self.ranks.append(process)
-            _wait_for_group(process, group or process.pid)
+        start = _fresh if is_fresh else Forked
+        try:
+            for rank in range(size):
+                variables = {**os.environ, **launcher_environment(rank, size, port), **(environment or {})}
+                group = self.ranks[0].pid if self.ranks else 0
+                process = start(module, ["train", *overrides], self._file(rank), variables, group)
+                self.ranks.append(process)
+                _wait_for_group(process, group or process.pid)
+        except BaseException:
+            # pytest would wait for them at its end.
+            self.kill()
+            raise
 
     def said(self, rank: int = 0) -> str:
         return self._file(rank).read_text()
@@ -94,9 +100,10 @@ class Command:
 
     def kill(self) -> None:
         """SIGKILL every process, loader workers included; returns when all ranks are gone."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.ranks[0].pid, signal.SIGKILL)
         for process in self.ranks:
+            with suppress(ProcessLookupError):
+                os.killpg(self.ranks[0].pid, signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             process.wait()
 
     def exit_codes(self, *, seconds: float = 120) -> list[int]:
@@ -114,9 +121,10 @@ def started(
     log: Path,
     module: str = "glci_dist",
     environment: Mapping[str, str] | None = None,
+    is_fresh: bool = False,
 ) -> Iterator[Command]:
     """A command none of whose processes outlives the block."""
-    command = Command(overrides, size=size, log=log, module=module, environment=environment)
+    command = Command(overrides, size=size, log=log, module=module, environment=environment, is_fresh=is_fresh)
     try:
         yield command
     finally:

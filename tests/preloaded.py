@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from contextlib import suppress
 from importlib import import_module
 
 import deepspeed.ops
@@ -18,10 +19,12 @@ for name in (
     "deepspeed.runtime.zero.stage_1_and_2",
     "deepspeed.runtime.zero.muon.muon_optimizer",
 ):
-    import_module(name)
+    # Private, and of some versions.
+    with suppress(ImportError):
+        import_module(name)
 _ = deepspeed.ops.__compatible_ops__
 for module in pkgutil.walk_packages(glci_dist.__path__, "glci_dist."):
-    # One of these is a command, the other blocks the signals of the process that imports it.
+    # One of these is a command, the other silences the process that imports it.
     if not module.name.endswith((".__main__", ".quiet_server")):
         import_module(module.name)
 # The first parse of an override makes tables that later ones use.

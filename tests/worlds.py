@@ -15,7 +15,7 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # What takes seconds to import, the server imports once for all that it forks.
-CONTEXT.set_forkserver_preload(["tests.preloaded"])
+CONTEXT.set_forkserver_preload(["deepspeed", "glci_dist.training.setup", "tests.preloaded"])
 
 
 def start_server() -> None:

@@ -221,13 +221,7 @@ def _show(args: argparse.Namespace) -> int:
 def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, more: str
 ) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=more)
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:

@@ -42,10 +42,11 @@ def list_folder(path: Path) -> Iterator[Member | SkippedEntry]:
 def read_file(path: Path, most: int) -> bytes:
     """The first ``most`` bytes of a regular file; OSError if it is not one (a pipe is not waited for)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fault = irregular(os.fstat(descriptor).st_mode)
+    if fault:
+        os.close(descriptor)
+        raise OSError(fault)
     with open(descriptor, "rb") as file:
-        fault = irregular(os.fstat(descriptor).st_mode)
-        if fault:
-            raise OSError(fault)
         return file.read(most)
 
 

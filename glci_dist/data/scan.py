@@ -198,7 +198,10 @@ def _gather(outcomes: list[_Outcome], names: Callable[[Samples], list[str]]) -> 
 
 
 def _extensions(outcomes: list[_Outcome]) -> str:
-    return most_frequent(sum((outcome.samples.extensions for outcome in outcomes), Counter()), "{0} ({1:,})")
+    counts: Counter[str] = Counter()
+    for outcome in outcomes:
+        counts.update(outcome.samples.extensions)
+    return most_frequent(counts, "{0} ({1:,})")
 
 
 def _index_shard(image: str | None, path: Path) -> _Outcome:

@@ -24,12 +24,8 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `doctor`."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="diagnose a run's adversarial training, and say what to change",
-        description=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "diagnose a run's adversarial training, and say what to change"
+    parser = subparsers.add_parser("doctor", help=summary, description=_HELP)
     parser.add_argument("folder", metavar="RUN", type=Path, help="a run's folder, or one with TensorBoard files")
     parser.add_argument(
         "--map", action="append", default=[], metavar="OURS=THEIRS", help="a scalar's name in another program's log"

@@ -218,7 +218,8 @@ def _overshooting(window: Sequence[Scalars], now: Scalars, photos: int, are_youn
     # Twice the deviation that guessing gives from one small batch to the next.
     limit = max(OVERSHOOT_DEVIATION, math.sqrt(2 / photos)) if photos else OVERSHOOT_DEVIATION
     pairs = [(each.get("accuracy/real"), each.get("accuracy/completed")) for each in window]
-    differences = [real - completed for real, completed in pairs if real is not None and completed is not None]
+    found = [real - completed for real, completed in pairs if real is not None and completed is not None]
+    differences = [difference for difference in found if math.isfinite(difference)]
     if gap is None or abs(gap) >= near or len(differences) < _FEWEST_UPDATES:
         return None
     deviation = statistics.stdev(differences)

@@ -29,12 +29,7 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `evaluate`."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure runs' completions",
-        description=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = subparsers.add_parser("evaluate", help="measure runs' completions", description=_HELP)
     parser.add_argument("runs", metavar="RUN[@STEP]", nargs="+", help="the run's folder, such as runs/faces64")
     parser.add_argument(
         "--data", dest="shards", required=True, metavar="SHARDS", help="folder or url of held-out shards"
@@ -46,9 +41,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--resamples", type=int, default=200, metavar="N", help="bootstrap resamples; 0: no intervals (200)"
     )
     parser.add_argument("--identity", action="store_true", help="identity distance (pip install 'glci-dist[identity]')")
-    for network, file in (("FID", "pt_inception-2015-12-05-6726825d.pth"), ("LPIPS", "alexnet-owt-7be5be79.pth")):
-        option, told = f"--{network.lower()}-weights", f"{network} with these weights, {file}"
-        parser.add_argument(option, type=Path, default=None, metavar="FILE", help=told)
+    fid, lpips = "pt_inception-2015-12-05-6726825d.pth", "alexnet-owt-7be5be79.pth"
+    parser.add_argument("--fid-weights", type=Path, metavar="FILE", help=f"FID with these weights, {fid}")
+    parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help=f"LPIPS with these weights, {lpips}")
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (RUN/evaluation)")
     parser.set_defaults(run=_evaluate, is_for_ranks=True)
 

@@ -88,7 +88,7 @@ def test_other_signals_stop_a_single_process_in_the_same_way(
     faces_shards: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     overrides = small(faces_shards, tmp_path, steps=(300, 0, 0), extra=(*SPEAKING, "data.workers=1"))
-    with started(overrides, size=1, log=tmp_path / "log") as command:
+    with started(overrides, size=1, log=tmp_path / "log", is_fresh=number == signal.SIGTERM) as command:
         command.wait_for("completion: step 1/")
         command.ranks[0].send_signal(number)
         assert command.exit_codes() == [3]

@@ -47,6 +47,11 @@ def test_discriminators_that_overshoot_are_asleep() -> None:
     )
 
 
+def test_an_accuracy_that_is_not_finite_is_left_out() -> None:
+    window = [{**each, "accuracy/real": math.inf} if step == 5 else each for step, each in enumerate(swinging(0.41))]
+    assert diagnose_window(window, HEALTHY)[0].state == State.ASLEEP
+
+
 def follow(doctor: Doctor, schedule: Schedule, window: list[dict[str, float]], steps: range) -> list[Diagnosis]:
     """What is said while ``window`` is seen again and again, each diagnosis that renews carried out as a run does."""
     found = []

@@ -87,7 +87,7 @@ def take_over() -> None:
     """
     for number, name in enumerate(_NAMES):
         stream: TextIO | None = getattr(sys, name)
-        is_there = os.path.exists(number)
+        is_there = os.path.exists(number)  # whether this descriptor is open
         if not is_there:
             _open_nowhere(number)
         if name == "stdin":

@@ -19,7 +19,11 @@ from glci_dist.errors import Fault, UserError
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a run with a state, with the methods of torch's modules."""
+    """A part of a run with a state, with the methods of torch's modules.
+
+    One that keeps some of its state across a rollback also has ``rewind_state_dict``, called then in place of
+    ``load_state_dict``, so that the run does not repeat what led to it.
+    """
 
     def state_dict(self) -> Mapping[str, Any]:
         """Its state before the next step. Called on every rank, so it may use collectives.
@@ -139,7 +143,6 @@ def _load(checkpoint: Checkpoint, name: str, part: Stateful, state: Mapping[str,
     elif not state:
         raise UserError(f"{checkpoint.path} has nothing of {name}: go on with the version that wrote it")
     else:
-        # A part may keep some of its state across a rollback, so that the run does not repeat what led to it.
         load = getattr(part, "rewind_state_dict", part.load_state_dict) if rewind else part.load_state_dict
         load(state)
 

@@ -115,6 +115,7 @@ class Saver:
         files = self._copy(state)
         copy_seconds = time.perf_counter() - start
         self.stall_seconds += copy_seconds
+        # Without time and files until the commit.
         manifest = Manifest(
             step=step,
             phase=phase,

@@ -59,14 +59,18 @@ class _Family:
     """Variables that identify one start of the launcher."""
 
 
-_OF_WORLD = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
 _MPI = (
     _Family(
         "mpirun (Open MPI)",
-        *(f"OMPI_COMM_WORLD_{name}" for name in _OF_WORLD),
+        *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        *("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
         job=("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
     ),
-    _Family("mpirun (MVAPICH)", *(f"MV2_COMM_WORLD_{name}" for name in _OF_WORLD)),
+    _Family(
+        "mpirun (MVAPICH)",
+        *("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+        *("MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    ),
     _Family("mpirun (MPICH, Intel MPI)", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
 

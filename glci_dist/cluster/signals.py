@@ -84,12 +84,14 @@ def stop_request(within_s: float = 0.0) -> Iterator[StopRequest]:
     woken = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=request._listen, args=(arrivals,), name="signals", daemon=True)
     thread.start()
-    before = {number: signal.signal(number, request._handle) for number in not_ignored(STOP_SIGNALS)}
     try:
-        yield request
+        before = {number: signal.signal(number, request._handle) for number in not_ignored(STOP_SIGNALS)}
+        try:
+            yield request
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.set_wakeup_fd(woken)
         sender.close()
         thread.join()

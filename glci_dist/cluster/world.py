@@ -95,10 +95,11 @@ class World:
         return self._broadcast(value, self.checkpoint_group)
 
     def _gather(self, value: Any, group: dist.ProcessGroup | None) -> list[Any]:
-        boxes: list[Any] = [value] if self.size == 1 else [None] * self.size if self.is_main else []
-        if self.size > 1:
-            dist.gather_object(value, boxes or None, dst=0, group=group)
-        return boxes
+        if self.size == 1:
+            return [value]
+        boxes: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, boxes, dst=0, group=group)
+        return boxes or []
 
     def _broadcast(self, value: Any, group: dist.ProcessGroup | None) -> Any:
         box = [value]
@@ -129,7 +130,7 @@ class World:
 
 
 def _choose_device(name: str, local_rank: int) -> torch.device:
-    """The device for ``engine.device``; raises ``UserError`` for a GPU that is not there."""
+    """The device for ``engine.device``, made torch's current one; raises ``UserError`` for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         # Only of this rank: another host may have a GPU.
         raise UserError("engine.device=cuda, but torch sees no GPU here: use engine.device=auto or cpu", one_rank=True)

@@ -66,7 +66,8 @@ class RunFolder:
         """
         self._check_place()
         changes: list[str] = []
-        if os.path.lexists(self.config_file):
+        # Unlike lexists, this raises where the file system does not answer.
+        if self.config_file.exists() or self.config_file.is_symlink():
             changes = result_changes(self._stored(), config)
         elif (
             self.path.is_dir()

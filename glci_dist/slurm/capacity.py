@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import takewhile
+from typing import NewType
 
 from glci_dist.config import ClusterConfig
 from glci_dist.slurm import scheduler
@@ -23,6 +24,7 @@ FOR_NOW = (
 )
 """What ``sbatch --test-only`` says of nodes, some of which may only be down for now: in lower case."""
 _AWAY = ("down", "drain", "fail", "maint", "reserved", "unknown", "powering_down", "reboot", "perfctrs", "blocked")
+_Compared = NewType("_Compared", ClusterConfig)
 _NO_LIMIT = ("UNLIMITED", "INFINITE", "NONE", "N/A", "ALL", "(null)", "", "0")
 
 
@@ -87,7 +89,7 @@ def minutes(limit: str) -> float | None:
     return (86400 * days + sum(number * unit for number, unit in zip(numbers, units, strict=False))) / 60
 
 
-def _compared(cluster: ClusterConfig) -> ClusterConfig:
+def _compared(cluster: ClusterConfig) -> _Compared:
     """The part of a request that nodes and limits are compared to; 0 and empty: whatever there is.
 
     An option of ``cluster.sbatch`` that says the same is left to sbatch, and so is what else than features joined by
@@ -95,7 +97,7 @@ def _compared(cluster: ClusterConfig) -> ClusterConfig:
     """
     own = {key.lstrip("-").replace("_", "-") for key in cluster.sbatch}
     says_nodes = own & {"nodes", "nodelist"}
-    return replace(
+    compared = replace(
         cluster,
         partition=str(cluster.sbatch.get("partition") or cluster.partition),
         constraint=cluster.constraint if re.fullmatch(r"[\w.:-]+(&[\w.:-]+)*", cluster.constraint) else "",
@@ -106,9 +108,10 @@ def _compared(cluster: ClusterConfig) -> ClusterConfig:
         memory_gb=0.0 if own & {"mem", "mem-per-cpu", "mem-per-gpu"} else cluster.memory_gb,
         time_min=0 if "time" in own else cluster.time_min,
     )
+    return _Compared(compared)
 
 
-def _partitions(asked: ClusterConfig) -> list[Mapping[str, str]]:
+def _partitions(asked: _Compared) -> list[Mapping[str, str]]:
     """Those that it asks for; the default one. What does not exist is sbatch's to say."""
     found = scheduler.partitions()
     if not asked.partition:
@@ -116,7 +119,7 @@ def _partitions(asked: ClusterConfig) -> list[Mapping[str, str]]:
     return [part for part in found if part["PartitionName"] in asked.partition.split(",")]
 
 
-def _beyond(asked: ClusterConfig, part: Mapping[str, str]) -> Iterator[str]:
+def _beyond(asked: _Compared, part: Mapping[str, str]) -> Iterator[str]:
     """Limits of a partition that the request is beyond."""
     name = part["PartitionName"]
     most = minutes(part.get("MaxTime", ""))
@@ -137,14 +140,14 @@ def _beyond(asked: ClusterConfig, part: Mapping[str, str]) -> Iterator[str]:
         yield f"cluster.nodes={asked.nodes} is less than partition {name} takes (MinNodes={least})"
 
 
-def _too_long(asked: ClusterConfig, most: float, whose: str) -> str:
+def _too_long(asked: _Compared, most: float, whose: str) -> str:
     return (
         f"cluster.time_min={asked.time_min} is more than the {most:g} min of {whose}: it would wait for ever, "
         f"set cluster.time_min={int(most)} (the job queues itself again)"
     )
 
 
-def _not_for(asked: ClusterConfig, part: Mapping[str, str]) -> Iterator[str]:
+def _not_for(asked: _Compared, part: Mapping[str, str]) -> Iterator[str]:
     """Whom a partition is not for."""
     name = part["PartitionName"]
     for what, value in (("Accounts", asked.account), ("Qos", asked.qos)):
@@ -171,14 +174,14 @@ def _my_groups() -> set[str]:
     return names
 
 
-def _nodes(asked: ClusterConfig) -> list[dict[str, str]]:
+def _nodes(asked: _Compared) -> list[dict[str, str]]:
     names = ",".join(part["PartitionName"] for part in _partitions(asked))
     excluded = set(scheduler.host_names(asked.exclude)) if asked.exclude else set()
     found = scheduler.nodes(names) if names else []
     return [node for node in found if node["NodeHost"] not in excluded]
 
 
-def _lacks(asked: ClusterConfig, node: Mapping[str, str]) -> Iterator[str]:
+def _lacks(asked: _Compared, node: Mapping[str, str]) -> Iterator[str]:
     """What of the request a node does not have, ever."""
     if asked.cpus > _number(node["CPUs"]):
         yield f"cluster.cpus={asked.cpus}, and they have {node['CPUs']}"
@@ -205,5 +208,5 @@ def _is_away(node: Mapping[str, str]) -> bool:
     return state.startswith(_AWAY) or "*" in state
 
 
-def _where(asked: ClusterConfig) -> str:
+def _where(asked: _Compared) -> str:
     return f"of partition {asked.partition}" if asked.partition else "of the default partition"

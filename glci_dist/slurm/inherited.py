@@ -31,12 +31,21 @@ DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 """Of the machine that it is submitted from; the job's are the scheduler's to choose."""
 _LIBRARIES = ("NCCL_", "GLOO_", "OMP_", "TORCH_", "PYTORCH_", "MKL_", "UCX_", "FI_")
 """Settings of libraries, which a job inherits as any program does."""
-_OPTIONS = ("reservation", "gres", "hint", "exclusive", "wckey", "mem-per-cpu", "mem-per-gpu", "export")
 _KEYS = {
-    **{f"SBATCH_{key.upper()}": f"cluster.{key}" for key in ("partition", "account", "qos", "constraint")},
-    **{f"SBATCH_{option.upper().replace('-', '_')}": f"cluster.sbatch.{option}" for option in _OPTIONS},
+    "SBATCH_PARTITION": "cluster.partition",
+    "SBATCH_ACCOUNT": "cluster.account",
+    "SBATCH_QOS": "cluster.qos",
+    "SBATCH_CONSTRAINT": "cluster.constraint",
     "SBATCH_TIMELIMIT": "cluster.time_min",
     "SBATCH_MEM_PER_NODE": "cluster.memory_gb",
+    "SBATCH_RESERVATION": "cluster.sbatch.reservation",
+    "SBATCH_GRES": "cluster.sbatch.gres",
+    "SBATCH_HINT": "cluster.sbatch.hint",
+    "SBATCH_EXCLUSIVE": "cluster.sbatch.exclusive",
+    "SBATCH_WCKEY": "cluster.sbatch.wckey",
+    "SBATCH_MEM_PER_CPU": "cluster.sbatch.mem-per-cpu",
+    "SBATCH_MEM_PER_GPU": "cluster.sbatch.mem-per-gpu",
+    "SBATCH_EXPORT": "cluster.sbatch.export",
     "SLURM_CLUSTERS": "SLURM_CONF",
     "SBATCH_CLUSTERS": "SLURM_CONF",
     "CUDA_VISIBLE_DEVICES": "cluster.gpus",

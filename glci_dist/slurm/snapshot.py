@@ -38,8 +38,8 @@ def take(run: Path, config: Config, search_path: Sequence[Path] = ()) -> Path:
     """
     package = Path(__file__).resolve().parent.parent
     (run / "code").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".code-", dir=run / "code", ignore_cleanup_errors=True) as folder:
-        aside = Path(folder)
+    aside = Path(tempfile.mkdtemp(prefix=".code-", dir=run / "code"))
+    try:
         shutil.copytree(package, aside / package.name, ignore=_LEFT_OUT)
         if not (aside / package.name / "configs").exists():
             shutil.copytree(compose.config_folder(), aside / "configs")
@@ -57,6 +57,8 @@ def take(run: Path, config: Config, search_path: Sequence[Path] = ()) -> Path:
             compileall.compile_dir(aside, quiet=2)
             os.rename(aside, final)
         return final
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def at_copies(word: str, code: Path) -> str:

@@ -39,7 +39,7 @@ class AdversarialWeight:
 
     def measure(self, plan: StepPlan, reconstruction: float, adversarial: float) -> None:
         """Add the norms of a step's gradients at the output, unweighted."""
-        if not plan.balance:
+        if not plan.balance or not plan.balance_steps:
             return
         if self.phase != plan.phase_number:
             self.phase, self.steps, self.reconstruction, self.adversarial = plan.phase_number, 0, 0.0, 0.0

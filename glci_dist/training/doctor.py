@@ -130,6 +130,7 @@ class Doctor:
         is_news, self.state = finding.state != self.state, finding.state
         if finding.state == State.HEALTHY:
             return Diagnosis(finding, "") if is_news else None
+        # The keys of ``doctor`` are the names of the states.
         answer = str(getattr(self._config, finding.state.name.lower()))
         if finding.overshoots and answer in ("balance", "rollback") and self._resets == _MAX_RESETS:
             # Further resets would not help, and the completion network would only wait.

@@ -141,6 +141,7 @@ class Engine:
         states = [(offset, self.optimizer.state.get(tensor, {})) for offset, _, tensor in targets]
         # Those with a number per weight.
         for name in (name for name, value in states[0][1].items() if isinstance(value, Tensor) and value.dim()):
+            # The first: with ZeRO stage 1, a rank's only one, which may be empty.
             pieces = [
                 state[name].reshape(-1)[max(first - offset, 0) : last - offset]
                 for offset, state in states

@@ -43,7 +43,7 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.training import gan_step, losses, trainer
 from glci_dist.training.device_batch import DeviceBatch, to_device
-from glci_dist.training.metrics import Metric
+from glci_dist.training.metric_registry import Metric
 from glci_dist.training.phases import StepPlan
 
 _DEMO = "shards/demo"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from glci_dist.training.gan_metrics import CompletionMetric
     from glci_dist.training.loggers.base import Logger, RunInfo
     from glci_dist.training.loss_terms import Completions, LossTerm
-    from glci_dist.training.metrics import Metric, OverRanks, OverSteps
+    from glci_dist.training.metric_registry import Metric, OverRanks, OverSteps
     from glci_dist.training.penalties import Penalty, PenaltyInputs
     from glci_dist.training.phases import StepPlan
 
@@ -37,7 +37,7 @@ _HOMES = {
     "training.gan_metrics": ("CompletionMetric",),
     "training.loggers.base": ("Logger", "RunInfo"),
     "training.loss_terms": ("Completions", "LossTerm"),
-    "training.metrics": ("Metric", "OverRanks", "OverSteps"),
+    "training.metric_registry": ("Metric", "OverRanks", "OverSteps"),
     "training.penalties": ("Penalty", "PenaltyInputs"),
     "training.phases": ("StepPlan",),
 }

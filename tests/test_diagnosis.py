@@ -109,7 +109,7 @@ def test_the_command_writes_text_and_a_page(tmp_path: Path, capsys: pytest.Captu
     write_log(tmp_path / "run" / "tensorboard", points((State.HEALTHY, 10), (State.DOMINATES, 12)))
     assert main(["doctor", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
-    assert "contest of steps 0 to 210\n  discriminator dominates\n" in told
+    assert "adversarial training, steps 0 to 210\n  discriminator dominates\n" in told
     assert "discriminator accuracy: real 96%, completed 96% (limit 95% of both)" in told
     assert "what to change: lower phases.joint.discriminator_lr" in told
     folder = tmp_path / "run" / "diagnosis"
@@ -192,7 +192,7 @@ def test_another_programs_log_is_read_by_mapped_names(tmp_path: Path, capsys: py
         (["{log}", "--map", "loss/real=nowhere"], "has no scalar nowhere, but"),
         (["{log}", "--window", "0"], "--window=0 is too small"),
         (["{empty}"], "holds no TensorBoard files"),
-        (["{alone}"], "has no contest yet"),
+        (["{alone}"], "has no adversarial training yet"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_one_line(

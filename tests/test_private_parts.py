@@ -46,6 +46,8 @@ _FAILURE = functools.partial(
 )
 _SLURM = functools.partial(PrivatePart, "submitit/slurm/slurm.py")
 _JOB = functools.partial(PrivatePart, "submitit/core/utils.py")
+_PARSER = functools.partial(PrivatePart, "hydra/core/override_parser/overrides_parser.py", "OverridesParser")
+_OVERRIDE = functools.partial(PrivatePart, "hydra/core/override_parser/types.py")
 
 PARTS = {
     "deepspeed": (
@@ -100,6 +102,17 @@ PARTS = {
                 "world_size",
             ),
         ),
+        PrivatePart("torch/nn/modules/batchnorm.py", "", "_BatchNorm", "every batch norm of a user's network is found"),
+        PrivatePart("torch/nn/modules/dropout.py", "", "_DropoutNd", "every dropout of a user's network is found"),
+        PrivatePart("torch/nn/modules/module.py", "Module", "_modules", "a batch norm is converted in its place"),
+        PrivatePart("torch/nn/modules/module.py", "Module", "_forward_pre_hooks", "torch's spectral norm is found"),
+    ),
+    "hydra-core": (
+        _PARSER("create", "the values of a sweep", ()),
+        _PARSER("parse_override", "the values of a sweep", ("s",)),
+        _OVERRIDE("Override", "sweep_string_iterator", "the values of a sweep"),
+        _OVERRIDE("Override", "is_sweep_override", "which override is a sweep"),
+        _OVERRIDE("ValueType", "SIMPLE_CHOICE_SWEEP", "values with commas stay as they were written"),
     ),
     "submitit": (
         _SLURM("SlurmExecutor", "_submitit_command_str", "the batch script's command"),
@@ -123,6 +136,9 @@ ROOMS = {
     "deepspeed": "training/engines.py",
     "torch.distributed.elastic.agent.server.local_elastic_agent": "slurm/agent.py",
     "torch.nn.modules._functions": "models/batch_norm.py",
+    "torch.nn.modules.batchnorm": "models/contracts.py",
+    "torch.nn.modules.dropout": "models/contracts.py",
+    "hydra.core.override_parser": "slurm/sweeps.py",
     "submitit.core": "slurm/submitit_parts.py",
     "submitit.slurm": "slurm/submitit_parts.py",
 }
@@ -169,6 +185,8 @@ def _makes(node: ast.AST, name: str) -> bool:
         return isinstance(node.target, ast.Name) and node.target.id == name
     if isinstance(node, ast.ClassDef):
         return node.name == name
+    if isinstance(node, ast.Assign):
+        return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
     return isinstance(node, ast.Constant) and node.value == name
 
 

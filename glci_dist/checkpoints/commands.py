@@ -129,7 +129,7 @@ def _show(parsed: argparse.Namespace) -> int:
     health = manifest.facts["health"]
     digest = hashlib.sha256(manifest.facts["config"].encode()).hexdigest()
     print(f"configuration       SHA-256 {digest[:16]} (whole in {MANIFEST_FILE})")
-    print(f"steps passed over   {', '.join(map(str, health['passed_over'])) or 'none'}")
+    print(f"skipped steps       {', '.join(map(str, health['passed_over'])) or 'none'}")
     for name, file in manifest.files.items():
         print(f"{name}  {file.bytes:,} bytes, XXH3-128 {file.xxh3_128}")
         for vector, (start, stop) in file.ranges.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass
-class Progress:
+class ProgressMark:
     """Where the training thread of this process is."""
 
     step: int = -1
@@ -29,7 +29,7 @@ class Progress:
     """Host seconds in collectives since the last ``pop_collective_seconds`` (GPUs: launching them)."""
 
 
-_progress = Progress(since=time.monotonic())
+_progress = ProgressMark(since=time.monotonic())
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def mark_progress(name: str, *, step: int | None = None, unbounded: bool = False
     _set(name, is_collective=False, has_timeout=False, is_unbounded=unbounded)
 
 
-def progress() -> Progress:
+def progress() -> ProgressMark:
     """A copy of the current progress."""
     return replace(_progress)
 

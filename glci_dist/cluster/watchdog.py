@@ -1,6 +1,6 @@
 """Ends a rank that waits too long in a collective, and reports which rank it waited for, where and how long.
 
-Each rank writes its progress (``collectives.Progress``) to the launcher's store every second. A collective that one
+Each rank writes its progress (``collectives.ProgressMark``) to the launcher's store every second. A collective that one
 rank never enters blocks all the others; on a time-out a rank reads everybody's progress from the store.
 """
 
@@ -18,7 +18,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from glci_dist import output
-from glci_dist.cluster.collectives import Progress, progress
+from glci_dist.cluster.collectives import ProgressMark, progress
 from glci_dist.cluster.elastic import FailureRole, write_error_file
 
 _TICK_S = 1.0
@@ -70,12 +70,12 @@ class Watchdog:
                 self._end_if_stuck(here, now - here.since)
                 told = time.monotonic()
 
-    def _write_sign(self, here: Progress) -> None:
+    def _write_sign(self, here: ProgressMark) -> None:
         sign = {**asdict(here), "host": self._host, "signs": time.monotonic()}
         with suppress(RuntimeError):
             self._store.set(_key(self._rank), json.dumps(sign))
 
-    def _end_if_stuck(self, here: Progress, waited: float) -> None:
+    def _end_if_stuck(self, here: ProgressMark, waited: float) -> None:
         """End this process, unless all ranks that it waits for are alive and may take any time."""
         first = self._read_all()
         time.sleep(_SIGN_S)
@@ -123,7 +123,7 @@ class MissingRank:
     """It is alive, and its work may take any time (``collectives.mark_progress``)."""
 
 
-def missing_ranks(here: Progress, rank: int, first: Sequence[_Sign], second: Sequence[_Sign]) -> list[MissingRank]:
+def missing_ranks(here: ProgressMark, rank: int, first: Sequence[_Sign], second: Sequence[_Sign]) -> list[MissingRank]:
     """The ranks that have not entered the collective in which ``rank`` waits, from two samples of all progress."""
     behind = []
     for other, (before, now) in enumerate(zip(first, second, strict=True)):

@@ -160,7 +160,7 @@ class EngineConfig:
     rollbacks: int = at_least(0, default=3)
     """The run stops after this many consecutive rollbacks to the same checkpoint."""
     deterministic: bool = False
-    """Use deterministic GPU kernels, which are slower; on CPUs training is always bitwise repeatable."""
+    """Use deterministic GPU kernels, which are slower; on CPUs they always are."""
     threads: int = at_least(0, default=0)
     """CPU threads per rank; 0: the machine's cores divided by its ranks."""
     timeout_s: float = above(0, default=600.0)

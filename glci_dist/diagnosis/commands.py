@@ -8,10 +8,10 @@ from pathlib import Path
 from glci_dist.errors import UserError
 
 _HELP = """\
-Diagnose a run's adversarial training (its contest) from its TensorBoard files: its state (healthy, discriminator
-dominates, discriminator asleep, no contest, collapse, checkerboard, diverging) with the evidence and what to change,
-and which state it was in at which steps. Writes diagnosis.txt and diagnosis.html (with plots) into the run's folder. A
-run makes the same diagnosis during training (doctor.* in its configuration).
+Diagnose a run's adversarial training from its TensorBoard files: its state (healthy, discriminator dominates,
+discriminator asleep, no contest, collapse, checkerboard, diverging) with the evidence and what to change, and which
+state it was in at which steps. Writes diagnosis.txt and diagnosis.html (with plots) into the run's folder. A run makes
+the same diagnosis during training (doctor.* in its configuration).
 
 For another program's log, map its names to ours, at least loss/adversarial (of the generator), loss/real and
 loss/completed (of the discriminator); states whose scalars are missing are not checked. All names: docs/recipes.md.
@@ -52,8 +52,8 @@ def _doctor(parsed: argparse.Namespace) -> int:
     found = contests(points)
     if not found and not told:
         raise UserError(
-            f"{parsed.folder} has no contest yet: no step with loss/adversarial, loss/real and loss/completed "
-            "(of another program's log: --map)"
+            f"{parsed.folder} has no adversarial training yet: no step with loss/adversarial, loss/real and "
+            "loss/completed (of another program's log: --map)"
         )
     since = next((point.step for point in points if "loss/real" in point.scalars), None)
     judged = [(contest, diagnose(contest, window=parsed.window, since=since)) for contest in found]

@@ -49,7 +49,7 @@ def as_text(source: Path, contests: Sequence[Contest], recorded: Sequence[str] =
     """The diagnosis of each contest of a log in a few lines, and the run's own diagnoses (``recorded``)."""
     lines = []
     for points, spans in contests:
-        lines.append(f"{source}: contest of steps {points[0].step} to {points[-1].step}")
+        lines.append(f"{source}: adversarial training, steps {points[0].step} to {points[-1].step}")
         if not spans:
             lines += ["  too short for a diagnosis: it needs six points; lower monitor.scalars_every", ""]
             continue
@@ -80,7 +80,7 @@ def write_report(
 
 def _body(source: Path, contests: Sequence[Contest], recorded: Sequence[str]) -> str:
     """The same in HTML, with plots over coloured states."""
-    parts = [f"<h1>The contest of {html.escape(str(source))}</h1>"]
+    parts = [f"<h1>Adversarial training of {html.escape(str(source))}</h1>"]
     for points, spans in contests:
         parts.append(f"<h2>Steps {points[0].step} to {points[-1].step}</h2>")
         if not spans:

@@ -155,7 +155,7 @@ def _diverging(now: Scalars, beginning: Scalars) -> str:
     here, first = now.get("loss/reconstruction"), beginning.get("loss/reconstruction", 0)
     if here is None or not (first > 0 and here > DIVERGING_GROWTH * first):
         return ""
-    return f"reconstruction error {here / first:.2f} times its value at the contest's start (limit {DIVERGING_GROWTH})"
+    return f"reconstruction error {here / first:.2f} times its value at the phase's start (limit {DIVERGING_GROWTH})"
 
 
 def _collapse(now: Scalars, beginning: Scalars) -> str:
@@ -163,7 +163,7 @@ def _collapse(now: Scalars, beginning: Scalars) -> str:
     if here is None or first is None or here >= COLLAPSE_SHARE * first:
         return ""
     return (
-        f"difference between completions {here:.2f} of that between photos, {first:.2f} at the contest's start "
+        f"difference between completions {here:.2f} of that between photos, {first:.2f} at the phase's start "
         f"(limit {COLLAPSE_SHARE} of that)"
     )
 
@@ -173,7 +173,7 @@ def _checkerboard(now: Scalars, beginning: Scalars) -> str:
     if here is None or first is None or here < CHECKERBOARD_RATIO or here < CHECKERBOARD_GROWTH * first:
         return ""
     return (
-        f"checkerboard energy of the upsampling layers {here:.1f} times the photos', {first:.1f} at the contest's "
+        f"checkerboard energy of the upsampling layers {here:.1f} times the photos', {first:.1f} at the phase's "
         f"start (limits {CHECKERBOARD_GROWTH} times that, and {CHECKERBOARD_RATIO})"
     )
 

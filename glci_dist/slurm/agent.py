@@ -73,7 +73,7 @@ def verdict(crashes: list[Crash], cluster: ClusterConfig) -> str | None:
     return None
 
 
-class Stopped(Exception):
+class StoppedBeforeStart(Exception):
     """A signal came while no worker ran."""
 
 
@@ -130,11 +130,11 @@ class Agent(LocalElasticAgent):
         pids = self._pcontext.pids().values() if self._pcontext is not None else ()
         _kill(pids, number)
         if not pids:
-            raise Stopped
+            raise StoppedBeforeStart
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         if self.signal is not None:
-            raise Stopped
+            raise StoppedBeforeStart
         self._is_starting = True
         try:
             pids = super()._start_workers(worker_group)
@@ -148,7 +148,7 @@ class Agent(LocalElasticAgent):
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         if self.signal is not None:
             # It came between the workers' end and their next start.
-            raise Stopped
+            raise StoppedBeforeStart
         super()._rendezvous(worker_group)
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:

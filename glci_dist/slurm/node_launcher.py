@@ -21,7 +21,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from glci_dist.config import ClusterConfig
 from glci_dist.errors import Fault, UserError
-from glci_dist.slurm.agent import Agent, Stopped
+from glci_dist.slurm.agent import Agent, StoppedBeforeStart
 from glci_dist.slurm.backends.base import Allocation
 from glci_dist.slurm.backends.scheduling import PREEMPTED
 from glci_dist.slurm.launch import Launch
@@ -104,7 +104,7 @@ class NodeLauncher:
             )
             try:
                 return agent, agent.run()
-            except Stopped:
+            except StoppedBeforeStart:
                 return agent, None
 
     def _after_signal(self, number: signal.Signals, agent: Agent) -> str:

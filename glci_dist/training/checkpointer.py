@@ -202,7 +202,7 @@ class Rollback:
         over = self._gradient_monitor.skip(step, since=checkpoint.step) if skip_step else range(0)
         self._checkpointer.delete_after(checkpoint.step)
         self._log.event(RolledBack(step, to=checkpoint.step, passed_over=(over.start, over.stop)))
-        without = f"; steps {over.start} to {over.stop - 1} are passed over" if over else ""
+        without = f"; steps {over.start} to {over.stop - 1} are skipped" if over else ""
         self._log.say(f"step {step}: back to step {checkpoint.step}{without}")
         self._on_rewind(checkpoint.step)
         return checkpoint.step

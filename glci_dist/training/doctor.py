@@ -71,6 +71,12 @@ class Doctor:
         """Whether the discriminators must be reset before the next step. They do not recover from overshooting, nor
         do those that a rollback loaded."""
 
+    @property
+    def is_treating(self) -> bool:
+        """Whether any answer but ``warn`` is configured, or what an earlier one changed still holds."""
+        answers = {getattr(self._config, state.name.lower()) for state in State if state != State.HEALTHY}
+        return answers != {"warn"} or bool(self._factors or self._paused_until or self._alone_until or self._resets)
+
     def adjust(self, plan: StepPlan) -> StepPlan:
         """``plan`` with the changes of balancing so far."""
         if not (plan.is_joint or plan.is_discriminators_alone):

@@ -16,7 +16,7 @@ from glci_dist.data.masks import crop_patches
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
 from glci_dist.training.loss_terms import Completions, call_component, example_completions
-from glci_dist.training.metrics import Metric
+from glci_dist.training.metric_registry import Metric
 
 LOGIT_GAP = Metric("contest/margin", "logits, real minus completed")
 SHARE_IN_HOLE = Metric("contest/hole_share", "share of the squared adversarial gradient")
@@ -99,7 +99,7 @@ class _FunctionMetric(CompletionMetric):
         return self.compute(completions)
 
 
-_ALIKE, _PATTERN = "difference between two", "pattern of the enlargements"
+_ALIKE, _PATTERN = "difference between two completions", "checkerboard energy of the upsampling layers"
 COMPLETION_METRICS: tuple[CompletionMetric, ...] = (
     _FunctionMetric(
         Metric("contest/lattice", "squared grey level", panel=_PATTERN),

@@ -35,11 +35,11 @@ from glci_dist.training.losses import (
     real_threshold,
     reconstruction,
 )
-from glci_dist.training.metrics import Metric, OverRanks
+from glci_dist.training.metric_registry import Metric, OverRanks
 from glci_dist.training.penalties import PenaltyInputs, WeightedPenalty
 from glci_dist.training.phases import StepPlan
 
-_ACCURACY, _LOSSES = "share of photos that the discriminators tell", "losses"
+_ACCURACY, _LOSSES = "discriminator accuracy", "losses"
 RECONSTRUCTION = Metric("loss/reconstruction", "squared or absolute error", label="reconstruction")
 ADVERSARIAL = Metric("loss/adversarial", panel=_LOSSES, label="adversarial")
 FEATURE_MATCHING = Metric("loss/feature_matching", "difference of activations", label="feature matching")

@@ -15,7 +15,7 @@ from glci_dist.errors import UserError, in_a_line
 from glci_dist.evaluation.distances import perceptual
 from glci_dist.models.efficientnet import load_efficientnet
 from glci_dist.training.losses import composite, total_variation
-from glci_dist.training.metrics import Metric
+from glci_dist.training.metric_registry import Metric
 
 
 @dataclass(frozen=True)

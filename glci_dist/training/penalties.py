@@ -16,7 +16,7 @@ from torch import Tensor
 from glci_dist import components
 from glci_dist.config import LossConfig
 from glci_dist.data.masks import crop_patches
-from glci_dist.training.metrics import Metric
+from glci_dist.training.metric_registry import Metric
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 """(photos (N, 3, H, W), patches) -> logits (N,)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from glci_dist.training.metrics import Metric, MetricRegistry, OverSteps
+from glci_dist.training.metric_registry import Metric, MetricRegistry, OverSteps
 from glci_dist.training.step_report import StepReport
 
 

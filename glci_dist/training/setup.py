@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from glci_dist import compose
-from glci_dist.checkpoints.registry import Registry, Stateful
+from glci_dist.checkpoints.registry import Registry
 from glci_dist.cluster import collectives
 from glci_dist.cluster.elastic import job, on_ending
 from glci_dist.cluster.signals import StopRequest
@@ -48,7 +48,7 @@ from glci_dist.training.gan_metrics import COMPLETION_METRICS
 from glci_dist.training.gan_step import GanTrainStep
 from glci_dist.training.gradient_monitor import GradientMonitor
 from glci_dist.training.loggers.base import Logger, RunInfo
-from glci_dist.training.metrics import MetricRegistry
+from glci_dist.training.metric_registry import MetricRegistry
 from glci_dist.training.phases import Schedule
 from glci_dist.training.resume_changes import ResumeChanges
 from glci_dist.training.resume_checkpoint import check_newest_checkpoint
@@ -170,7 +170,7 @@ def _registry(
     audit: SampleAudit,
 ) -> Registry:
     """What a checkpoint holds, by its names there."""
-    stateful = {f"callbacks.{name}": each for name, each in custom.items() if isinstance(each, Stateful)}
+    callbacks = {f"callbacks.{name}": each for name, each in custom.items()}
     return Registry(
         {
             **step.networks(),
@@ -179,10 +179,10 @@ def _registry(
             "balance": step.gan.adversarial_weight,
             "doctor": doctor,
             "samples": audit,
-            **stateful,
+            **callbacks,
         },
         # Checkpoints of older versions lack these; they start in their initial state then.
-        optional=("balance", "doctor", *stateful),
+        optional=("balance", "doctor", *callbacks),
     )
 
 

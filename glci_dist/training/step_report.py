@@ -17,7 +17,7 @@ import torch.distributed as dist
 from glci_dist.cluster.collectives import collective
 from glci_dist.cluster.world import World
 from glci_dist.training.gan_step import ADVERSARIAL_GRADIENT, RECONSTRUCTION_GRADIENT, StepMeasurements
-from glci_dist.training.metrics import Metric, OverRanks
+from glci_dist.training.metric_registry import Metric, OverRanks
 from glci_dist.training.phases import StepPlan
 
 

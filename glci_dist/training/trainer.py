@@ -30,7 +30,7 @@ from glci_dist.training.ema import MovingAverage
 from glci_dist.training.engines import Engine
 from glci_dist.training.gan_step import GanTrainStep, GradientNormLimits, StepMeasurements
 from glci_dist.training.gradient_monitor import GradientMonitor
-from glci_dist.training.metrics import MetricRegistry
+from glci_dist.training.metric_registry import MetricRegistry
 from glci_dist.training.phases import Schedule, StepPlan
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.startup_timer import StartupTimer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glci_dist.cluster import watchdog
-from glci_dist.cluster.collectives import Progress, collective, mark_progress, progress
+from glci_dist.cluster.collectives import ProgressMark, collective, mark_progress, progress
 from glci_dist.cluster.watchdog import describe_missing, missing_ranks
 from glci_dist.cluster.world import joined
 from glci_dist.config import EngineConfig
@@ -36,7 +36,7 @@ def sign(step: int, count: int, signs: float, *, unbounded: bool = False) -> dic
 
 
 def test_who_is_missing_is_told_by_two_looks_and_only_the_living_are_waited_for() -> None:
-    here = Progress(step=4, name="the heartbeat", count=9)
+    here = ProgressMark(step=4, name="the heartbeat", count=9)
     signs = [sign(4, 9, 1.0), sign(4, 8, 1.0), sign(4, 8, 1.0, unbounded=True), sign(4, 8, 1.0, unbounded=True), None]
     later = [sign(4, 9, 2.0), sign(4, 8, 2.0), sign(4, 8, 2.0, unbounded=True), sign(4, 8, 1.0, unbounded=True), None]
     behind = missing_ranks(here, 0, signs, later)

@@ -308,7 +308,7 @@ class NoJson(HalfAState):
     def state_dict(self) -> dict[str, int]:
         return {"value": object()}  # type: ignore[dict-item]
 
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, int]) -> None: ...
 
 
 class DisplayThatDecides(Callback):

@@ -17,7 +17,7 @@ from glci_dist.training.callbacks.build import custom_callbacks
 from glci_dist.training.gan_metrics import completion_metrics
 from glci_dist.training.loggers.base import RunInfo
 from glci_dist.training.loss_terms import loss_terms
-from glci_dist.training.metrics import Metric, OverSteps
+from glci_dist.training.metric_registry import Metric, OverSteps
 from glci_dist.training.setup import prepare
 from glci_dist.training.step_parts import step_parts
 from tests.extending.test_extending import MINE

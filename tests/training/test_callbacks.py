@@ -122,12 +122,15 @@ def test_a_run_that_goes_back_forgets_the_signal_which_is_asked_for_again_and_no
 
 
 @pytest.mark.distributed
-def test_a_run_has_its_callbacks_in_the_order_that_they_hang_on(faces_shards: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("treatment", [(), ("doctor.collapse=balance",)], ids=["diagnosis alone", "treatment"])
+def test_a_run_has_its_callbacks_in_the_order_that_they_hang_on(
+    faces_shards: str, tmp_path: Path, treatment: tuple[str, ...]
+) -> None:
     watching = ("monitor.pictures_every=2", "monitor.progress=true", "monitor.evaluate_every=9", "holes.patch=20")
     overrides = small(faces_shards, tmp_path, steps=(2, 0, 0), extra=(*watching, f"data.val={faces_shards}"))
-    (main, other) = run_world(2, callback_names, overrides)
-    deciding = ["MeasureAdversarialWeight", "SampleWatch", "StopSignals", "GradientWatch", "Treatment"]
-    deciding += ["PeriodicEvaluation"]
+    (main, other) = run_world(2, callback_names, [*overrides, *treatment])
+    deciding = ["MeasureAdversarialWeight", "SampleWatch", "StopSignals", "GradientWatch", "DiagnoseTraining"]
+    deciding += [*(["Treatment"] if treatment else []), "PeriodicEvaluation"]
     first = ["LeaseWatch", "Startup", "PhaseStarts", "SampleAudit"]
     assert main == [
         *first,

@@ -27,7 +27,7 @@ from glci_dist.training.gan_step import (
     StepMeasurements,
 )
 from glci_dist.training.loggers.tensorboard import TensorBoard
-from glci_dist.training.metrics import Metric, MetricRegistry
+from glci_dist.training.metric_registry import Metric, MetricRegistry
 from glci_dist.training.phases import Schedule, StepPlan
 from glci_dist.training.scalars import DERIVED_METRICS
 from glci_dist.training.step_report import StepReport

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -113,6 +113,13 @@ class Callback:
 
     def close(self) -> None:
         """Called at the end of the run, however it ends."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps of it (``Stateful``); override both or none."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Restore what ``state_dict`` returned."""
 
 
 class Callbacks:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from glci_dist import components
-from glci_dist.checkpoints.registry import Stateful
 from glci_dist.config import Config
 from glci_dist.data.index import Index
 from glci_dist.errors import UserError, in_a_line
@@ -21,11 +20,11 @@ from glci_dist.training.callbacks.pictures import Pictures
 from glci_dist.training.callbacks.progress import LostOutput, Progress
 from glci_dist.training.callbacks.samples import SampleWatch
 from glci_dist.training.callbacks.stopping import LeaseWatch, StopSignals
-from glci_dist.training.callbacks.treatment import Treatment
+from glci_dist.training.callbacks.treatment import DiagnoseTraining, Treatment
 from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.loggers.base import Logger, RunInfo
 from glci_dist.training.loggers.tensorboard import TensorBoard
-from glci_dist.training.metrics import Metric
+from glci_dist.training.metric_registry import Metric
 from glci_dist.training.startup_timer import StartupTimer
 from glci_dist.training.stragglers import StragglerDetector
 from glci_dist.training.trainer import Trainer
@@ -48,14 +47,13 @@ def _check(key: str, callback: Callback) -> None:
     kind = type(callback)
     if callback.is_display and kind.adjust is not Callback.adjust:
         raise UserError(f"{key}: a display is on rank 0 alone and may not adjust a step: set is_display = False")
-    methods = [name for name in ("state_dict", "load_state_dict") if hasattr(callback, name)]
-    if len(methods) == 1:
-        raise UserError(f"{key}: {kind.__name__} has {methods[0]} alone: a state that is saved needs both")
-    if isinstance(callback, Stateful):
-        try:
-            json.dumps({name: each for name, each in callback.state_dict().items() if not isinstance(each, Tensor)})
-        except Exception as error:  # the user's class can raise anything
-            raise UserError(f"{key}: its state cannot be saved: {in_a_line(error)}") from error
+    own = [name for name in ("state_dict", "load_state_dict") if getattr(kind, name) is not getattr(Callback, name)]
+    if len(own) == 1:
+        raise UserError(f"{key}: {kind.__name__} has {own[0]} alone: a state that is saved needs both")
+    try:
+        json.dumps({name: each for name, each in callback.state_dict().items() if not isinstance(each, Tensor)})
+    except Exception as error:  # the user's class can raise anything
+        raise UserError(f"{key}: its state cannot be saved: {in_a_line(error)}") from error
 
 
 def custom_loggers(config: Config, info: RunInfo) -> list[Logger]:
@@ -133,16 +131,11 @@ def _deciding(config: Config, trainer: Trainer) -> Iterator[Callback]:
     yield SampleWatch(config, world, trainer.folder.journal, gradient_monitor, log)
     yield StopSignals(trainer.stop, world, log)
     yield GradientWatch(config.engine, world, gradient_monitor, rollback, log, journal=trainer.folder.journal)
-    yield Treatment(
-        config,
-        trainer.doctor,
-        gan,
-        gradient_monitor,
-        rollback,
-        log,
-        metrics=trainer.metrics,
-        steps=trainer.schedule.steps,
-    )
+    treatment = Treatment(config, trainer.doctor, gan, gradient_monitor, rollback, log, steps=trainer.schedule.steps)
+    is_on = trainer.doctor.is_treating
+    yield DiagnoseTraining(trainer.doctor, trainer.metrics, log, treat=treatment.treat if is_on else None)
+    if is_on:
+        yield treatment
 
 
 def _measuring(trainer: Trainer, evaluations: Evaluations) -> Callback:

@@ -18,7 +18,7 @@ from glci_dist.diagnosis.states import Finding, State
 from glci_dist.errors import in_a_line
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
 from glci_dist.training.loggers.base import Logger
-from glci_dist.training.metrics import Metric, MetricRegistry, OverSteps
+from glci_dist.training.metric_registry import Metric, MetricRegistry, OverSteps
 from glci_dist.training.scalars import scalars
 
 STATES = tuple(Metric(f"doctor/{state}", "1: it holds", panel="state (docs/recipes.md)") for state in State)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from glci_dist import output
 from glci_dist.runs.events import OutputLost
 from glci_dist.training.callbacks.base import Callback, Control, TrainedStep
-from glci_dist.training.metrics import MetricRegistry
+from glci_dist.training.metric_registry import MetricRegistry
 from glci_dist.training.run_log import RunLog
 
 

@@ -1,6 +1,8 @@
-"""Diagnoses adversarial training at each step, and applies the configured answers (``doctor``). On every rank."""
+"""Diagnoses adversarial training, and applies the configured answers (``doctor``). On every rank."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from glci_dist.config import Config
 from glci_dist.errors import Fault
@@ -11,36 +13,23 @@ from glci_dist.training.checkpointer import Rollback
 from glci_dist.training.doctor import Diagnosis, Doctor
 from glci_dist.training.gan_step import GanTrainStep
 from glci_dist.training.gradient_monitor import GradientMonitor
-from glci_dist.training.metrics import MetricRegistry
+from glci_dist.training.metric_registry import MetricRegistry
 from glci_dist.training.phases import StepPlan
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.scalars import scalars
 
+Treat = Callable[[Diagnosis, StepPlan, Control], None]
 
-class Treatment(Callback):
-    """Passes each step to the doctor, reports its diagnoses and applies their answers."""
 
-    def __init__(
-        self,
-        config: Config,
-        doctor: Doctor,
-        gan: GanTrainStep,
-        gradient_monitor: GradientMonitor,
-        rollback: Rollback,
-        log: RunLog,
-        *,
-        metrics: MetricRegistry,
-        steps: int,
-    ) -> None:
-        """``steps``: length of the schedule."""
-        self._config, self._doctor, self._gan, self._gradient_monitor = config, doctor, gan, gradient_monitor
-        self._rollback, self._log, self._metrics, self._steps = rollback, log, metrics, steps
+class DiagnoseTraining(Callback):
+    """Passes each step to the doctor, and reports its diagnoses."""
 
-    def adjust(self, plan: StepPlan) -> StepPlan:
-        return self._doctor.adjust(plan)
+    def __init__(self, doctor: Doctor, metrics: MetricRegistry, log: RunLog, *, treat: Treat | None) -> None:
+        """``treat`` is called with each diagnosis."""
+        self._doctor, self._metrics, self._log, self._treat = doctor, metrics, log, treat
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
-        report, step = done.report, done.report.plan.step
+        report = done.report
         if report.skipped:
             return
         # Also if a signal ends the run, as the doctor's state is saved and must not depend on it.
@@ -51,25 +40,8 @@ class Treatment(Callback):
         if found is None:
             return
         self._report(found, report.plan)
-        if found.answer == "stop":
-            control.end(Fault(f"step {step}: contest {found.finding.line} (doctor answered stop)"))
-        elif found.answer == "rollback" and self._rollback.is_allowed():
-            control.go_back(self._rollback.go_back(step, skip_step=False))
-            return
-        elif found.answer == "rollback":
-            control.end(
-                Fault(
-                    f"step {step}: contest {found.finding.line}; {self._config.engine.rollbacks} rollbacks to the last "
-                    "checkpoint (engine.rollbacks) did not help"
-                )
-            )
-        if found.answer != "stop":
-            # If no rollback helped, the state saved now has the lowered learning rate and counts the reset.
-            self._reset_if_due(step + 1)
-
-    def on_rewind(self, step: int) -> None:
-        # The checkpoint's discriminators may be older than their reset.
-        self._reset_if_due(step)
+        if self._treat is not None:
+            self._treat(found, report.plan, control)
 
     def _report(self, found: Diagnosis, plan: StepPlan) -> None:
         finding, factors = found.finding, self._doctor.factors(plan)
@@ -87,8 +59,53 @@ class Treatment(Callback):
         )
         done = ", ".join(f"{name} x {factor:.3g}" for name, factor in factors.items())
         balanced = f"; balanced: {done}" if found.answer == "balance" else ""
-        where = "contest" if plan.is_joint else f"phase {plan.phase}:"
+        where = "adversarial training" if plan.is_joint else f"phase {plan.phase}:"
         self._log.say(f"step {plan.step}: {where} {finding.line}{balanced}")
+
+
+class Treatment(Callback):
+    """Applies the answers to diagnoses; a run has one if its configuration asks for any but ``warn``."""
+
+    def __init__(
+        self,
+        config: Config,
+        doctor: Doctor,
+        gan: GanTrainStep,
+        gradient_monitor: GradientMonitor,
+        rollback: Rollback,
+        log: RunLog,
+        *,
+        steps: int,
+    ) -> None:
+        """``steps``: length of the schedule."""
+        self._config, self._doctor, self._gan, self._gradient_monitor = config, doctor, gan, gradient_monitor
+        self._rollback, self._log, self._steps = rollback, log, steps
+
+    def adjust(self, plan: StepPlan) -> StepPlan:
+        return self._doctor.adjust(plan)
+
+    def on_rewind(self, step: int) -> None:
+        # The checkpoint's discriminators may be older than their reset.
+        self._reset_if_due(step)
+
+    def treat(self, found: Diagnosis, plan: StepPlan, control: Control) -> None:
+        """Apply the answer to a diagnosis of the step of ``plan``."""
+        step = plan.step
+        if found.answer == "stop":
+            control.end(Fault(f"step {step}: adversarial training {found.finding.line} (doctor answered stop)"))
+        elif found.answer == "rollback" and self._rollback.is_allowed():
+            control.go_back(self._rollback.go_back(step, skip_step=False))
+            return
+        elif found.answer == "rollback":
+            control.end(
+                Fault(
+                    f"step {step}: adversarial training {found.finding.line}; {self._config.engine.rollbacks} "
+                    "rollbacks to the last checkpoint (engine.rollbacks) did not help"
+                )
+            )
+        if found.answer != "stop":
+            # If no rollback helped, the state saved now has the lowered learning rate and counts the reset.
+            self._reset_if_due(step + 1)
 
     def _reset_if_due(self, step: int) -> None:
         """Reset the discriminators, before ``step``, to their weights at the run's start, on every rank."""

@@ -37,7 +37,7 @@ class TensorBoard(Logger):
         self._writer = SummaryWriter(str(self._folder), purge_step=step)
         with self._writing() as writer:
             charts = {title: ["Multiline", list(names)] for title, names in panels.items()}
-            writer.add_custom_scalars({"contest": charts})
+            writer.add_custom_scalars({"adversarial training": charts})
 
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
         with self._writing() as writer:

@@ -1,5 +1,6 @@
 """A callback with state: it ends the run where the reconstruction has not got better for long."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from glci_dist.extensions import Callback, Control, Fault, TrainedStep
@@ -25,5 +26,5 @@ class EarlyStopping(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "since": self._since}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._best, self._since = state["best"], state["since"]

@@ -98,7 +98,10 @@ def prepare(
     facts = {"hosts": list(dict.fromkeys(hosts)), **job()}
     attempt, changes = world.on_main(lambda: folder.begin_attempt(config, index.digest, ranks=world.size, facts=facts))
     trainer = _assemble(
-        *(config, world, folder, attempt),
+        config,
+        world,
+        folder,
+        attempt,
         step=TrainStep(gan, average, world, config.global_batch),
         index=index,
         metrics=metrics,
@@ -195,7 +198,9 @@ def _every_second(ledger: Ledger, attempt: Attempt, log: RunLog) -> None:
 def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[int]], Iterable[Batch]]:
     """A function that loads this rank's batches of given steps."""
     return lambda steps: make_loader(
-        *(index, config.data, config.holes),
+        index,
+        config.data,
+        config.holes,
         seed=config.seed,
         global_batch=config.global_batch,
         rank=world.rank,

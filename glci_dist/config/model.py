@@ -18,6 +18,13 @@ class CompletionConfig:
     """Multiplier of every hidden channel count."""
     enlarge: str = one_of("deconvolution", "resize")
     """Upsampling of ``glcic``: ``deconvolution`` (the paper's) or ``resize`` (nearest neighbour and a convolution)."""
+    fill: str = one_of("mean", "pyramid")
+    """How the network's input fills the hole: ``mean`` (the mean colour, the paper's) or ``pyramid`` (from the pixels
+    around the hole, smoothly)."""
+    residual: bool = False
+    """Whether the output is a change of the filled photo (in logits) instead of the photo itself (the paper's)."""
+    skips: bool = False
+    """Whether ``glcic`` adds its encoder's activations at full and at half the size to its decoder's."""
     custom: dict[str, Any] = component("size")
     """Your own network instead of the keys above: ``_target_``, a dotted path to a class, and its arguments."""
 

@@ -17,7 +17,7 @@ from glci_dist.data.masks import crop_patches
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import CompletionMethod
 from glci_dist.evaluation.feature_metrics import WHOLE_PHOTO, FeatureMetric, Features
-from glci_dist.evaluation.metrics import composite, photo_metrics, to_uint8
+from glci_dist.evaluation.metrics import composite, jumps_across_edge, photo_metrics, to_uint8
 from glci_dist.evaluation.protocol import HoleProtocol
 from glci_dist.evaluation.result import Result
 
@@ -66,6 +66,8 @@ class _Measurements:
     """Of the composites, by method and metric."""
     true: dict[str, np.ndarray] = field(default_factory=dict)
     """Features of the photos themselves, by metric."""
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of the photos in the mean of a metric, if they are not equal."""
 
 
 def evaluate(
@@ -169,8 +171,11 @@ def _measure(
         method: composite(_complete(method, complete, part), part.photos, part.masks)
         for method, complete in methods.items()
     }
+    jumps = jumps_across_edge(part.photos, part.masks).double()
+    found.weights["seam"] = jumps.numpy()
     for method, completed in composites.items():
-        found.per_photo[method] = photo_metrics(completed, part.photos, part.masks)
+        seam = jumps_across_edge(completed, part.masks).double() / jumps
+        found.per_photo[method] = photo_metrics(completed, part.photos, part.masks) | {"seam": seam.numpy()}
         found.features[method] = {}
     for metric in feature_metrics:
         for region in metric.regions:
@@ -216,6 +221,7 @@ def _merge(
         per_photo={method: join(part.per_photo[method] for part in parts) for method in methods},
         features={method: join(part.features[method] for part in parts) for method in methods},
         photo_features=join(part.true for part in parts),
+        weights=join(part.weights for part in parts),
         replicates=replicates,
     )
 

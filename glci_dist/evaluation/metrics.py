@@ -48,6 +48,22 @@ def hole_l1(completed: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
     return 100 * ((completed - photos).abs() * masks).sum(dim=(1, 2, 3)) / hole_values
 
 
+def jumps_across_edge(pictures: Tensor, masks: Tensor) -> Tensor:
+    """Mean |difference| of the neighbouring pixels of which one is in the hole: (B,); nan where there is no such pair.
+
+    Pictures float32 (B, 3, H, W) in [0, 1], masks (B, 1, H, W). In composites over the same in their photos it is the
+    seam: 1 where the hole's edge cannot be told by it.
+    """
+    total, pairs = pictures.new_zeros(len(pictures)), pictures.new_zeros(len(pictures))
+    for axis in (2, 3):
+        length = pictures.shape[axis] - 1
+        one, other = (pictures.narrow(axis, start, length) for start in (0, 1))
+        across = (masks.narrow(axis, 0, length) != masks.narrow(axis, 1, length)).to(pictures.dtype)
+        total = total + ((one - other).abs() * across).sum((1, 2, 3))
+        pairs = pairs + pictures.shape[1] * across.sum((1, 2, 3))
+    return total / pairs
+
+
 def psnr(completed: Tensor, photos: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each photo (B, 3, H, W) in [0, 1]: (B,) dB, at most ``PSNR_LIMIT``."""
     # Imported here: torchmetrics takes 1.5 s to import.

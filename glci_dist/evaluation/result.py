@@ -32,6 +32,7 @@ METRICS = {
     "hole_l1_x100": MetricFormat("l1 in the hole x100 ↓", 2),
     "psnr_db": MetricFormat("PSNR dB ↑", 2),
     "ssim": MetricFormat("SSIM ↑", 4),
+    "seam": MetricFormat("seam: jump across the hole's edge, composite over photo (1 is perfect)", 3),
     "perceptual": MetricFormat("perceptual distance (EfficientNet-Lite0) ↓", 4),
     "perceptual_hole": MetricFormat("the same around the hole ↓", 4),
     "frechet": MetricFormat("Frechet distance (EfficientNet-Lite0) ↓", 3),
@@ -76,6 +77,8 @@ class Result:
     """By method and metric that compares distributions: features of the composites, (N, D)."""
     photo_features: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By metric: features of the photos, (N, D)."""
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By metric of ``per_photo`` whose photos do not count alike: their weights in its mean, (N,)."""
     replicates: int = 200
     """Bootstrap resamples for an interval; 0: no intervals."""
     _resampled: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict, repr=False)
@@ -97,8 +100,9 @@ class Result:
         """A method's metric over all photos, or over those of ``rows`` (N,)."""
         rows = np.ones(self.photos, bool) if rows is None else rows
         if name in self.per_photo[method]:
-            values = self.per_photo[method][name][rows]
-            return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+            values, weights = self.per_photo[method][name][rows], self._weights(name)[rows]
+            known = np.isfinite(values)
+            return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")
         if rows.sum() < 2:
             return float("nan")
         return frechet(
@@ -196,6 +200,10 @@ class Result:
         found = [(name, (self.hole_shares >= low) & (self.hole_shares < high)) for low, high, name in _SIZES]
         return [(name, rows) for name, rows in found if rows.any()]
 
+    def _weights(self, name: str) -> NDArray[np.float64]:
+        """The photos' weights in the mean of a metric, (N,)."""
+        return self.weights[name] if name in self.weights else np.ones(self.photos)
+
     def _resample(self, method: str, name: str) -> NDArray[np.float64]:
         """A metric's value in each resample."""
         if (method, name) not in self._resampled:
@@ -203,8 +211,10 @@ class Result:
             if name in self.per_photo[method]:
                 values = self.per_photo[method][name]
                 known = np.isfinite(values)
-                sums = counts[:, known] @ values[known]
-                found = sums / np.maximum(counts[:, known].sum(1), 1)
+                weights = self._weights(name)[known]
+                sums = counts[:, known] @ (weights * values[known])
+                total = counts[:, known] @ weights
+                found = sums / np.where(total > 0, total, 1)
             else:
                 one = torch.from_numpy(self.features[method][name])
                 true = torch.from_numpy(self.photo_features[name])

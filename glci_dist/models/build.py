@@ -30,8 +30,14 @@ def build_completion(config: Config) -> nn.Module:
         if chosen.custom:
             return _custom(components.one("model.completion.custom", chosen.custom), nn.Module, size=size)
         if chosen.kind == "context_encoder":
-            return ContextEncoder(size=size, width=chosen.width)
-        return CompletionNetwork(width=chosen.width, enlarge=chosen.enlarge)
+            return ContextEncoder(size=size, width=chosen.width, fill=chosen.fill, residual=chosen.residual)
+        return CompletionNetwork(
+            width=chosen.width,
+            enlarge=chosen.enlarge,
+            fill=chosen.fill,
+            residual=chosen.residual,
+            skips=chosen.skips,
+        )
 
 
 def build_discriminators(config: Config) -> Discriminators:

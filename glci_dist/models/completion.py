@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glci_dist.models.batch_norm import BatchNorm2d
 
 
 class MaskedInput(nn.Module):
-    """The input layer of every completion network: fills the hole with the mean colour and appends the mask.
+    """The input layer of every completion network: fills the hole and appends the mask.
 
-    The mean colour is a buffer, so it is saved with the weights.
+    ``fill``: ``mean`` (the mean colour, the paper's) or ``pyramid`` (``pyramid_fill``). The mean colour is a buffer, so
+    it is saved with the weights.
     """
 
     mean_colour: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, fill: str = "mean") -> None:
         super().__init__()
         self.register_buffer("mean_colour", torch.full((1, 3, 1, 1), 0.5))
+        self._fill = fill
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
         """Photos ``(N, 3, H, W)`` in [0, 1] and masks ``(N, 1, H, W)``, 1 in the hole, to ``(N, 4, H, W)``."""
-        filled = torch.lerp(photos, self.mean_colour.expand_as(photos), masks)
+        if self._fill == "pyramid":
+            filled = pyramid_fill(photos, masks, self.mean_colour)
+        else:
+            filled = torch.lerp(photos, self.mean_colour.expand_as(photos), masks)
         return torch.cat([filled, masks], 1).contiguous(memory_format=torch.channels_last)
+
+
+def pyramid_fill(photos: Tensor, masks: Tensor, colour: Tensor) -> Tensor:
+    """The photo outside the hole; inside, the known pixels around it, smoothly: ``(N, 3, H, W)``.
+
+    Averages of known pixels over ever halved sizes, until each photo is one pixel, put back up by bilinear
+    interpolation: the pull and push of Gortler et al., "The Lumigraph" (SIGGRAPH 1996), section 3.4. A photo without
+    known pixels becomes ``colour``. Photos ``(N, 3, H, W)``, masks ``(N, 1, H, W)``, 0 or 1, colour ``(1, 3, 1, 1)``.
+    """
+    known = 1 - masks
+    levels = [(photos * known, known)]
+    while max(levels[-1][0].shape[-2:]) > 1:
+        # Where a side is odd, the last window is smaller; both averages divide by the same number.
+        colours, shares = (F.avg_pool2d(each, 2, ceil_mode=True) for each in levels[-1])
+        known = (shares > 0).to(shares.dtype)
+        levels.append((colours / torch.where(shares > 0, shares, 1), known))
+    filled = colour
+    for colours, known in reversed(levels):
+        if filled.shape[-2:] != colours.shape[-2:]:
+            filled = F.interpolate(filled, size=colours.shape[-2:], mode="bilinear", align_corners=False)
+        filled = colours + (1 - known) * filled
+    return filled
 
 
 def fill_colour(network: nn.Module) -> Tensor:
@@ -53,16 +83,41 @@ def upsampling(inputs: int, outputs: int, kind: str) -> nn.Sequential:
     )
 
 
+def colours_from_logits(logits: Tensor, filled: Tensor | None = None) -> Tensor:
+    """The sigmoid of ``logits`` ``(N, 3, H, W)``, in fp32; with ``filled`` (in [0, 1]) they are changes of its logits.
+
+    Colours of 0 and 1, whose logits are infinite, count as half a level of 8 bits from there.
+    """
+    logits = logits.float()
+    if filled is not None:
+        logits = logits + torch.logit(filled.float(), eps=1 / 510)
+    return torch.sigmoid(logits)
+
+
 class CompletionNetwork(nn.Module):
     """17 layers, four of them dilated; receptive field 307 px; 6.07 M parameters at width 1.
 
-    ``width`` multiplies every hidden channel count. Sizes must be multiples of 4.
+    ``width`` multiplies every hidden channel count. ``fill``: see ``MaskedInput``. ``residual``: the output is a change
+    of the filled photo. ``skips``: the encoder's last activations at full and at half the size are added to the
+    decoder's first. Sizes must be multiples of 4.
     """
 
-    def __init__(self, *, width: float = 1.0, enlarge: str = "deconvolution") -> None:
+    _SKIPS: Mapping[int, int] = {12: 2, 14: 0}
+    """By layer of the decoder, the layer of the encoder whose output is added to its output."""
+
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        enlarge: str = "deconvolution",
+        fill: str = "mean",
+        residual: bool = False,
+        skips: bool = False,
+    ) -> None:
         super().__init__()
         c32, c64, c128, c256 = (max(1, round(width * channels)) for channels in (32, 64, 128, 256))
-        self.fill = MaskedInput()
+        self._residual, self._skips = residual, self._SKIPS if skips else {}
+        self.fill = MaskedInput(fill)
         self.layers = nn.Sequential(
             convolution(4, c64, 5),
             convolution(c64, c128, stride=2),
@@ -85,4 +140,12 @@ class CompletionNetwork(nn.Module):
 
         ``photos``: ``(N, 3, H, W)`` in [0, 1]; ``masks``: ``(N, 1, H, W)``, 1 in the hole.
         """
-        return torch.sigmoid(self.layers(self.fill(photos, masks)).float())
+        x = seen = self.fill(photos, masks)
+        kept: dict[int, Tensor] = {}
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if number in self._skips:
+                x = x + kept.pop(self._skips[number])
+            elif number in self._skips.values():
+                kept[number] = x
+        return colours_from_logits(x, seen[:, :3] if self._residual else None)

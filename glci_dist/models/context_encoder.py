@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glci_dist.models.batch_norm import BatchNorm2d
-from glci_dist.models.completion import MaskedInput, convolution, upsampling
+from glci_dist.models.completion import MaskedInput, colours_from_logits, convolution, upsampling
 from glci_dist.models.sizes import bottleneck_side
 
 
@@ -34,12 +34,14 @@ class ContextEncoder(nn.Module):
     The encoder halves the photo until at most 8 px remain; ``size`` must be divisible by 2 as often.
     """
 
-    def __init__(self, *, size: int, width: float = 1.0) -> None:
+    def __init__(self, *, size: int, width: float = 1.0, fill: str = "mean", residual: bool = False) -> None:
+        """``fill``, ``residual``: as for ``CompletionNetwork``."""
         super().__init__()
+        self._residual = residual
         side = bottleneck_side(size)
         halvings = (size // side).bit_length() - 1
         channels = [max(1, round(width * min(64 * 2**i, 512))) for i in range(halvings)]
-        self.fill = MaskedInput()
+        self.fill = MaskedInput(fill)
         encoder: list[nn.Module] = []
         for inputs, outputs in zip([4, *channels[:-1]], channels, strict=True):
             encoder += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), BatchNorm2d(outputs), nn.LeakyReLU(0.2, True)]
@@ -52,4 +54,5 @@ class ContextEncoder(nn.Module):
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
         """The raw output ``(N, 3, H, W)`` in [0, 1], fp32; same arguments as ``CompletionNetwork``."""
-        return torch.sigmoid(self.layers(self.fill(photos, masks)).float())
+        seen = self.fill(photos, masks)
+        return colours_from_logits(self.layers(seen), seen[:, :3] if self._residual else None)

@@ -63,7 +63,12 @@ def random_batch(config: Config) -> DeviceBatch:
     masks[:, :, 40:112, 30:100] = 1
     corners = torch.full((count, 2), 24, dtype=torch.int32)
     return DeviceBatch(
-        torch.rand(count, size, size, 3).permute(0, 3, 1, 2), masks, corners, corners + 8, torch.arange(count)
+        torch.rand(count, size, size, 3).permute(0, 3, 1, 2),
+        masks,
+        corners,
+        corners + 8,
+        range(count),
+        config.holes.patch,
     )
 
 

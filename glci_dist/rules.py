@@ -40,18 +40,23 @@ def unknown_choice(config: Config, prefix: str) -> str | None:
     return None
 
 
+def batches(config: Config) -> dict[str, int]:
+    """Photos per step by their keys: ``global_batch``, and of phases that have a number of their own."""
+    own = {f"phases.{name}.batch": phase.batch for name, phase in config.phases.items() if phase.steps and phase.batch}
+    return {"global_batch": config.global_batch, **own}
+
+
 def check_world(config: Config, world_size: int, device: str) -> None:
     """Raise ``UserError`` if this world size and device cannot run the configuration."""
     parts = world_size * config.engine.accumulation
-    if config.global_batch % parts:
-        raise UserError(
-            f"global_batch={config.global_batch} is not a multiple of {parts} ({world_size} ranks x "
-            f"engine.accumulation={config.engine.accumulation}): change global_batch or the number of ranks"
-        )
-    if config.global_batch // config.engine.accumulation < 2:
-        raise UserError(
-            f"global_batch={config.global_batch} leaves batch norm one photo at a time: use at least 2 a micro-batch"
-        )
+    for key, batch in batches(config).items():
+        if batch % parts:
+            raise UserError(
+                f"{key}={batch} is not a multiple of {parts} ({world_size} ranks x "
+                f"engine.accumulation={config.engine.accumulation}): change {key} or the number of ranks"
+            )
+        if batch // config.engine.accumulation < 2:
+            raise UserError(f"{key}={batch} leaves batch norm one photo at a time: use at least 2 a micro-batch")
     if config.engine.precision == "fp16" and device == "cpu":
         raise UserError("engine.precision=fp16 needs a GPU: on a CPU choose bf16 or fp32")
     if config.engine.precision == "fp16" and config.engine.zero_stage:
@@ -79,10 +84,9 @@ def _check_data(config: Config) -> None:
         raise UserError(
             f"data.short_edge={short} must be [least, greatest] with data.size={data.size} <= least <= greatest"
         )
-    if config.global_batch % data.order.lanes:
-        raise UserError(
-            f"data.order.lanes={data.order.lanes} does not divide global_batch={config.global_batch}: choose a divisor"
-        )
+    for key, batch in batches(config).items():
+        if batch % data.order.lanes:
+            raise UserError(f"data.order.lanes={data.order.lanes} does not divide {key}={batch}: choose a divisor")
     if config.monitor.evaluate_every and not data.val:
         raise UserError(
             f"monitor.evaluate_every={config.monitor.evaluate_every} needs held-out photos: set data.val to shards of "
@@ -126,6 +130,11 @@ def _check_phases(config: Config) -> None:
         if phase.steps and not (phase.completion_every or phase.discriminator_every):
             raise UserError(
                 f"phases.{name} updates no network: set completion_every or discriminator_every, or steps=0"
+            )
+        if phase.size and phase.size != config.data.size and (phase.discriminator_every or phase.alpha):
+            raise UserError(
+                f"phases.{name}.size={phase.size} differs from data.size={config.data.size}, the only one that the "
+                "discriminators take: set it to 0, or discriminator_every and alpha"
             )
         if phase.balance and not (phase.alpha and phase.reconstruction and phase.balance_steps):
             raise UserError(

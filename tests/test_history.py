@@ -87,10 +87,10 @@ def test_real_patches_lie_at_the_holes() -> None:
     corners = torch.tensor([[1, 2], [3, 4]], dtype=torch.int32)
     boxes = torch.tensor([[[4, 4, 8, 8]]] * 2, dtype=torch.int32)
     photos = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
-    batch = Batch(0, photos, boxes, torch.zeros(2, 0, 5), corners, corners + 5, None, ("a", "b"), ())
+    batch = Batch(0, range(2), 16, photos, boxes, torch.zeros(2, 0, 5), corners, corners + 5, None, ("a", "b"), ())
 
     def look() -> Tensor:
-        return trainer.to_device(batch, torch.device("cpu"), range(2)).real_patches
+        return trainer.to_device(batch, torch.device("cpu")).real_patches
 
     wrong, right = with_and_without("same-place", look)
     assert torch.equal(wrong, corners)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from glci_dist.config.fields import above, below_one, component, one_of
+from glci_dist.config.fields import Rule, above, below_one, component, one_of, ruled
 
 
 @dataclass
@@ -16,8 +16,9 @@ class CompletionConfig:
     """``glcic`` (Iizuka et al., 2017) or ``context_encoder`` (Pathak et al., 2016)."""
     width: float = above(0, default=1.0)
     """Multiplier of every hidden channel count."""
-    enlarge: str = one_of("deconvolution", "resize")
-    """Upsampling of ``glcic``: ``deconvolution`` (the paper's) or ``resize`` (nearest neighbour and a convolution)."""
+    enlarge: str = one_of("deconvolution", "resize", "resize_after")
+    """Upsampling of ``glcic``: ``deconvolution`` (the paper's), ``resize`` (nearest neighbour, then a convolution) or
+    ``resize_after`` (a convolution, then nearest neighbour: a quarter of the cost; detail has to come by ``skips``)."""
     fill: str = one_of("mean", "pyramid")
     """How the network's input fills the hole: ``mean`` (the mean colour, the paper's) or ``pyramid`` (from the pixels
     around the hole, smoothly)."""
@@ -25,6 +26,17 @@ class CompletionConfig:
     """Whether the output is a change of the filled photo (in logits) instead of the photo itself (the paper's)."""
     skips: bool = False
     """Whether ``glcic`` adds its encoder's activations at full and at half the size to its decoder's."""
+    blocks: str = one_of("plain", "residual")
+    """The eight layers of ``glcic`` at a quarter of the size: ``plain`` (the paper's), or in ``residual`` pairs."""
+    dilations: list[int] = ruled(
+        Rule(
+            lambda dilations: len(dilations) == 4 and all(dilation >= 1 for dilation in dilations),
+            "must be four numbers of at least 1",
+        ),
+        default_factory=lambda: [2, 4, 8, 16],
+    )
+    """Dilations of the four dilated layers of ``glcic`` (the paper's: 2, 4, 8, 16). One that reaches a quarter of
+    ``data.size`` uses only the middle of its kernel."""
     custom: dict[str, Any] = component("size")
     """Your own network instead of the keys above: ``_target_``, a dotted path to a class, and its arguments."""
 

@@ -19,8 +19,11 @@ class LossConfig:
 
     reconstruction: str = one_of("l2", "l1")
     """Reconstruction loss: ``l2`` (squared error, the paper's) or ``l1``."""
-    region: str = one_of("hole", "photo")
-    """Region of the reconstruction loss: ``hole`` or ``photo``; each photo's loss is the mean over its region."""
+    region: str = one_of("hole", "rim", "photo")
+    """Region of the reconstruction loss: ``hole``, ``rim`` (the hole and ``rim`` px around it) or ``photo``; each
+    photo's loss is the mean over its region."""
+    rim: int = at_least(1, default=2)
+    """Width of the rim in ``region=rim``, px."""
     adversarial: str = one_of("non_saturating", "saturating", "hinge", "least_squares", "wasserstein")
     """GAN loss: ``non_saturating`` or ``saturating`` (cross-entropy; the latter is the paper's minimax), ``hinge``,
     ``least_squares`` or ``wasserstein`` (needs ``gradient_penalty``)."""
@@ -56,6 +59,13 @@ class PhaseConfig:
 
     steps: int = at_least(0, default=MISSING)
     """Length of the phase, steps; 0 skips the phase."""
+    skip: bool = False
+    """Leave the phase out, whatever else it says: for recipes without a phase that experiments give a length."""
+    size: int = at_least(0, default=0)
+    """Photo size, px; 0: ``data.size``. Crops, holes and patches are scaled with it. Only for phases without
+    discriminators, which take photos of ``data.size`` alone."""
+    batch: int = at_least(0, default=0)
+    """Photos per step, over all ranks; 0: ``global_batch``."""
     completion_every: int = at_least(0, default=0)
     """Update the completion network at every n-th step of the phase; 0: never."""
     discriminator_every: int = at_least(0, default=0)

@@ -26,6 +26,10 @@ class Batch:
     """The photos, holes and patches of one rank's B slots at a step; every coordinate is in px."""
 
     step: int
+    slots: range
+    """The slots in the global batch."""
+    patch: int
+    """Side of the local patches."""
     photos: Tensor
     """uint8 (B, H, W, 3), RGB."""
     boxes: Tensor

@@ -6,6 +6,9 @@ process imports this module, and the server that the workers are forked from imp
 
 from __future__ import annotations
 
+import itertools
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +27,7 @@ from glci_dist.data.draws import draws, integers, uniform
 from glci_dist.data.holes import HoleDrawer
 from glci_dist.data.index import Index
 from glci_dist.data.order import Order
+from glci_dist.data.stages import Stage, at_size, orders
 from glci_dist.data.store import ShardStore
 from glci_dist.data.worker_stream import batch_fault, worker_batches
 from glci_dist.errors import UserError
@@ -45,18 +49,30 @@ def make_loader(
     rank: int,
     world_size: int,
     steps: Sequence[int],
+    stages: Sequence[Stage] = (),
 ) -> Loader:
     """The batches of ``rank`` for each of ``steps``, in that order, from ``data.workers`` processes.
+
+    ``stages``: of the run; none: each step has ``global_batch`` photos of ``data.size``.
 
     Raises ``UserError`` when the ranks or lanes do not divide ``global_batch`` or the corpus is too small for it, and
     while iterating when a shard is missing, does not match its index, or holds no photo that can be decoded.
     """
-    if global_batch % world_size:
-        raise UserError(f"global_batch={global_batch} cannot be shared by {world_size} ranks: make it a multiple")
-    share = global_batch // world_size
-    slots = range(rank * share, (rank + 1) * share)
-    dataset = StepDataset(index, data, holes, seed=seed, global_batch=global_batch, slots=slots)
-    return Loader(dataset, data, steps)
+    of = stages or [Stage(0, data.size, global_batch)]
+    shares = []
+    for stage in of:
+        if stage.batch % world_size:
+            raise UserError(f"global_batch={stage.batch} cannot be shared by {world_size} ranks: make it a multiple")
+        share = stage.batch // world_size
+        shares.append(range(rank * share, (rank + 1) * share))
+    datasets = [
+        StepDataset(
+            index, *at_size(data, holes, stage.size), seed=seed, global_batch=stage.batch, slots=slots, order=order
+        )
+        for stage, slots, order in zip(of, shares, orders(index.counts, of, seed=seed, config=data.order), strict=True)
+    ]
+    starts = [0, *itertools.accumulate(stage.steps for stage in of)][:-1]
+    return Loader(StagedDataset(datasets, starts), data, steps)
 
 
 class _Crop(NamedTuple):
@@ -70,7 +86,8 @@ class _Crop(NamedTuple):
 class StepDataset(Dataset[Batch]):
     """``dataset[step]`` is the ``Batch`` of some slots of the global batch, for any step at any time. Picklable.
 
-    ``lanes`` stands in for ``data.order.lanes`` where another number is wanted.
+    ``lanes`` stands in for ``data.order.lanes`` where another number is wanted; ``order``: of the samples,
+    if it does not begin at step 0.
     """
 
     def __init__(
@@ -83,17 +100,18 @@ class StepDataset(Dataset[Batch]):
         global_batch: int,
         slots: range,
         lanes: int | None = None,
+        order: Order | None = None,
     ) -> None:
-        order = data.order if lanes is None else replace(data.order, lanes=lanes)
+        chosen = data.order if lanes is None else replace(data.order, lanes=lanes)
         self.slots = slots
         self.photo_shape = (len(slots), data.size, data.size, 3)
-        self._order = Order(index.counts, seed=seed, global_batch=global_batch, config=order)
-        lanes_read = order.lanes * len(slots) // global_batch + 1
+        self._order = order or Order(index.counts, seed=seed, global_batch=global_batch, config=chosen)
+        lanes_read = chosen.lanes * len(slots) // global_batch + 1
         # Two blocks of each lane, as one may end within a step; few enough for any limit on open files.
-        open_shards = min(max(32, 2 * lanes_read * order.block_shards), 512)
+        open_shards = min(max(32, 2 * lanes_read * chosen.block_shards), 512)
         self._store = ShardStore(index, data.cache, open_shards=open_shards)
         self._index, self._data, self._seed = index, data, seed
-        self._holes = HoleDrawer(holes, data.size)
+        self._holes, self._patch = HoleDrawer(holes, data.size), holes.patch
         self._scratch: Pixels | None = None
 
     def __getitem__(self, step: int) -> Batch:
@@ -141,6 +159,8 @@ class StepDataset(Dataset[Batch]):
         holes = self._holes.draw(seed=self._seed, step=step, slots=self.slots)
         return Batch(
             step=step,
+            slots=self.slots,
+            patch=self._patch,
             photos=photos,
             boxes=torch.from_numpy(holes.boxes),
             strokes=torch.from_numpy(holes.strokes),
@@ -188,10 +208,49 @@ class StepDataset(Dataset[Batch]):
         )
 
 
+class StagedDataset(Dataset[Batch]):
+    """``dataset[step]`` is a ``Batch`` of the step's stage. Picklable."""
+
+    def __init__(self, datasets: Sequence[StepDataset], starts: Sequence[int]) -> None:
+        """``starts``: the first step of each of ``datasets``."""
+        self._datasets, self._starts = datasets, starts
+        self._last = datasets[0]
+        self.photo_bytes = max(math.prod(each.photo_shape) for each in datasets)
+        """Of the photos of a step, at most."""
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._at(step)[step]
+
+    def photo_shape(self, step: int) -> tuple[int, ...]:
+        """Of the photos of ``step``."""
+        return self._at(step).photo_shape
+
+    def mirror(self, step: int, photos: Tensor) -> None:
+        """As ``StepDataset.mirror``."""
+        self._at(step).mirror(step, photos)
+
+    def make(self, step: int, photos: Tensor) -> Batch:
+        """As ``StepDataset.make``."""
+        found = self._at(step)
+        if found is not self._last:
+            # Open files are limited.
+            self._last.close()
+            self._last = found
+        return found.make(step, photos)
+
+    def close(self) -> None:
+        """Close the shards; the next batch opens what it needs again."""
+        for each in self._datasets:
+            each.close()
+
+    def _at(self, step: int) -> StepDataset:
+        return self._datasets[bisect_right(self._starts, step) - 1]
+
+
 class Loader:
     """Iterates over the batches of its steps; each iteration starts its own workers and ends them."""
 
-    def __init__(self, dataset: StepDataset, data: DataConfig, steps: Sequence[int]) -> None:
+    def __init__(self, dataset: StagedDataset, data: DataConfig, steps: Sequence[int]) -> None:
         self._dataset, self._data, self._steps = dataset, data, steps
 
     def __len__(self) -> int:

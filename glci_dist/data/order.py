@@ -34,14 +34,32 @@ class _Epoch:
     block_starts: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class OrderPosition:
+    """What a step begins with."""
+
+    step: int = 0
+    epoch: int = 0
+    in_lane: int = 0
+    """Samples of each lane of the epoch that were read before."""
+
+
 class Order:
-    """The order of a corpus whose shards hold ``counts`` samples, for every step of a run.
+    """The order of a corpus whose shards hold ``counts`` samples, for every step from ``start`` on.
 
     Samples that do not fill a step at the epoch's end are dropped; they differ from epoch to epoch.
     Raises ``UserError`` if ``config.lanes`` does not divide ``global_batch``, or the corpus is too small.
     """
 
-    def __init__(self, counts: NDArray[np.int64], *, seed: int, global_batch: int, config: OrderConfig) -> None:
+    def __init__(
+        self,
+        counts: NDArray[np.int64],
+        *,
+        seed: int,
+        global_batch: int,
+        config: OrderConfig,
+        start: OrderPosition | None = None,
+    ) -> None:
         if global_batch % config.lanes:
             raise UserError(
                 f"data.order.lanes={config.lanes} does not divide global_batch={global_batch}: choose a divisor"
@@ -58,20 +76,31 @@ class Order:
         self._slots_per_lane = global_batch // config.lanes
         self._lane_length = total // config.lanes
         self.steps_per_epoch = self._lane_length // self._slots_per_lane
+        self._start = start or OrderPosition()
+        # Steps that the epoch of the start still fills.
+        self._left = (self._lane_length - self._start.in_lane) // self._slots_per_lane
         self._epochs: _Recent[_Epoch] = _Recent(2)
         # A step may span the end of one block and the start of the next in each lane.
         self._blocks: _Recent[NDArray[np.int64]] = _Recent(2 * config.lanes + 2)
 
+    def position(self, step: int) -> OrderPosition:
+        """What ``step``, which is not before the start, begins with: an order of other batches may go on from there."""
+        after = step - self._start.step
+        if after < self._left:
+            return OrderPosition(step, self._start.epoch, self._start.in_lane + after * self._slots_per_lane)
+        epochs, within = divmod(after - self._left, self.steps_per_epoch)
+        return OrderPosition(step, self._start.epoch + 1 + epochs, within * self._slots_per_lane)
+
     def samples(self, step: int, slots: range) -> list[tuple[int, int]]:
         """(shard, number in that shard) for each of the ``slots`` of the global batch at ``step``."""
-        epoch_number, epoch_step = divmod(step, self.steps_per_epoch)
-        epoch = self._epochs.get(epoch_number, partial(self._permute_shards, epoch_number))
+        at = self.position(step)
+        epoch = self._epochs.get(at.epoch, partial(self._permute_shards, at.epoch))
         lane, place = np.divmod(np.asarray(slots, dtype=np.int64), self._slots_per_lane)
-        positions = lane * self._lane_length + epoch_step * self._slots_per_lane + place
+        positions = lane * self._lane_length + at.in_lane + place
         blocks = np.searchsorted(epoch.block_starts, positions, side="right") - 1
         for block in set(blocks.tolist()):
             inside, start = blocks == block, epoch.block_starts[block]
-            order = self._blocks.get((epoch_number, block), partial(self._permute_block, epoch, block))
+            order = self._blocks.get((at.epoch, block), partial(self._permute_block, epoch, block))
             positions[inside] = start + order[positions[inside] - start]
         places = np.searchsorted(epoch.shard_starts, positions, side="right") - 1
         numbers = positions - epoch.shard_starts[places]

@@ -6,6 +6,7 @@ A batch is a function of its step, so a worker that was killed (out of memory, s
 from __future__ import annotations
 
 import errno
+import math
 import os
 import pickle
 import signal
@@ -37,7 +38,8 @@ class BatchMaker(Protocol):
     """Makes the batch of any step; picklable."""
 
     @property
-    def photo_shape(self) -> tuple[int, ...]: ...
+    def photo_bytes(self) -> int: ...
+    def photo_shape(self, step: int) -> tuple[int, ...]: ...
     def make(self, step: int, photos: Tensor) -> Batch: ...
     def mirror(self, step: int, photos: Tensor) -> None: ...
 
@@ -78,12 +80,12 @@ class _WorkerGroup:
         self.lost = ""
         """Which worker was lost, and why; empty: none."""
         before = set(active_children())
-        ring_bytes = data.workers * (data.prefetch + 1) * torch.Size(maker.photo_shape).numel()
+        ring_bytes = data.workers * (data.prefetch + 1) * maker.photo_bytes
         try:
             if ring_bytes > (free := _free()):
                 sizes = f"need {ring_bytes / _MIB:.1f} MiB of shared memory, {_SHARED} has {free / _MIB:.2f} MiB free"
                 raise OSError(errno.ENOSPC, f"{data.workers} workers {sizes}")
-            self._ring = _Ring(workers=data.workers, places=data.prefetch + 1, shape=maker.photo_shape)
+            self._ring = _Ring(workers=data.workers, places=data.prefetch + 1, size=maker.photo_bytes)
             loader = DataLoader(
                 _RingDataset(maker, self._ring),
                 batch_size=None,
@@ -117,7 +119,8 @@ class _WorkerGroup:
         if isinstance(message, Ending):
             raise message
         pickled, worker, place = message
-        batch: Batch = replace(pickle.loads(pickled), photos=self._ring.copy_out(worker, place))
+        batch: Batch = pickle.loads(pickled)
+        batch = replace(batch, photos=self._ring.copy_out(worker, place, self._maker.photo_shape(batch.step)))
         self._maker.mirror(batch.step, batch.photos)
         return batch
 
@@ -187,25 +190,31 @@ class _Ring:
     New shared memory for each batch would cost as much as decoding: a page fault for each 4 KiB.
     """
 
-    def __init__(self, *, workers: int, places: int, shape: tuple[int, ...]) -> None:
-        self._photos = torch.empty((workers, places, *shape), dtype=torch.uint8).share_memory_()
+    def __init__(self, *, workers: int, places: int, size: int) -> None:
+        """``size``: bytes of a place."""
+        self._photos = torch.empty((workers, places, size), dtype=torch.uint8).share_memory_()
         # Only its worker fills an empty place, and only the training process empties a full one.
         self._full = torch.zeros((workers, places), dtype=torch.bool).share_memory_()
 
-    def fill(self, worker: int) -> tuple[Tensor, int]:
-        """An empty place of ``worker``, the lowest as it may still be in the processor's cache; and its number."""
+    def fill(self, worker: int, shape: tuple[int, ...]) -> tuple[Tensor, int]:
+        """An empty place of ``worker`` for photos of ``shape``, the lowest as it may still be in the processor's cache;
+        and its number.
+        """
         # There always is one: a worker is at most ``places`` - 1 batches ahead of the one being copied.
         place = int(self._full[worker].numpy().argmin())
         if self._full[worker, place]:
             raise RuntimeError(f"loader worker {worker} was asked for more batches than it has places")
         self._full[worker, place] = True
-        return self._photos[worker, place], place
+        return self._view(worker, place, shape), place
 
-    def copy_out(self, worker: int, place: int) -> Tensor:
+    def copy_out(self, worker: int, place: int, shape: tuple[int, ...]) -> Tensor:
         """A copy of the photos in a place, which is empty afterwards."""
-        photos = self._photos[worker, place].clone()
+        photos = self._view(worker, place, shape).clone()
         self._full[worker, place] = False
         return photos
+
+    def _view(self, worker: int, place: int, shape: tuple[int, ...]) -> Tensor:
+        return self._photos[worker, place, : math.prod(shape)].view(shape)
 
 
 class _RingDataset(Dataset["tuple[bytes, int, int] | Ending"]):
@@ -217,7 +226,7 @@ class _RingDataset(Dataset["tuple[bytes, int, int] | Ending"]):
     def __getitem__(self, step: int) -> tuple[bytes, int, int] | Ending:
         info = torch.utils.data.get_worker_info()
         assert info is not None
-        photos, place = self._ring.fill(info.id)
+        photos, place = self._ring.fill(info.id, self._maker.photo_shape(step))
         # Returned, because DataLoader would wrap a raised error in the worker's traceback.
         try:
             batch = self._maker.make(step, photos)

@@ -37,6 +37,8 @@ def build_completion(config: Config) -> nn.Module:
             fill=chosen.fill,
             residual=chosen.residual,
             skips=chosen.skips,
+            blocks=chosen.blocks,
+            dilations=chosen.dilations,
         )
 
 
@@ -55,12 +57,14 @@ def check_custom(config: Config) -> None:
     """Raise ``UserError`` if a network of the user's own breaks a rule."""
     size, patch, losses = config.data.size, config.holes.patch, config.losses
     per_photo = bool(losses.r1 or losses.gradient_penalty or any(losses.penalties.values()))
+    sizes = dict.fromkeys([size, *(phase.size for phase in config.phases.values() if phase.steps and phase.size)])
+
+    def check_at_all_sizes(network: nn.Module) -> None:
+        for each in sizes:
+            check_completion(network, size=each, key="model.completion.custom")
+
     checks: list[tuple[Mapping[str, object], Callable[[Config], nn.Module], Callable[[nn.Module], None]]] = [
-        (
-            config.model.completion.custom,
-            build_completion,
-            lambda network: check_completion(network, size=size, key="model.completion.custom"),
-        ),
+        (config.model.completion.custom, build_completion, check_at_all_sizes),
         (
             config.model.discriminator.custom,
             build_discriminators,

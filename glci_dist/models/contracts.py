@@ -114,7 +114,7 @@ def _check(network: nn.Module, run: Callable[[int], Outputs], *, size: int, key:
     except UserError:
         raise
     except Exception as error:  # the user's module can raise anything
-        raise UserError(f"{key}: a pass over photos of data.size={size} px fails: {in_a_line(error)}") from error
+        raise UserError(f"{key}: a pass over photos of {size} px fails: {in_a_line(error)}") from error
 
 
 def _try(network: nn.Module, run: Callable[[int], Outputs], key: str) -> tuple[Outputs, Outputs]:

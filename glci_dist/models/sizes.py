@@ -16,6 +16,13 @@ def bottleneck_side(size: int) -> int:
 def check_models(config: Config) -> None:
     """Raise ``UserError`` for a photo size that the configured completion network does not accept."""
     chosen, size = config.model.completion, config.data.size
+    if chosen.kind == "context_encoder" and not chosen.custom:
+        for name, phase in config.phases.items():
+            if phase.steps and phase.size not in (0, size):
+                raise UserError(
+                    f"phases.{name}.size={phase.size}, but model.completion.kind=context_encoder takes photos of "
+                    f"data.size={size} alone: set it to 0"
+                )
     side = bottleneck_side(size)
     if not chosen.custom and chosen.kind == "context_encoder" and size != side << (size // side).bit_length() - 1:
         raise UserError(

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from glci_dist.config import Config
 from glci_dist.data.index import Index, load_index
 from glci_dist.data.location import is_remote
+from glci_dist.data.stages import stages
 from glci_dist.errors import UserError, in_a_line
 from glci_dist.models.build import build_completion, build_discriminators
+from glci_dist.rules import batches
 from glci_dist.runs.events import CheckpointSaved
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
@@ -108,9 +110,12 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
 def _batch(config: Config) -> Iterator[str]:
     cluster, accumulation = config.cluster, config.engine.accumulation
     least = cluster.min_nodes or cluster.nodes
+    for key, batch in batches(config).items():
+        if key != "global_batch" and batch != config.global_batch:
+            yield f"           {key}={batch}"
     for nodes in range(cluster.nodes, least - 1, -1):
         ranks = nodes * cluster.workers
-        if config.global_batch % (ranks * accumulation):
+        if any(batch % (ranks * accumulation) for batch in batches(config).values()):
             continue
         slots = config.global_batch // ranks
         micro = f" in {accumulation} micro-batches of {slots // accumulation}" if accumulation > 1 else ""
@@ -169,8 +174,9 @@ def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
     if images_per_second is None and measured is None:
         yield "time       not known: give --images-per-second, or start the run once"
         return
-    speed = images_per_second or config.global_batch / (measured or math.inf)
-    seconds = steps * config.global_batch / speed
+    photos = sum(stage.steps * stage.batch for stage in stages(config))
+    speed = images_per_second or photos / steps / (measured or math.inf)
+    seconds = photos / speed
     how = "given" if images_per_second else "measured"
     usable = 60 * cluster.time_min - cluster.signal_lead_s - _STARTUP_S
     again = max(0, math.ceil(seconds / usable) - 1) if usable > 0 else math.inf

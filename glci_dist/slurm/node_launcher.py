@@ -177,7 +177,7 @@ def samples_of(overrides: list[str], step: int) -> list[str]:
     """The keys of a step's samples, which are a function of the configuration; empty where they cannot be read."""
     from glci_dist import compose
     from glci_dist.data.index import load_index
-    from glci_dist.data.order import Order
+    from glci_dist.data.stages import order_at
     from glci_dist.data.store import ShardStore
 
     if step < 0:
@@ -185,9 +185,9 @@ def samples_of(overrides: list[str], step: int) -> list[str]:
     try:
         config = compose.load(overrides)
         index = load_index(config.data.shards, config.data.cache)
-        order = Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
+        order, stage = order_at(index.counts, config, step)
         store = ShardStore(index, config.data.cache)
-        slots = range(config.global_batch)
+        slots = range(stage.batch)
         return [f"{index.shards[shard].name}/{store.sample(shard, n)[0]}" for shard, n in order.samples(step, slots)]
     except UserError:
         return []

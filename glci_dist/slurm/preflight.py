@@ -9,12 +9,12 @@ from glci_dist import compose
 from glci_dist.checkpoints.manifest import newest_complete, resume_step
 from glci_dist.components import components
 from glci_dist.config import RESERVED_PORTS, Config
-from glci_dist.data.holes import check_holes
 from glci_dist.data.index import load_index
-from glci_dist.data.order import Order
+from glci_dist.data.stages import check_all_holes, orders, stages
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
 from glci_dist.models.sizes import check_models
+from glci_dist.rules import batches
 from glci_dist.runs.folder import RunFolder
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.backends.base import Backend
@@ -44,13 +44,14 @@ def _of_cluster(config: Config, chosen: Backend) -> Iterator[str]:
             f"cluster.reserved_port={cluster.reserved_port} leaves no {RESERVED_PORTS} ports up to 65535: make it at "
             f"most {65536 - RESERVED_PORTS}"
         )
-    ranks, parts = cluster.nodes * cluster.workers, config.global_batch // config.engine.accumulation
-    if config.global_batch % config.engine.accumulation or parts % ranks:
-        yield (
-            f"cluster.nodes={cluster.nodes} x {cluster.workers} workers do not share the global batch evenly "
-            f"(global_batch={config.global_batch}, engine.accumulation={config.engine.accumulation}): change one"
-        )
-        return
+    ranks, accumulation = cluster.nodes * cluster.workers, config.engine.accumulation
+    for key, batch in batches(config).items():
+        if batch % (ranks * accumulation):
+            yield (
+                f"cluster.nodes={cluster.nodes} x {cluster.workers} workers do not share the global batch evenly "
+                f"({key}={batch}, engine.accumulation={accumulation}): change one"
+            )
+            return
     yield from _said(lambda: compose.check_world(config, ranks, chosen.device()))
 
 
@@ -83,12 +84,12 @@ def _of_run(request: Request) -> Iterator[str]:
     config = request.config
     yield from _said(lambda: check_models(config))
     yield from _said(lambda: _check_parts(config))
-    yield from _said(lambda: check_holes(config.holes, config.data.size))
+    yield from _said(lambda: check_all_holes(config))
 
     def check_folder() -> None:
         index = load_index(config.data.shards, config.data.cache)
         check_shards(index)
-        Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
+        orders(index.counts, stages(config), seed=config.seed, config=config.data.order)
         folder = RunFolder(request.run)
         folder.check(config, index.digest)
         check_newest_checkpoint(folder.checkpoints, config)

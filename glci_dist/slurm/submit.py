@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from glci_dist import compose, credentials
 from glci_dist.config import Config
 from glci_dist.errors import UserError
+from glci_dist.rules import batches
 from glci_dist.runs.folder import unwritable
 from glci_dist.slurm import inherited, jobs, snapshot, sweeps
 from glci_dist.slurm.backends.base import Backend, JobHandle, JobRequest, Submitted
@@ -121,7 +123,9 @@ def launch(request: Request, code: Path) -> Launch:
     config, cluster, chosen = request.config, request.config.cluster, request.backend
     cluster = replace(cluster, environment={**chosen.environment(cluster), **cluster.environment})
     words = [*(snapshot.at_copies(word, code) for word in request.overrides), *chosen.overrides(config)]
-    return Launch(words, request.run, config.global_batch // config.engine.accumulation, cluster)
+    # Ranks share every phase's batch evenly if they share what divides all of them.
+    parts = math.gcd(*batches(config).values()) // config.engine.accumulation
+    return Launch(words, request.run, parts, cluster)
 
 
 def _record(request: Request, code: Path, handle: JobHandle) -> Submitted:

@@ -69,12 +69,13 @@ class AttemptStart:
         kind: type[Resumed | Started] = Resumed if resumed else Started
         self.log.event(kind(self.first_step, world.size, str(world.device), engine.precision))
         self._report_changes()
+        batch = self.schedule.at(self.first_step).batch
         from_world = f" (saved by {resumed.manifest.world_size} rank(s))" if resumed else ""
         self.log.say(
             f"{kind.name} {self.folder.path} at step {self.first_step} of {self.schedule.steps}{from_world}: "
             f"attempt {self.attempt.number}, {world.size} rank(s), "
             f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
-            f"{self.config.global_batch // world.size} of {self.config.global_batch} slots a rank"
+            f"{batch // world.size} of {batch} slots a rank"
         )
         for network, count in self.converted.items():
             self.log.say(f"{network}: {count} of torch's batch norms were converted to those over the global batch")

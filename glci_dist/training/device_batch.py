@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,23 +24,28 @@ class DeviceBatch:
     """``(N, 2)``: left, top of the local patch on the completed photo."""
     real_patches: Tensor
     """``(N, 2)``: left, top of the local patch on the real photo."""
-    slots: Tensor
-    """``(N,)``: the photos' slots in the global batch, consecutive; on the CPU."""
-
-    @property
-    def slot_range(self) -> range:
-        """The slots of the global batch."""
-        first = int(self.slots[0])
-        return range(first, first + len(self.slots))
+    slots: range
+    """The photos' slots in the global batch."""
+    patch: int
+    """Side of the local patches, px."""
 
     def micro_batches(self, count: int) -> Iterator[DeviceBatch]:
         """``count`` equal micro-batches, in the order of slots."""
-        for tensors in zip(*(getattr(self, each.name).chunk(count) for each in fields(self)), strict=True):
-            yield DeviceBatch(*tensors)
+        share = len(self.slots) // count
+        for start in range(0, len(self.slots), share):
+            part = slice(start, start + share)
+            yield DeviceBatch(
+                self.photos[part],
+                self.masks[part],
+                self.fake_patches[part],
+                self.real_patches[part],
+                self.slots[part],
+                self.patch,
+            )
 
 
-def to_device(batch: Batch, device: torch.device, slots: range) -> DeviceBatch:
-    """Move a batch to ``device``: uint8 photos to float, boxes and strokes to masks; ``slots``: of the global batch."""
+def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
+    """Move a batch to ``device``: uint8 photos to float, boxes and strokes to masks."""
     # A channels-last view of the bytes: no copy before the conversion to float.
     photos = batch.photos.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
     boxes = batch.boxes.to(device, non_blocking=True)
@@ -53,5 +58,6 @@ def to_device(batch: Batch, device: torch.device, slots: range) -> DeviceBatch:
         masks=masks,
         fake_patches=batch.fake_patches.to(device, non_blocking=True),
         real_patches=batch.real_patches.to(device, non_blocking=True),
-        slots=torch.arange(slots.start, slots.stop),
+        slots=batch.slots,
+        patch=batch.patch,
     )

@@ -97,7 +97,6 @@ class GanTrainStep:
         discriminators: Engine,
         *,
         losses: LossConfig,
-        patch: int,
         accumulation: int,
         seed: int = 0,
         terms: Sequence[WeightedTerm] = (),
@@ -109,7 +108,6 @@ class GanTrainStep:
         self.discriminators = discriminators
         self.adversarial_weight = AdversarialWeight()
         self._losses = losses
-        self._patch = patch
         self._accumulation = accumulation
         self._seed = seed
         self._terms, self._penalties, self._statistics = terms, penalties, statistics
@@ -196,7 +194,7 @@ class GanTrainStep:
 
     def _penalty(self, part: DeviceBatch, completed: Tensor, plan: StepPlan, found: dict[Metric, Tensor]) -> Tensor:
         """The weighted sum of the penalties."""
-        logits, slots = cast(Discriminators, self.discriminators.network).logits, part.slot_range
+        logits, slots = cast(Discriminators, self.discriminators.network).logits, part.slots
         inputs = PenaltyInputs(
             logits,
             part.photos,
@@ -204,7 +202,7 @@ class GanTrainStep:
             lambda: noise.interpolation_weights(seed=self._seed, step=plan.step, slots=slots).to(completed.device),
             part.real_patches,
             part.fake_patches,
-            self._patch,
+            part.patch,
         )
         total = part.photos.new_zeros(())
         for each in self._penalties:
@@ -283,7 +281,7 @@ class GanTrainStep:
         return {metric: value.mean() for metric, value in values if value is not None}
 
     def _completions(self, outputs: Tensor, part: DeviceBatch) -> Completions:
-        return Completions(outputs, part.photos, part.masks, part.fake_patches, self._patch)
+        return Completions(outputs, part.photos, part.masks, part.fake_patches, part.patch)
 
     def _input(
         self, images: Tensor, corners: Tensor, part: DeviceBatch, plan: StepPlan, *, purpose: str
@@ -291,9 +289,9 @@ class GanTrainStep:
         """The discriminators' input: images with instance noise, and their local patches at ``corners``."""
         strength = self._losses.instance_noise * plan.left
         if strength:
-            drawn = noise.gaussian(images, purpose=purpose, seed=self._seed, step=plan.step, slots=part.slot_range)
+            drawn = noise.gaussian(images, purpose=purpose, seed=self._seed, step=plan.step, slots=part.slots)
             images = images + strength * drawn
-        return images, crop_patches(images, corners, self._patch)
+        return images, crop_patches(images, corners, part.patch)
 
 
 def _extend(values: Values, found: Mapping[Metric, Tensor]) -> None:

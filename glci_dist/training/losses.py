@@ -17,7 +17,7 @@ def composite(outputs: Tensor, photos: Tensor, masks: Tensor) -> Tensor:
 
 
 def reconstruction(outputs: Tensor, photos: Tensor, masks: Tensor, config: LossConfig) -> Tensor:
-    """Squared (``l2``) or absolute (``l1``) error over the ``hole`` or the ``photo``.
+    """Squared (``l2``) or absolute (``l1``) error over the ``hole``, the hole with a ``rim``, or the ``photo``.
 
     A photo's value is the mean over its own region, so large and small holes have the same weight;
     the result is the mean over photos.
@@ -26,6 +26,8 @@ def reconstruction(outputs: Tensor, photos: Tensor, masks: Tensor, config: LossC
     errors = errors.square() if config.reconstruction == "l2" else errors.abs()
     if config.region == "photo":
         return errors.mean()
+    if config.region == "rim":
+        masks = F.max_pool2d(masks, 2 * config.rim + 1, stride=1, padding=config.rim)
     inside = (errors * masks).sum((1, 2, 3))
     return (inside / (photos.shape[1] * masks.sum((1, 2, 3))).clamp(min=1)).mean()
 

@@ -22,6 +22,8 @@ class StepPlan:
     left: float
     """Remaining share of the phase: 1 at its first step."""
     ends_phase: bool
+    batch: int
+    """Photos of the step, over all ranks."""
     is_joint: bool
     """Whether the phase trains both networks."""
     is_discriminators_alone: bool
@@ -47,7 +49,9 @@ class StepPlan:
 class Schedule:
     """The phases of a run in order, without those of 0 steps."""
 
-    def __init__(self, phases: Mapping[str, PhaseConfig]) -> None:
+    def __init__(self, phases: Mapping[str, PhaseConfig], *, global_batch: int = 0) -> None:
+        """``global_batch``: photos per step of phases that have no number of their own."""
+        self._global_batch = global_batch
         self._phases = [(name, phase) for name, phase in phases.items() if phase.steps]
         self.steps = sum(phase.steps for _, phase in self._phases)
         """Steps of the whole run."""
@@ -74,6 +78,7 @@ class Schedule:
             phase_step=within,
             left=1 - within / phase.steps,
             ends_phase=within == phase.steps - 1,
+            batch=phase.batch or self._global_batch,
             is_joint=bool(phase.completion_every and phase.discriminator_every),
             is_discriminators_alone=bool(phase.discriminator_every and not phase.completion_every),
             updates_completion=_is_due(within, phase.completion_every),

@@ -19,10 +19,9 @@ from glci_dist.cluster.world import World
 from glci_dist.config import Config, OptimizerConfig
 from glci_dist.data.batch import Batch
 from glci_dist.data.decode import DecodeError, decode
-from glci_dist.data.holes import check_holes
 from glci_dist.data.index import Index, load_index
 from glci_dist.data.loader import make_loader
-from glci_dist.data.order import Order
+from glci_dist.data.stages import check_all_holes, orders, stages
 from glci_dist.data.store import ShardStore
 from glci_dist.data.verify import check_shards
 from glci_dist.errors import UserError
@@ -76,7 +75,7 @@ def prepare(
     """The trainer, on every rank; raises ``UserError`` if something is wrong."""
     _check_same_configuration(config, world)
     compose.check_world(config, world.size, world.device.type)
-    check_holes(config.holes, config.data.size)
+    check_all_holes(config)
     check_models(config)
     folder = RunFolder(Path(config.runs) / config.name)
     startup = startup or StartupTimer()
@@ -102,7 +101,7 @@ def prepare(
         world,
         folder,
         attempt,
-        step=TrainStep(gan, average, world, config.global_batch),
+        step=TrainStep(gan, average, world),
         index=index,
         metrics=metrics,
         custom=custom,
@@ -134,9 +133,9 @@ def _assemble(
     """The trainer of an attempt that owns the lease, at the run's start. ``custom``: the user's own callbacks."""
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
-    log, schedule = RunLog(endings.journal), Schedule(config.phases)
+    log, schedule = RunLog(endings.journal), Schedule(config.phases, global_batch=config.global_batch)
     gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
-    audit = SampleAudit(world, config.global_batch)
+    audit = SampleAudit(world)
     registry = _registry(step, custom, gradient_monitor, doctor, audit)
     converted = {name: count for name, each in step.engines().items() if (count := count_converted(each.network))}
     checkpoints = Checkpointer(config, world, folder, attempt, registry, log)
@@ -206,6 +205,7 @@ def _stream(config: Config, world: World, index: Index) -> Callable[[Sequence[in
         rank=world.rank,
         world_size=world.size,
         steps=steps,
+        stages=stages(config),
     )
 
 
@@ -271,7 +271,6 @@ def build_gan_step(config: Config, world: World, parts: StepParts | None = None)
         engine(build_completion(config), config.optimizers.completion),
         engine(build_discriminators(config), config.optimizers.discriminator),
         losses=config.losses,
-        patch=config.holes.patch,
         accumulation=config.engine.accumulation,
         seed=config.seed,
         terms=parts.terms,
@@ -291,7 +290,7 @@ def _open_data(config: Config, world: World, folder: RunFolder) -> tuple[Index, 
 
     def open_all() -> Index:
         index = opened(config.data.shards)
-        Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
+        orders(index.counts, stages(config), seed=config.seed, config=config.data.order)
         if config.data.val:
             opened(config.data.val)
         return index

@@ -72,7 +72,6 @@ class TrainStep:
     gan: GanTrainStep
     average: MovingAverage | None
     world: World
-    global_batch: int
 
     def engines(self) -> dict[str, Engine]:
         """Both engines by their names in a checkpoint."""
@@ -90,7 +89,7 @@ class TrainStep:
 
     def to_device(self, batch: Batch) -> DeviceBatch:
         """This rank's batch on its device."""
-        return to_device(batch, self.world.device, self.world.slots(self.global_batch))
+        return to_device(batch, self.world.device)
 
     def run(self, batch: Batch | None, plan: StepPlan, limits: GradientNormLimits) -> StepMeasurements:
         """Update the networks, and the moving average after an applied completion update; without a batch nothing."""

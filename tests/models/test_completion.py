@@ -103,9 +103,13 @@ def test_the_output_is_fp32_under_bf16_autocast_too() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fill", ["mean", "pyramid"])
 @pytest.mark.parametrize("kind", ["glcic", "context_encoder"])
-def test_what_lies_in_the_hole_never_changes_the_output(kind: str, training: bool) -> None:
-    network = CompletionNetwork(width=0.1) if kind == "glcic" else ContextEncoder(size=32, width=0.1)
+def test_what_lies_in_the_hole_never_changes_the_output(kind: str, fill: str, training: bool) -> None:
+    if kind == "glcic":
+        network: nn.Module = CompletionNetwork(width=0.1, fill=fill, residual=fill == "pyramid", skips=True)
+    else:
+        network = ContextEncoder(size=32, width=0.1, fill=fill, residual=fill == "pyramid")
     photos, masks = photos_and_masks(32)
     settle(network, photos, masks)
     network.train(training)

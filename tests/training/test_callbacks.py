@@ -40,7 +40,7 @@ from tests.small_run import small
 from tests.worlds import run_world
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
-SCHEDULE = Schedule({"completion": PhaseConfig(steps=9, completion_every=1)})
+SCHEDULE = Schedule({"completion": PhaseConfig(steps=9, completion_every=1)}, global_batch=4)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def batch(**changes: Any) -> Batch:
     corners = torch.zeros(4, 2, dtype=torch.int32)
     photos = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
     boxes, strokes = torch.zeros(4, 1, 4, dtype=torch.int32), torch.zeros(4, 0, 5)
-    made = Batch(0, photos, boxes, strokes, corners, corners, None, ("a", "b", "c", "d"), ())
+    made = Batch(0, range(4), 4, photos, boxes, strokes, corners, corners, None, ("a", "b", "c", "d"), ())
     return replace(made, **changes)
 
 
@@ -238,7 +238,7 @@ def test_a_loader_worker_that_was_lost_is_named(config: Config, log: RunLog, att
 
 def test_the_audit_counts_each_sample_once_and_goes_on_from_what_was_saved() -> None:
     def audited(steps: range, state: dict[str, Any] | None = None) -> dict[str, Any]:
-        audit = SampleAudit(ALONE, 4)
+        audit = SampleAudit(ALONE)
         if state is not None:
             audit.load_state_dict(state)
         for number in steps:

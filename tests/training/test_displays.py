@@ -82,7 +82,7 @@ OF_CONTEST = {
 }
 
 
-STEP_METRICS = GanTrainStep(None, None, losses=LossConfig(), patch=8, accumulation=1).metrics  # type: ignore[arg-type]
+STEP_METRICS = GanTrainStep(None, None, losses=LossConfig(), accumulation=1).metrics  # type: ignore[arg-type]
 METRICS = MetricRegistry([*STATES, *STEP_METRICS, *DERIVED_METRICS])
 
 
@@ -272,7 +272,7 @@ def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_pat
 
 
 def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(METRICS, first_step=0, steps=9, global_batch=8)
+    progress = Progress(METRICS, first_step=0, steps=9)
     for report in reports():
         show(progress, report)
     progress.close()

@@ -26,15 +26,24 @@ def outputs_photos_masks() -> tuple[Tensor, Tensor, Tensor]:
     return outputs, photos, masks
 
 
+def _within(hole: np.ndarray, distance: int) -> np.ndarray:
+    """The pixels of which a hole's pixel is at most ``distance`` rows and columns away."""
+    near = np.zeros_like(hole)
+    for row, column in np.argwhere(hole):
+        near[max(0, row - distance) : row + distance + 1, max(0, column - distance) : column + distance + 1] = True
+    return near
+
+
 @pytest.mark.parametrize(("kind", "power"), [("l2", 2), ("l1", 1)])
-@pytest.mark.parametrize("region", ["hole", "photo"])
+@pytest.mark.parametrize("region", ["hole", "rim", "photo"])
 def test_reconstruction_is_the_mean_over_photos_of_the_mean_error_in_the_region(
     kind: str, power: int, region: str
 ) -> None:
     outputs, photos, masks = outputs_photos_masks()
     each = []
     for output, photo, mask in zip(outputs.numpy(), photos.numpy(), masks.numpy(), strict=True):
-        inside = np.broadcast_to(mask == 1, photo.shape) if region == "hole" else np.ones(photo.shape, bool)
+        reached = {"hole": mask == 1, "rim": _within(mask[0] == 1, 2)[None], "photo": np.ones_like(mask, bool)}
+        inside = np.broadcast_to(reached[region], photo.shape)
         each.append((np.abs(output - photo)[inside] ** power).mean())
 
     loss = reconstruction(outputs, photos, masks, LossConfig(reconstruction=kind, region=region))

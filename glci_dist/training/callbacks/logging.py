@@ -62,12 +62,12 @@ class Logging(Callback):
         self._last_finding = last_finding
         self._logged: tuple[int, Finding] | None = None
         self._has_begun = False
-        self._every, self._global_batch = config.monitor.scalars_every, config.global_batch
+        self._every = config.monitor.scalars_every
         self._configuration = f"```\n{to_yaml(config)}\n```"
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._totals: dict[str, float] = defaultdict(float)
-        self._written, self._steps = time.perf_counter(), 0
+        self._written, self._photos = time.perf_counter(), 0
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class Logging(Callback):
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report = done.report
-        self._steps += 1
+        self._photos += report.plan.batch
         for name, value in scalars(report, self._metrics):
             self._sums[name] += value
             self._counts[name] += 1
@@ -137,12 +137,12 @@ class Logging(Callback):
                 values[name] = self._totals[name]
             else:
                 values[name] = total / self._counts[name]
-        values["speed/images_per_second"] = self._steps * self._global_batch / (now - self._written)
+        values["speed/images_per_second"] = self._photos / (now - self._written)
         values |= {gauge.metric.name: value for gauge in self._gauges if (value := gauge.read()) is not None}
         values |= {f"goodput/{kind}": share for kind, share in self._shares().items()}
         self._sums.clear()
         self._counts.clear()
-        self._written, self._steps = now, 0
+        self._written, self._photos = now, 0
         self._log_scalars(values, step)
 
     def _log_state(self) -> None:

@@ -39,7 +39,7 @@ class Pictures(Callback):
         dataset = StepDataset(
             faces, config.data, config.holes, seed=_SEED, global_batch=count, slots=range(count), lanes=1
         )
-        self._batch = to_device(dataset[0], device, range(count))
+        self._batch = to_device(dataset[0], device)
         self._network, self._folder, self._show = network, folder, show
         self._every = config.monitor.pictures_every
 

@@ -20,9 +20,9 @@ class Progress(Callback):
     is_display = True
     _SECONDS = 30.0
 
-    def __init__(self, metrics: MetricRegistry, *, first_step: int, steps: int, global_batch: int) -> None:
+    def __init__(self, metrics: MetricRegistry, *, first_step: int, steps: int) -> None:
         self._metrics = metrics
-        self._first, self._steps, self._global_batch = first_step, steps, global_batch
+        self._first, self._steps, self._photos = first_step, steps, 0
         self._live = sys.stderr.isatty()
         self._bar = tqdm(initial=first_step, total=steps, unit="step", dynamic_ncols=True, disable=not self._live)
         self._start = self._said = time.perf_counter()
@@ -32,7 +32,8 @@ class Progress(Callback):
         report = done.report
         run = report.plan.step + 1 - self._first
         elapsed = time.perf_counter() - self._start
-        speed = run * self._global_batch / elapsed
+        self._photos += report.plan.batch
+        speed = self._photos / elapsed
         figures = " ".join(f"{label} {value:.4g}" for label, value in self._metrics.labelled(report.values))
         if self._live:
             self._bar.set_description(report.plan.phase, refresh=False)
@@ -50,7 +51,7 @@ class Progress(Callback):
             )
 
     def on_rewind(self, step: int) -> None:
-        self._first, self._start = step, time.perf_counter()
+        self._first, self._start, self._photos = step, time.perf_counter(), 0
         self._bar.n = self._bar.initial = step
 
     def close(self) -> None:

@@ -23,13 +23,13 @@ _FEWEST = 1000
 class SampleAudit(Callback):
     """Records the samples of every step as a count and a digest, which are saved in checkpoints."""
 
-    def __init__(self, world: World, global_batch: int) -> None:
-        self._world, self._slots = world, world.slots(global_batch)
+    def __init__(self, world: World) -> None:
+        self._world = world
         self._before, self._own = SampleDigest(), SampleDigest()
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         if done.batch is not None:
-            self._own = self._own.with_samples(done.report.plan.step, self._slots, done.batch.keys)
+            self._own = self._own.with_samples(done.batch.step, done.batch.slots, done.batch.keys)
 
     def state_dict(self) -> dict[str, Any]:
         """The digest of all ranks, on rank 0; every rank calls it."""
@@ -57,7 +57,7 @@ class SampleWatch(Callback):
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report, batch, gradient_monitor = done.report, done.batch, self._gradient_monitor
-        gradient_monitor.samples += self._config.global_batch
+        gradient_monitor.samples += report.plan.batch
         gradient_monitor.replaced += report.replaced
         if report.replaced and batch is not None:
             self._report_replaced(report.plan.step, batch)

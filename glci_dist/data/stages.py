@@ -1,0 +1,95 @@
+"""Photo size and batch of each step: phases may have their own (``phases.*.size``, ``phases.*.batch``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glci_dist.config import Config, DataConfig, HolesConfig, OrderConfig
+from glci_dist.data.holes import check_holes
+from glci_dist.data.order import Order, OrderPosition
+from glci_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Consecutive steps with photos of one size and batches of one length."""
+
+    steps: int
+    size: int
+    """Side of the photos, px."""
+    batch: int
+    """Photos per step, over all ranks."""
+
+
+def stages(config: Config) -> list[Stage]:
+    """The stages of a run in order; successive phases that are alike are one."""
+    found: list[Stage] = []
+    for phase in config.phases.values():
+        if not phase.steps:
+            continue
+        stage = Stage(phase.steps, phase.size or config.data.size, phase.batch or config.global_batch)
+        if found and (found[-1].size, found[-1].batch) == (stage.size, stage.batch):
+            found[-1] = replace(stage, steps=found[-1].steps + stage.steps)
+        else:
+            found.append(stage)
+    return found
+
+
+def orders(counts: NDArray[np.int64], of: Sequence[Stage], *, seed: int, config: OrderConfig) -> list[Order]:
+    """The order of each stage, which goes on where the one before it ends.
+
+    Raises ``UserError`` if the lanes do not divide a batch, or the corpus is smaller than one.
+    """
+    made: list[Order] = []
+    step, position = 0, OrderPosition()
+    for stage in of:
+        made.append(Order(counts, seed=seed, global_batch=stage.batch, config=config, start=position))
+        step += stage.steps
+        position = made[-1].position(step)
+    return made
+
+
+def order_at(counts: NDArray[np.int64], config: Config, step: int) -> tuple[Order, Stage]:
+    """The order and the stage of a step of a run; raises ``UserError`` as ``orders``, or if there is no such step."""
+    of, ends = stages(config), 0
+    for stage, order in zip(of, orders(counts, of, seed=config.seed, config=config.data.order), strict=True):
+        ends += stage.steps
+        if step < ends:
+            return order, stage
+    raise UserError(f"step {step} lies outside a schedule of {ends} steps")
+
+
+def at_size(data: DataConfig, holes: HolesConfig, size: int) -> tuple[DataConfig, HolesConfig]:
+    """The preprocessing and the holes for photos of ``size`` px: every length in proportion to ``data.size``."""
+    if size == data.size:
+        return data, holes
+    ratio = size / data.size
+
+    def scaled(length: int) -> int:
+        return max(1, round(ratio * length))
+
+    return (
+        replace(data, size=size, short_edge=[max(size, scaled(edge)) for edge in data.short_edge]),
+        replace(
+            holes,
+            min_side=scaled(holes.min_side),
+            max_side=scaled(holes.max_side),
+            patch=scaled(holes.patch),
+            stroke_radius=[ratio * radius for radius in holes.stroke_radius],
+        ),
+    )
+
+
+def check_all_holes(config: Config) -> None:
+    """Raise ``UserError`` for the first rule that the holes break at ``data.size`` or at a phase's size."""
+    check_holes(config.holes, config.data.size)
+    for name, phase in config.phases.items():
+        if phase.steps and phase.size:
+            try:
+                check_holes(at_size(config.data, config.holes, phase.size)[1], phase.size)
+            except UserError as error:
+                raise UserError(f"phases.{name}.size={phase.size}: holes and patches scaled to it: {error}") from error

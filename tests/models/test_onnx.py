@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import warnings
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -31,7 +31,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_exported_network_gives_the_same_output(name: str) -> None:
+def test_an_exported_network_gives_the_same_output(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network: nn.Module = NETWORKS[name]()
     photos, masks = photos_and_masks(32)
@@ -39,7 +39,7 @@ def test_an_exported_network_gives_the_same_output(name: str) -> None:
     network.eval()
     is_any_size = name != "context-encoder"
     axes = {0: "batch", 2: "height", 3: "width"} if is_any_size else {0: "batch"}
-    file = io.BytesIO()
+    file = tmp_path / "network.onnx"
     with warnings.catch_warnings():
         # The number of the pyramid's levels is the example's.
         warnings.simplefilter("ignore")
@@ -53,7 +53,7 @@ def test_an_exported_network_gives_the_same_output(name: str) -> None:
             output_names=["output"],
             dynamic_axes=dict.fromkeys(("photos", "masks", "output"), axes),
         )
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for size, count in ((32, 2), (44, 3)) if is_any_size else ((32, 2), (32, 3)):
         photos, masks = photos_and_masks(size, count)
         with torch.no_grad():

@@ -227,21 +227,24 @@ def overrides(arguments: argparse.Namespace, name: str) -> list[str]:
 
 
 def as_long(run: Path) -> int:
-    """How many steps of phase 1 take as long as the run's other phases."""
+    """How many steps of phase 1, at its last photo size, take as long as the run's phases 2 and 3."""
     events = read_journal(run)
-    phases = [event for event in events if isinstance(event, PhaseStarted)]
+    phases = {event.phase: event for event in events if isinstance(event, PhaseStarted)}
     (end,) = (event for event in events if isinstance(event, Completed))
     started = [event for event in events if isinstance(event, FirstStepDone)]
-    if len(started) != 1 or len({each.phase for each in phases}) != 3:
+    if len(started) != 1 or len(phases) < 3:
         raise UserError(f"{run} was interrupted, and its phases' times are not known: remove it, and run again")
-    second = next(event for event in phases if event.step)
-    # The first step's time is not in it.
-    return math.ceil((end.time - second.time) / (second.time - started[0].time) * (second.step - 1))
+    first, second = phases["completion"], phases["discriminator"]
+    # The run's first step takes long.
+    start = first if first.step else started[0]
+    steps = second.step - first.step - (not first.step)
+    return math.ceil((end.time - second.time) / (second.time - start.time) * steps)
 
 
 def phase_1(arguments: argparse.Namespace) -> int:
-    """Steps of phase 1."""
-    return compose.load(overrides(arguments, "sound")).phases["completion"].steps
+    """Steps of phase 1, the coarse ones too."""
+    phases = compose.load(overrides(arguments, "sound")).phases
+    return sum(phase.steps for name, phase in phases.items() if name in ("coarse", "completion"))
 
 
 def train(arguments: argparse.Namespace, name: str) -> None:

@@ -42,7 +42,7 @@ class Config:
     seed: int = at_least(0, Rule(lambda seed: seed < 2**63, "is too large: it must be less than 2**63"), default=0)
     """Seed of all random numbers: weights, order, crops, flips, holes, patches, noise."""
     global_batch: int = at_least(1, default=32)
-    """Photos per step, over all ranks."""
+    """Photos per step, over all ranks, in phases without a ``batch`` of their own."""
     data: DataConfig = field(default_factory=DataConfig)
     holes: HolesConfig = field(default_factory=HolesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -155,7 +155,7 @@ def _load_batch(photos: Photos, protocol: HoleProtocol, numbers: range) -> _Batc
         blanked=pixels * (masks.permute(0, 2, 3, 1) < 0.5),
         masks=masks,
         patches=protocol.patches(numbers),
-        patch=protocol.holes.patch,
+        patch=protocol.patch,
     )
 
 

@@ -186,12 +186,11 @@ class Result:
                 values = (self.value(network, name, held) for _, held in sizes)
                 rows.append([METRICS[name].title, *(_cell(Summary(value), METRICS[name].decimals) for value in values)])
             blocks.append(_markdown(rows))
-        holes = self.protocol.holes
-        sides = f", holes of {holes.min_side} to {holes.max_side} px" if self.protocol.name == "box" else ""
         intervals = f"; in brackets: 95% intervals of {self.replicates} resamples" if self.replicates else ""
+        remark = f"; {self.protocol.remark}" if self.protocol.remark else ""
         blocks.append(
-            f"{self.photos} photos of {self.protocol.size} px; mask set {self.protocol.name}{sides}, "
-            f"seed {self.protocol.seed}, digest {self.holes_sha256[:12]}{intervals}\n"
+            f"{self.photos} photos of {self.protocol.size} px; {self.protocol.title}, "
+            f"seed {self.protocol.seed}, digest {self.holes_sha256[:12]}{intervals}{remark}\n"
         )
         return "\n".join(blocks)
 

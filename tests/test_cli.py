@@ -310,6 +310,8 @@ def test_an_evaluation_by_a_published_protocol_says_so(
     told = capsys.readouterr().out
     assert "; protocol lama-medium, seed 20170730, digest " in told
     assert "; published for 256 and 512 px; here 64\n" in told
+    assert "U-IDS and P-IDS (EfficientNet-Lite0) are left out" in told
+    assert "they need more than 1280 photos" in told
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert document["protocol"] == {"name": "lama-medium", "seed": 20170730, "size": 64, "published_px": [256, 512]}
 

@@ -12,8 +12,11 @@ them with two baselines (the mean colour, OpenCV's Telea inpainting). Metrics, e
   l1 in the hole (x100), PSNR, SSIM       on pixels
   perceptual and Frechet distance         on features of EfficientNet-Lite0, whose weights come in a package: per
                                           photo and between distributions; not comparable with LPIPS and FID
+  U-IDS, P-IDS                            how often a linear classifier of the same features takes photos and
+                                          composites for each other; needs more photos than features, 1280
   identity distance (--identity)          between face embeddings: whether it is still the same person
-  LPIPS, FID (--lpips-weights, ...)       the published ones, with their networks' weights
+  LPIPS, FID (--lpips-weights, ...)       the published ones, with their networks' weights; with FID also U-IDS
+                                          and P-IDS on InceptionV3, from 2049 photos on
 over the whole photo and around the hole, and by hole size. With several runs, or steps of one run (RUN@STEP), also
 the ratio of each to the first. Under torchrun the ranks share the photos.
 

@@ -269,6 +269,8 @@ def test_evaluating_on_no_shards_or_no_photos_is_one_line(refusal: Glci, faces_s
         (["{run}", "{run}@2"], "(step 2) is named twice"),
         (["{run}", "--out", "{run}/config.yaml"], "config.yaml cannot be written"),
         (["{run}", "--masks", "boxes"], "--masks=boxes is no mask set: choose among box, centre, freeform-thin"),
+        (["{run}", "--protocol", "lama"], "--protocol=lama is not known: choose among mmagic-box, mmagic-irregular"),
+        (["{run}", "--masks", "box", "--protocol", "centre"], "--masks=box and --protocol=centre both name the holes"),
         (["{run}", "--fid-weights", "/nowhere.pth"], "--fid-weights=/nowhere.pth cannot be read"),
         (["{run}", "--lpips-weights", "/dev/null"], "--lpips-weights=/dev/null is no file of weights"),
     ],
@@ -298,6 +300,20 @@ def test_an_evaluation_of_two_steps_of_a_run_tells_both_and_their_ratio(
     assert list(document["methods"]) == ["mean colour", "OpenCV Telea", "run (step 2)", "other (step 2)"]
     assert document["methods"]["run (step 2)"] == document["methods"]["other (step 2)"]
     assert document["methods"]["run (step 2)"].keys() >= {"frechet", "frechet_hole", "perceptual", "perceptual_hole"}
+
+
+def test_an_evaluation_by_a_published_protocol_says_so(
+    faces_shards: str, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", faces_shards, "--photos", "4", "--resamples", "0", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(finished_run), "--protocol", "lama-medium", *words]) == 0
+    told = capsys.readouterr().out
+    assert "; protocol lama-medium, seed 20170730, digest " in told
+    assert "; published for 256 and 512 px; here 64\n" in told
+    assert "U-IDS and P-IDS (EfficientNet-Lite0) are left out" in told
+    assert "they need more than 1280 photos" in told
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert document["protocol"] == {"name": "lama-medium", "seed": 20170730, "size": 64, "published_px": [256, 512]}
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "evaluation.md", "evaluation.png"])

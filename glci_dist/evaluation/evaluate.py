@@ -16,6 +16,7 @@ from glci_dist.cluster.world import World
 from glci_dist.data.masks import crop_patches
 from glci_dist.errors import UserError
 from glci_dist.evaluation.baselines import CompletionMethod
+from glci_dist.evaluation.discriminative import SCORES, discriminative_scores, why_left_out
 from glci_dist.evaluation.feature_metrics import WHOLE_PHOTO, FeatureMetric, Features
 from glci_dist.evaluation.metrics import composite, jumps_across_edge, photo_metrics, to_uint8
 from glci_dist.evaluation.protocol import HoleProtocol
@@ -155,7 +156,7 @@ def _load_batch(photos: Photos, protocol: HoleProtocol, numbers: range) -> _Batc
         blanked=pixels * (masks.permute(0, 2, 3, 1) < 0.5),
         masks=masks,
         patches=protocol.patches(numbers),
-        patch=protocol.holes.patch,
+        patch=protocol.patch,
     )
 
 
@@ -213,17 +214,42 @@ def _merge(
         return {name: np.concatenate([each[name] for each in gathered]) for name in gathered[0]}
 
     keys = tuple(key for part in parts for key in part.keys)
+    per_photo = {method: join(part.per_photo[method] for part in parts) for method in methods}
+    features = {method: join(part.features[method] for part in parts) for method in methods}
+    true = join(part.true for part in parts)
+    notes = _add_discriminative_scores(per_photo, features, true)
     return Result(
         protocol=protocol,
         holes_sha256=protocol.digest(len(keys)),
         keys=keys,
         hole_shares=np.concatenate([part.areas for part in parts]),
-        per_photo={method: join(part.per_photo[method] for part in parts) for method in methods},
-        features={method: join(part.features[method] for part in parts) for method in methods},
-        photo_features=join(part.true for part in parts),
+        per_photo=per_photo,
+        features=features,
+        photo_features=true,
         weights=join(part.weights for part in parts),
         replicates=replicates,
+        notes=notes,
     )
+
+
+def _add_discriminative_scores(
+    per_photo: Mapping[str, dict[str, np.ndarray]],
+    features: Mapping[str, Mapping[str, np.ndarray]],
+    true: Mapping[str, np.ndarray],
+) -> tuple[str, ...]:
+    """Add U-IDS and P-IDS to every method that has features for them; returns why they are left out, if they are."""
+    notes = []
+    for name, scores in SCORES.items():
+        if name not in true:
+            continue
+        problem = why_left_out(name, *true[name].shape)
+        if problem:
+            notes.append(problem)
+            continue
+        for method, found in features.items():
+            if name in found:
+                per_photo[method] |= zip(scores, discriminative_scores(found[name], true[name]), strict=True)
+    return tuple(notes)
 
 
 def _complete(method: str, complete: CompletionMethod, part: _Batch) -> Tensor:

@@ -25,7 +25,8 @@ from glci_dist.evaluation.baselines import CompletionMethod, mean_colour, telea
 from glci_dist.evaluation.evaluate import complete_samples, evaluate, raised_on_all_ranks
 from glci_dist.evaluation.feature_metrics import EfficientNet, FeatureMetric, Inception, Lpips
 from glci_dist.evaluation.identity import Identity
-from glci_dist.evaluation.protocol import EvaluationPhotos, frozen_protocol
+from glci_dist.evaluation.protocol import EvaluationPhotos, HoleProtocol, frozen_protocol
+from glci_dist.evaluation.published import published_protocol
 from glci_dist.evaluation.report import prepare_folder, write_report
 from glci_dist.models.build import build_completion
 from glci_dist.models.completion import fill_colour
@@ -42,8 +43,10 @@ class EvaluationRequest:
     runs: Sequence[str]
     """Folders of runs, ``RUN`` or ``RUN@STEP``."""
     shards: str
-    masks: str = "box"
-    """Name of a frozen mask set."""
+    masks: str | None = None
+    """Name of a frozen mask set; None: ``box``, if there is no ``protocol`` either."""
+    protocol: str | None = None
+    """Name of a published protocol, in place of a mask set."""
     photos: int | None = None
     """Number of photos; None: all."""
     batch: int = 32
@@ -82,6 +85,10 @@ def evaluate_runs(request: EvaluationRequest) -> None:
     ):
         if number < least:
             raise UserError(f"{option}={number} is too small: it must be at least {least}")
+    if request.masks is not None and request.protocol is not None:
+        raise UserError(
+            f"--masks={request.masks} and --protocol={request.protocol} both name the holes: give one of them"
+        )
     with joined(EngineConfig()) as world:
         # Rank 0 chooses: a run that is still training may save another checkpoint meanwhile.
         collectives.mark_progress("verifying checkpoints", unbounded=True)
@@ -103,7 +110,7 @@ def _evaluate(request: EvaluationRequest, generators: Sequence[LoadedGenerator],
     photos = EvaluationPhotos(
         index, store, size=first.data.size, short_edge=first.data.short_edge[0], count=request.photos
     )
-    protocol = frozen_protocol(request.masks, first.data.size, first.holes)
+    protocol = _holes(request, first)
     methods: dict[str, CompletionMethod] = {
         MEAN_COLOUR: mean_colour(fill_colour(generators[0].network).flatten().tolist()),
         TELEA: telea,
@@ -131,6 +138,13 @@ def _evaluate(request: EvaluationRequest, generators: Sequence[LoadedGenerator],
         picture = write_report(result, samples, target, networks=names, beside=TELEA)
         print(result.table(names), end="")
         print(f"written: {target / 'evaluation.json'}, {target / 'evaluation.md'}, {picture}")
+
+
+def _holes(request: EvaluationRequest, config: Config) -> HoleProtocol:
+    """The requested holes; raises ``UserError`` for an unknown name."""
+    if request.protocol is None:
+        return frozen_protocol(request.masks or "box", config.data.size, config.holes)
+    return published_protocol(request.protocol, config.data.size)
 
 
 def _check_sizes(generators: Sequence[LoadedGenerator]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from glci_dist.data.masks import render_masks
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
 
-_SEED = 20170730
+SEED = 20170730
 """Frozen: with another value, results are not comparable with published ones."""
 _RADII = {"freeform-thin": (1 / 64, 2 / 64), "freeform-medium": (2 / 64, 4 / 64), "freeform-thick": (4 / 64, 7 / 64)}
 """Range of a stroke's half width, as a share of the photo's side. Frozen too."""
@@ -29,26 +30,65 @@ MASK_SETS = ("box", "centre", *_RADII)
 
 
 @dataclass(frozen=True)
-class HoleProtocol:
-    """A frozen set of holes: the hole of photo number i is a pure function of (protocol, i)."""
+class HoleProtocol(ABC):
+    """A frozen set of holes: the hole of photo number i is a pure function of (protocol, photo size, i)."""
 
     name: str
     seed: int
     size: int
     """Side of the square photos, px."""
-    holes: HolesConfig
 
+    @property
+    @abstractmethod
+    def patch(self) -> int:
+        """Side of the square neighbourhood of a hole, px."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What it is called in a report."""
+
+    @property
+    def remark(self) -> str:
+        """What a reader must know before comparing; empty: nothing."""
+        return ""
+
+    @abstractmethod
     def masks(self, numbers: range) -> Tensor:
         """The holes of these photos: float32 (len(numbers), 1, size, size), 1 in the hole."""
+
+    @abstractmethod
+    def patches(self, numbers: range) -> Tensor:
+        """Left, top of each hole's neighbourhood: int32 (len(numbers), 2)."""
+
+    @abstractmethod
+    def digest(self, photos: int) -> str:
+        """Sha256 over the first ``photos`` holes; equal digests of one protocol mean equal holes."""
+
+
+@dataclass(frozen=True)
+class MaskSet(HoleProtocol):
+    """Holes of one of this package's own kinds."""
+
+    holes: HolesConfig
+
+    @property
+    def patch(self) -> int:
+        return self.holes.patch
+
+    @property
+    def title(self) -> str:
+        sides = f", holes of {self.holes.min_side} to {self.holes.max_side} px" if self.name == "box" else ""
+        return f"mask set {self.name}{sides}"
+
+    def masks(self, numbers: range) -> Tensor:
         holes = self._draw(numbers)
         return render_masks(torch.from_numpy(holes.boxes), torch.from_numpy(holes.strokes), self.size)
 
     def patches(self, numbers: range) -> Tensor:
-        """Left, top of each hole's neighbourhood: int32 (len(numbers), 2), squares of ``holes.patch`` px."""
         return torch.from_numpy(self._draw(numbers).fake_patches)
 
     def digest(self, photos: int) -> str:
-        """Sha256 over the boxes and strokes of the first ``photos`` holes; equal digests mean equal holes."""
         holes = self._draw(range(photos))
         content = holes.boxes.astype("<i4").tobytes() + holes.strokes.astype("<f4").tobytes()
         return hashlib.sha256(content).hexdigest()
@@ -57,7 +97,7 @@ class HoleProtocol:
         return draw_holes(self.holes, self.size, seed=self.seed, step=0, slots=numbers)
 
 
-def frozen_protocol(name: str, size: int, holes: HolesConfig) -> HoleProtocol:
+def frozen_protocol(name: str, size: int, holes: HolesConfig) -> MaskSet:
     """The mask set ``name`` on photos of ``size`` px.
 
     ``box``: one rectangle anywhere, with sides in the range of ``holes`` (of any kind); the hole's neighbourhood is
@@ -76,7 +116,7 @@ def frozen_protocol(name: str, size: int, holes: HolesConfig) -> HoleProtocol:
         side, radii = 5 * size // 8, [max(1.0, size * share) for share in _RADII[name]]
         chosen = HolesConfig(kind="freeform", min_side=1, max_side=side, max_count=4, stroke_radius=radii, patch=side)
     check_holes(chosen, size)
-    return HoleProtocol(name=name, seed=_SEED, size=size, holes=chosen)
+    return MaskSet(name=name, seed=SEED, size=size, holes=chosen)
 
 
 class EvaluationPhotos(Sequence[tuple[str, np.ndarray]]):

@@ -37,11 +37,15 @@ METRICS = {
     "perceptual_hole": MetricFormat("the same around the hole ↓", 4),
     "frechet": MetricFormat("Frechet distance (EfficientNet-Lite0) ↓", 3),
     "frechet_hole": MetricFormat("the same around the hole ↓", 3),
+    "u_ids": MetricFormat("U-IDS (EfficientNet-Lite0; 0.5 is perfect) ↑", 4),
+    "p_ids": MetricFormat("P-IDS (EfficientNet-Lite0) ↑", 4),
     "identity": MetricFormat("identity distance (dlib; 0.6: another person) ↓", 3),
     "lpips": MetricFormat("LPIPS (AlexNet) ↓", 4),
     "lpips_hole": MetricFormat("the same around the hole ↓", 4),
     "fid": MetricFormat("FID (InceptionV3) ↓", 3),
     "fid_hole": MetricFormat("the same around the hole ↓", 3),
+    "inception_u_ids": MetricFormat("U-IDS (InceptionV3; 0.5 is perfect) ↑", 4),
+    "inception_p_ids": MetricFormat("P-IDS (InceptionV3) ↑", 4),
 }
 """Every metric that an evaluation may have, in the order of the table."""
 
@@ -81,6 +85,8 @@ class Result:
     """By metric of ``per_photo`` whose photos do not count alike: their weights in its mean, (N,)."""
     replicates: int = 200
     """Bootstrap resamples for an interval; 0: no intervals."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know, such as why a metric is left out."""
     _resampled: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     @property
@@ -122,7 +128,11 @@ class Result:
         value = self.value(method, name) / below if below else float("nan")
         if not self.replicates or self.photos < 2 or not np.isfinite(value):
             return Summary(value)
-        return Summary(value, *interval(self._resample(method, name) / self._resample(against, name), value))
+        others = self._resample(against, name)
+        # A share of few photos may be 0 in a resample.
+        return (
+            Summary(value, *interval(self._resample(method, name) / others, value)) if others.all() else Summary(value)
+        )
 
     def resample(self, *, progress: bool) -> None:
         """Compute all resamples now, with a progress bar: those of distances between distributions are slow."""
@@ -140,6 +150,7 @@ class Result:
                 "protocol": asdict(self.protocol),
                 "holes_sha256": self.holes_sha256,
                 "photos": self.photos,
+                "notes": self.notes,
                 "interval": {"share": 0.95, "resamples": self.replicates},
                 "methods": {
                     method: {
@@ -186,12 +197,12 @@ class Result:
                 values = (self.value(network, name, held) for _, held in sizes)
                 rows.append([METRICS[name].title, *(_cell(Summary(value), METRICS[name].decimals) for value in values)])
             blocks.append(_markdown(rows))
-        holes = self.protocol.holes
-        sides = f", holes of {holes.min_side} to {holes.max_side} px" if self.protocol.name == "box" else ""
+        blocks += [f"{note}\n" for note in self.notes]
         intervals = f"; in brackets: 95% intervals of {self.replicates} resamples" if self.replicates else ""
+        remark = f"; {self.protocol.remark}" if self.protocol.remark else ""
         blocks.append(
-            f"{self.photos} photos of {self.protocol.size} px; mask set {self.protocol.name}{sides}, "
-            f"seed {self.protocol.seed}, digest {self.holes_sha256[:12]}{intervals}\n"
+            f"{self.photos} photos of {self.protocol.size} px; {self.protocol.title}, "
+            f"seed {self.protocol.seed}, digest {self.holes_sha256[:12]}{intervals}{remark}\n"
         )
         return "\n".join(blocks)
 

@@ -43,30 +43,35 @@ def test_every_recipe_goes_with_every_experiment(recipe: str, experiment: str) -
     check_models(config)
     compose.check_world(config, world_size=2, device="cpu")
     assert config.name == experiment
-    assert list(config.phases) == ["completion", "discriminator", "joint"]
+    coarse = ["coarse"] if recipe == "modern" else []
+    assert list(config.phases) == [*coarse, "completion", "discriminator", "joint"]
     assert all(phase.steps > 0 for phase in config.phases.values())
 
 
 def test_the_two_recipes_differ_in_these_settings_alone() -> None:
     optimizers = {f"optimizers.{side}.{key}" for side in ("completion", "discriminator") for key in ("kind", "betas")}
     rho = {f"optimizers.{side}.rho" for side in ("completion", "discriminator")}
-    completion = {f"phases.completion.{key}" for key in ("completion_lr", "lr_schedule", "lr_warmup", "lr_final")}
+    completion = {f"phases.completion.{key}" for key in ("completion_lr", "lr_warmup")}
+    network = {f"model.completion.{key}" for key in ("enlarge", "fill", "residual", "skips", "blocks")}
     changed = ("completion_lr", "discriminator_lr", "discriminator_every", "lr_schedule", "lr_final", "balance")
     joint = {f"phases.joint.{key}" for key in changed}
-    assert _differing_keys(_load("recipe=paper"), _load("recipe=modern")) == {
+    paper, modern = _load("recipe=paper"), _load("recipe=modern")
+    assert modern.phases.pop("coarse").steps
+    assert _differing_keys(paper, modern) == {
         *(
+            "losses.reconstruction",
             "losses.adversarial",
             "losses.feature_matching",
-            "model.completion.enlarge",
             "engine.ema",
             "phases.discriminator.discriminator_lr",
         ),
-        *(optimizers | rho | completion | joint),
+        *(optimizers | rho | network | completion | joint),
     }
 
 
 def test_an_experiment_leaves_how_the_networks_are_trained_to_the_recipe() -> None:
-    theirs = ("losses.", "optimizers.", "engine.", "model.completion.enlarge")
+    network = [f"model.completion.{key}" for key in ("enlarge", "fill", "residual", "skips", "blocks")]
+    theirs = ("losses.", "optimizers.", "engine.", *network)
     differing = _differing_keys(_load("experiment=faces64"), _load("experiment=places256"))
     assert {key for key in differing if key.startswith(theirs) or key.endswith(("_lr", "alpha"))} == set()
 

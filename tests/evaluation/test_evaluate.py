@@ -42,7 +42,7 @@ def test_only_the_hole_of_a_completion_counts(protocol: HoleProtocol) -> None:
         return torch.where(masks > 0.5, grey(shown, masks), torch.rand(len(shown), 3, SIZE, SIZE))
 
     result = evaluated({"grey": grey, "spoilt": spoilt_outside}, photos, protocol)
-    for metric in ("hole_l1_x100", "psnr_db", "ssim"):
+    for metric in ("hole_l1_x100", "psnr_db", "ssim", "seam"):
         assert result.summary("grey", metric) == result.summary("spoilt", metric)
 
 
@@ -52,7 +52,7 @@ def test_figures_do_not_depend_on_the_batch(protocol: HoleProtocol) -> None:
     other = evaluated({"telea": telea}, photos, protocol, batch=64)
     assert one.holes_sha256 == other.holes_sha256
     assert one.keys == other.keys == tuple(key for key, _ in photos)
-    for name in ("hole_l1_x100", "psnr_db", "ssim"):
+    for name in ("hole_l1_x100", "psnr_db", "ssim", "seam"):
         assert np.allclose(one.per_photo["telea"][name], other.per_photo["telea"][name], rtol=1e-5)
 
 
@@ -63,6 +63,49 @@ def test_means_are_over_photos_not_over_hole_values(protocol: HoleProtocol) -> N
         return torch.tensor([0.1, 0.4]).reshape(2, 1, 1, 1).expand(2, 3, SIZE, SIZE)
 
     assert evaluated({"m": by_photo}, black, protocol).value("m", "hole_l1_x100") == pytest.approx(25.0)
+
+
+def test_the_seam_is_the_mean_jump_of_all_composites_over_that_of_all_photos(protocol: HoleProtocol) -> None:
+    # In the second photo, whose own jumps are small, the completion's are large: it must not count for more.
+    ramp = np.add.outer(np.arange(SIZE), np.arange(SIZE))[..., None].repeat(3, 2)
+    photos = [
+        ("a", (4 * ramp).astype(np.uint8)),
+        ("b", (ramp // 8).astype(np.uint8)),
+        ("flat", np.zeros_like(ramp, np.uint8)),
+    ]
+
+    def grey(shown: Tensor, masks: Tensor) -> Tensor:
+        return torch.full((len(shown), 3, SIZE, SIZE), 0.5)
+
+    result = evaluated({"grey": grey}, photos, protocol, replicates=200)
+    masks = protocol.masks(range(2))[:, 0].numpy() > 0.5
+    jumps = []
+    for (_, photo), hole in zip(photos[:2], masks, strict=True):
+        shown = photo[..., 0] / 255
+        pairs = [
+            (row, column, row + down, column + 1 - down)
+            for row, column in np.ndindex(SIZE, SIZE)
+            for down in (0, 1)
+            if row + down < SIZE
+            and column + 1 - down < SIZE
+            and hole[row, column] != hole[row + down, column + 1 - down]
+        ]
+        jumps.append(
+            np.mean(
+                [
+                    [abs(image[a, b] - image[c, d]) for a, b, c, d in pairs]
+                    for image in (np.where(hole, 0.5, shown), shown)
+                ],
+                1,
+            )
+        )
+    (one, of_one), (other, of_other) = jumps
+    assert result.value("grey", "seam") == pytest.approx((one + other) / (of_one + of_other), rel=1e-5)
+    assert np.isnan(result.per_photo["grey"]["seam"][2]) or np.isinf(result.per_photo["grey"]["seam"][2])
+    summary = result.summary("grey", "seam")
+    assert summary.low is not None
+    assert summary.high is not None
+    assert summary.low < summary.value < summary.high
 
 
 def test_the_json_holds_the_protocol_and_every_figure(protocol: HoleProtocol) -> None:
@@ -76,7 +119,7 @@ def test_the_json_holds_the_protocol_and_every_figure(protocol: HoleProtocol) ->
     assert document["holes_sha256"] == protocol.digest(4)
     assert list(document["methods"]) == ["mean colour", "Telea"]
     for figures in document["methods"].values():
-        assert list(figures) == ["hole_l1_x100", "psnr_db", "ssim"]
+        assert list(figures) == ["hole_l1_x100", "psnr_db", "ssim", "seam"]
         assert all(math.isfinite(figure["value"]) for figure in figures.values())
         assert all(figure["low"] < figure["value"] < figure["high"] for figure in figures.values())
         sizes = document["by_hole_size"]["Telea"]

@@ -65,7 +65,7 @@ def test_an_evaluation_holds_each_figure_around_the_hole_and_over_the_whole_phot
     protocol = frozen_protocol("box", 32, HolesConfig(min_side=8, max_side=16, patch=20))
     photos, metric = noise_photos(5), EfficientNet(CPU)
     result = evaluated({"grey": mean_colour((0.5,) * 3)}, photos, protocol, feature_metrics=[metric], replicates=20)
-    assert result.names("grey")[3:] == ["perceptual", "perceptual_hole", "frechet", "frechet_hole"]
+    assert result.names("grey")[4:] == ["perceptual", "perceptual_hole", "frechet", "frechet_hole"]
     # By hand, for the whole and for the square around the hole.
     true = torch.from_numpy(np.stack([photo for _, photo in photos])).permute(0, 3, 1, 2).float() / 255
     masks, patches = protocol.masks(range(5)), protocol.patches(range(5))

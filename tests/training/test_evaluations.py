@@ -45,7 +45,7 @@ def test_a_run_measures_itself_on_its_way(faces_shards: str, tmp_path: Path, ave
     assert main(["evaluate", str(run), *words]) == 0
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     found = document["methods"][f"run (step {sum(STEPS)})"]
-    assert len(found) == 7
+    assert len(found) == 8
     for name, figure in found.items():
         assert events[-1][name] == pytest.approx(figure["value"], rel=1e-5)
     assert shown[-1].value == pytest.approx(found["frechet_hole"]["value"], rel=1e-5)

@@ -56,7 +56,6 @@ def load(overrides: Sequence[str] = ()) -> Config:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(free_keys.as_given(explain(error))) from error
     assert isinstance(config, Config)
-    config.phases = {name: phase for name, phase in config.phases.items() if not phase.skip}
     credentials.check(config.cluster)
     free_keys.check(config)
     check(config)

@@ -20,7 +20,7 @@ _WORDS = {
     "list[int]": "a list of whole numbers",
     "list[float]": "a list of numbers",
 }
-_PHASES = ("completion", "discriminator", "joint")
+_PHASES = ("coarse", "completion", "discriminator", "joint")
 _GROUPS = ("recipe", "experiment")
 
 
@@ -46,6 +46,8 @@ def explain(error: Exception) -> str:
     text = _first_line(cause)
     if text.startswith("Config group override must be"):
         return "a group's choice must be a string, the name of a file in configs/: write recipe=modern, not recipe=null"
+    if "${experiment}-${recipe}" in text:
+        return "~experiment or ~recipe: every run has a recipe and an experiment: choose one, and override its values"
     unknown = re.match(r"Interpolation key '(.*)' not found|.* resolving interpolation: \"?(.*?)\"?$", text)
     if unknown:
         what = unknown[2] or f"${{{unknown[1]}}} stands for no key of the configuration"
@@ -75,7 +77,7 @@ def unknown_key(key: str) -> str:
     group, phase, inner = (*key.split(".", 2), "", "")[:3]
     if group == "phases" and phase not in _PHASES and inner in ("", *PhaseConfig.__dataclass_fields__):
         return (
-            f"{key}: the recipe has no phase {phase!r}, only {', '.join(_PHASES)}; "
+            f"{key}: the recipe has no phase {phase!r}, only {', '.join(_PHASES[1:])} (modern: coarse too); "
             f"to add one: '+phases={{{phase}: {{steps: 100, ...}}}}'"
         )
     known = [name.replace("*", each) for each in dict.fromkeys([phase, *_PHASES]) for name, _ in key_types()]

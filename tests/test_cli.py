@@ -19,7 +19,7 @@ from tests.worlds import free_port, launcher_environment
 _TINY = (
     *("engine.device=cpu", "name=run", "monitor.pictures_every=0", "global_batch=4", "data.workers=0"),
     *("model.completion.width=0.05", "model.discriminator.width=0.05"),
-    *("phases.completion.steps=2", "phases.discriminator.steps=0", "phases.joint.steps=0"),
+    *("phases.coarse.steps=0", "phases.completion.steps=2", "phases.discriminator.steps=0", "phases.joint.steps=0"),
 )
 
 Glci = Callable[..., str]

@@ -55,6 +55,8 @@ def test_the_two_recipes_differ_in_these_settings_alone() -> None:
     network = {f"model.completion.{key}" for key in ("enlarge", "fill", "residual", "skips", "blocks")}
     changed = ("completion_lr", "discriminator_lr", "discriminator_every", "lr_schedule", "lr_final", "balance")
     joint = {f"phases.joint.{key}" for key in changed}
+    # configs/tuning/faces64-modern.yaml
+    tuned = {"model.completion.dilations", "phases.completion.steps", "phases.joint.steps"}
     paper, modern = _load("recipe=paper"), _load("recipe=modern")
     assert modern.phases.pop("coarse").steps
     assert _differing_keys(paper, modern) == {
@@ -65,7 +67,7 @@ def test_the_two_recipes_differ_in_these_settings_alone() -> None:
             "engine.ema",
             "phases.discriminator.discriminator_lr",
         ),
-        *(optimizers | rho | network | completion | joint),
+        *(optimizers | rho | network | completion | joint | tuned),
     }
 
 
@@ -283,7 +285,9 @@ def test_a_schedule_without_a_step_is_refused() -> None:
 def test_a_key_without_a_default_must_be_given() -> None:
     with pytest.raises(UserError, match=r"data\.shards has no value: add data\.shards="):
         compose.load([])
-    assert "name has no value" in _refusal("~experiment")
+    assert _refusal("~experiment") == (
+        "~experiment or ~recipe: every run has a recipe and an experiment: choose one, and override its values"
+    )
 
 
 @pytest.mark.parametrize(

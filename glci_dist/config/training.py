@@ -59,8 +59,6 @@ class PhaseConfig:
 
     steps: int = at_least(0, default=MISSING)
     """Length of the phase, steps; 0 skips the phase."""
-    skip: bool = False
-    """Leave the phase out, whatever else it says: for recipes without a phase that experiments give a length."""
     size: int = at_least(0, default=0)
     """Photo size, px; 0: ``data.size``. Crops, holes and patches are scaled with it. Only for phases without
     discriminators, which take photos of ``data.size`` alone."""

@@ -17,6 +17,7 @@ from glci_dist.runs.ledger import AttemptAccount
 from glci_dist.slurm.asking import patience
 from glci_dist.slurm.run_status import RunStatus, StartWithoutAttempt, read_status
 from glci_dist.stored_config import StoredConfig
+from glci_dist.training.phases import Schedule
 
 _MARKS = ("config.yaml", "attempts", "journal.jsonl", "jobs")
 """What a run's folder has, one of them at the least."""
@@ -66,7 +67,7 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps(_record(outlook, config), indent=1))
         return 0
-    told = lines(outlook, steps=_steps(config), global_batch=config.global_batch)
+    told = lines(outlook, Schedule(config.phases, global_batch=config.global_batch))
     print("\n".join([*told, *(f"its configuration has {note}" for note in found.notes())]))
     return 0
 
@@ -150,9 +151,9 @@ def _record(outlook: RunStatus, config: Config) -> dict[str, Any]:
     }
 
 
-def lines(outlook: RunStatus, *, steps: int, global_batch: int) -> list[str]:
-    """The status as text, for a schedule of ``steps``."""
-    attempts = outlook.account.attempts
+def lines(outlook: RunStatus, schedule: Schedule) -> list[str]:
+    """The status as text."""
+    steps, attempts = schedule.steps, outlook.account.attempts
     rows = [(each.began, _attempt(each)) for each in attempts]
     rows += [(each.began, _start(each)) for each in outlook.starts]
     told = [_row("attempt", "job", "ranks", "start", "end", "steps", "lost", "goodput", "ended")]
@@ -164,7 +165,9 @@ def lines(outlook: RunStatus, *, steps: int, global_batch: int) -> list[str]:
     if outlook.state == "running" and last is not None and last.seconds_a_step:
         left = (steps - last.reached) * last.seconds_a_step
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-        now += f", {global_batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {end})"
+        # Of the step that is next.
+        batch = schedule.at(min(last.reached, steps - 1)).batch
+        now += f", {batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {end})"
     if outlook.detail:
         now += f"\n{outlook.detail}"
     seconds = outlook.account.seconds()

@@ -27,6 +27,7 @@ TINY = (
     "model.completion.dilations=[2,4,8,16]",
     "losses.reconstruction=l2",
     "phases.coarse.steps=0",
+    "phases.completion={lr_schedule: cosine, lr_final: 0.02}",
     "model.discriminator.width=0.0625",
     "data.workers=0",
     "monitor.pictures_every=0",

@@ -12,10 +12,12 @@ import pytest
 
 from glci_dist import compose
 from glci_dist.checkpoints.manifest import MANIFEST_FILE, Manifest, folders, read
+from glci_dist.config import PhaseConfig
 from glci_dist.errors import Ending
 from glci_dist.runs import attempts
 from glci_dist.slurm.run_status import read_status
 from glci_dist.slurm.status import lines
+from glci_dist.training.phases import Schedule
 from glci_dist.training.train import train
 from tests.journal import read_journal
 from tests.small_run import small
@@ -48,7 +50,7 @@ def ending_of_an_error(overrides: list[str], rank: int, error: BaseException) ->
 
 
 def status(run: Path) -> str:
-    return "\n".join(lines(read_status(run), steps=sum(STEPS), global_batch=4))
+    return "\n".join(lines(read_status(run), Schedule({"all": PhaseConfig(steps=sum(STEPS))}, global_batch=4)))
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from glci_dist.config import PhaseConfig
 from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import LastSign, Ledger, account, process_start
 from glci_dist.slurm.run_status import read_status
 from glci_dist.slurm.status import lines
+from glci_dist.training.phases import Schedule
 from tests.journal import event
+
+SCHEDULE = Schedule({"all": PhaseConfig(steps=30)}, global_batch=8)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def test_what_an_attempt_did_after_its_last_step_is_accounted_for(
 
 
 def test_the_status_says_it_in_words(run: Path) -> None:
-    told = lines(read_status(run), steps=30, global_batch=8)
+    told = lines(read_status(run), SCHEDULE)
     assert "done: step 30 of 30" in told
     assert "compute 58.8%" in told[-1]
     assert "lost 4.4%" in told[-1]
@@ -123,7 +127,7 @@ def test_what_was_stopped_before_its_first_checkpoint_says_that_nothing_is_saved
     attempt = attempts.begin(tmp_path, ranks=1)
     Journal(attempt).write(event("start", 0))
     Journal(attempt).write(event("stopped", 7, reason="stopped by SIGTERM"))
-    assert "stopped: step 0 of 30, no step is saved" in lines(read_status(tmp_path), steps=30, global_batch=8)[3]
+    assert "stopped: step 0 of 30, no step is saved" in lines(read_status(tmp_path), SCHEDULE)[3]
 
 
 def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
@@ -136,7 +140,7 @@ def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
     assert found.lost_steps == 5
     assert found.seconds["lost"] == pytest.approx(20)
     assert found.state == "running"
-    told = lines(read_status(tmp_path), steps=30, global_batch=8)
+    told = lines(read_status(tmp_path), SCHEDULE)
     assert any("running: step 20 of 30, 2 img/s, 1 min left" in line for line in told)
 
 

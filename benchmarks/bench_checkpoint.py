@@ -44,6 +44,7 @@ def overrides(shards: str, runs: str, batch: int) -> list[str]:
         f"runs={runs}",
         "name=bench",
         "monitor.pictures_every=0",
+        "phases.coarse.steps=0",
         "phases.completion.steps=0",
         "phases.discriminator.steps=0",
         "phases.joint.steps=100000",

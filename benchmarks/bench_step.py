@@ -45,6 +45,7 @@ def configuration(batch: int, *extra: str) -> Config:
             "experiment=faces160",
             "data.shards=unused",
             f"global_batch={batch}",
+            "phases.coarse.steps=0",
             "phases.completion.steps=0",
             "phases.discriminator.steps=0",
             "phases.joint.steps=1000000",
@@ -98,7 +99,7 @@ class HandWritten:
         self._discriminators.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
             (logits,) = self._discriminators((completed, self._crop(completed, batch.fake_patches)))
-            errors = ((outputs - photos).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
+            errors = ((outputs - photos).abs() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
             loss = errors.mean() + plan.alpha * F.softplus(-logits).mean()
         loss.backward()
         self._discriminators.requires_grad_(True)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from glci_dist import cli, compose
+from glci_dist.checkpoints.manifest import folder_name
 from glci_dist.config import LossConfig
 from glci_dist.data.decode import decode
 from glci_dist.data.index import load_index
@@ -82,9 +83,8 @@ def unshuffled(arguments: argparse.Namespace) -> Iterator[None]:
         if not np.array_equal(self._counts, index.counts):
             # The held-out faces of the picture grid.
             return shuffled(self, step, slots)
-        epoch_step = step % self.steps_per_epoch
-        size = len(fixed) // self.steps_per_epoch
-        return [fixed[epoch_step * size + slot] for slot in slots]
+        first = self.lanes * self.position(step).in_lane
+        return [fixed[first + slot] for slot in slots]
 
     with patch.object(Order, "samples", read):
         yield
@@ -241,9 +241,9 @@ def as_long(run: Path) -> int:
     return math.ceil((end.time - second.time) / (second.time - start.time) * steps)
 
 
-def phase_1(arguments: argparse.Namespace) -> int:
-    """Steps of phase 1, the coarse ones too."""
-    phases = compose.load(overrides(arguments, "sound")).phases
+def phase_1(arguments: argparse.Namespace, name: str) -> int:
+    """Steps of a run's phase 1, the coarse ones too."""
+    phases = compose.load(overrides(arguments, name)).phases
     return sum(phase.steps for name, phase in phases.items() if name in ("coarse", "completion"))
 
 
@@ -255,7 +255,7 @@ def train(arguments: argparse.Namespace, name: str) -> None:
         folder.check(compose.load(overrides(arguments, name)), load_index(f"{arguments.data}/train").digest)
         return
     if name != "sound" and not FAILURES[name].from_start and not folder.path.exists():
-        checkpoint = f"step-{phase_1(arguments):08d}"
+        checkpoint = folder_name(phase_1(arguments, "sound"))
         aside = arguments.runs / f".{name}"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(sound.checkpoints / checkpoint, aside / "checkpoints" / checkpoint)
@@ -318,7 +318,7 @@ def compare(arguments: argparse.Namespace) -> int:
     name, failure = arguments.failure, FAILURES[arguments.failure]
     if arguments.data == _DEMO and (code := cli.main(["demo-corpus", _DEMO])):
         return code
-    against = failure.against.format(phase_1=phase_1(arguments))
+    against = failure.against.format(phase_1=phase_1(arguments, name if failure.from_start else "sound"))
     for run in dict.fromkeys([name if "@" in against else against, name]):
         train(arguments, run)
     runs = list(dict.fromkeys([against, name] if failure.has_contest else [name, against]))

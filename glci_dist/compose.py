@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -41,7 +42,12 @@ def load(overrides: Sequence[str] = ()) -> Config:
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    # For recipes and tuning/, so that what follows from an experiment's size or batch also follows an override of it.
+    OmegaConf.register_new_resolver("half_size", lambda size: 4 * max(1, round(size / 8)), replace=True)
+    OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     for word in overrides:
+        if word.lstrip("+").startswith("tuning="):
+            raise UserError(f"{word}: the tuning follows from experiment and recipe: ~tuning leaves it out")
         _check_text(word)
         search_path(word)
     try:
@@ -55,6 +61,8 @@ def load(overrides: Sequence[str] = ()) -> Config:
     # Hydra raises ValueError for a group that is set to null.
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(free_keys.as_given(explain(error))) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"a file of the configuration is no YAML: {' '.join(str(error).split())}") from error
     assert isinstance(config, Config)
     credentials.check(config.cluster)
     free_keys.check(config)

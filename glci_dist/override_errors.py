@@ -47,7 +47,7 @@ def explain(error: Exception) -> str:
     if text.startswith("Config group override must be"):
         return "a group's choice must be a string, the name of a file in configs/: write recipe=modern, not recipe=null"
     if "${experiment}-${recipe}" in text:
-        return "~experiment or ~recipe: every run has a recipe and an experiment: choose one, and override its values"
+        return "a run has one recipe and one experiment: choose each by one name, and override its values"
     unknown = re.match(r"Interpolation key '(.*)' not found|.* resolving interpolation: \"?(.*?)\"?$", text)
     if unknown:
         what = unknown[2] or f"${{{unknown[1]}}} stands for no key of the configuration"
@@ -75,7 +75,7 @@ def unknown_key(key: str) -> str:
     if key in _GROUPS:
         return f"{key} is a choice of a file in configs/{key}: write {key}=NAME"
     group, phase, inner = (*key.split(".", 2), "", "")[:3]
-    if group == "phases" and phase not in _PHASES and inner in ("", *PhaseConfig.__dataclass_fields__):
+    if group == "phases" and phase not in _PHASES[1:] and inner in ("", *PhaseConfig.__dataclass_fields__):
         return (
             f"{key}: the recipe has no phase {phase!r}, only {', '.join(_PHASES[1:])} (modern: coarse too); "
             f"to add one: '+phases={{{phase}: {{steps: 100, ...}}}}'"

@@ -42,8 +42,9 @@ def unknown_choice(config: Config, prefix: str) -> str | None:
 
 def batches(config: Config) -> dict[str, int]:
     """Photos per step by their keys: ``global_batch``, and of phases that have a number of their own."""
-    own = {f"phases.{name}.batch": phase.batch for name, phase in config.phases.items() if phase.steps and phase.batch}
-    return {"global_batch": config.global_batch, **own}
+    used = {name: phase.batch for name, phase in config.phases.items() if phase.steps}
+    shared = {"global_batch": config.global_batch} if 0 in used.values() or not used else {}
+    return shared | {f"phases.{name}.batch": batch for name, batch in used.items() if batch}
 
 
 def check_world(config: Config, world_size: int, device: str) -> None:

@@ -94,7 +94,7 @@ def finished_run(faces_shards: str, tmp_path_factory: pytest.TempPathFactory) ->
         ("holes.max_side=44", "holes.max_side=44 is larger than the local patch (holes.patch=40)"),
         ("data.order.lanes=3", "data.order.lanes=3 does not divide global_batch=4"),
         ("engine.accumulation=3", "global_batch=4 is not a multiple of 3 (1 ranks x engine.accumulation=3)"),
-        ("global_batch=100", "the corpus has 96 samples, fewer than global_batch=100"),
+        ("global_batch=100", "the corpus has 96 samples, fewer than a batch of 100"),
         ("global_bach=4", "global_bach is no configuration key: did you mean global_batch?"),
         ("global_batch=many", "global_batch must be a whole number"),
         ("experiment=faces63", "choose one of demo, faces128"),

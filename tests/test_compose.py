@@ -282,12 +282,27 @@ def test_a_schedule_without_a_step_is_refused() -> None:
     assert "nothing to train" in _refusal(*(f"phases.{name}.steps=0" for name in _load().phases))
 
 
+def test_a_file_of_the_users_that_is_no_yaml_is_named_with_the_place(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\ndata: {size: 64\n")
+    said = _refusal(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+    assert said.startswith("a file of the configuration is no YAML: while parsing a flow mapping")
+    assert f'"{tmp_path}/experiment/mine.yaml", line 3' in said
+
+
+def test_what_the_recipe_derives_from_size_and_batch_follows_their_overrides() -> None:
+    coarse = _load("data.size=96", "data.short_edge=[96,96]", "global_batch=24").phases["coarse"]
+    assert (coarse.size, coarse.batch) == (48, 48)
+    assert _load("data.size=36", "data.short_edge=[36,36]").phases["coarse"].size == 16
+    untuned = _load("~tuning")
+    assert (untuned.phases["coarse"].steps, untuned.phases["completion"].steps) == (0, 900)
+
+
 def test_a_key_without_a_default_must_be_given() -> None:
     with pytest.raises(UserError, match=r"data\.shards has no value: add data\.shards="):
         compose.load([])
-    assert _refusal("~experiment") == (
-        "~experiment or ~recipe: every run has a recipe and an experiment: choose one, and override its values"
-    )
+    assert _refusal("~experiment").startswith("a run has one recipe and one experiment: choose each by one name")
+    assert _refusal("tuning=demo-modern").endswith("follows from experiment and recipe: ~tuning leaves it out")
 
 
 @pytest.mark.parametrize(

@@ -58,20 +58,22 @@ def make_loader(
     Raises ``UserError`` when the ranks or lanes do not divide ``global_batch`` or the corpus is too small for it, and
     while iterating when a shard is missing, does not match its index, or holds no photo that can be decoded.
     """
-    of = stages or [Stage(0, data.size, global_batch)]
+    run_stages = stages or [Stage(0, data.size, global_batch)]
     shares = []
-    for stage in of:
+    for stage in run_stages:
         if stage.batch % world_size:
-            raise UserError(f"global_batch={stage.batch} cannot be shared by {world_size} ranks: make it a multiple")
+            raise UserError(f"a batch of {stage.batch} photos cannot be shared by {world_size} ranks: use a multiple")
         share = stage.batch // world_size
         shares.append(range(rank * share, (rank + 1) * share))
     datasets = [
         StepDataset(
             index, *at_size(data, holes, stage.size), seed=seed, global_batch=stage.batch, slots=slots, order=order
         )
-        for stage, slots, order in zip(of, shares, orders(index.counts, of, seed=seed, config=data.order), strict=True)
+        for stage, slots, order in zip(
+            run_stages, shares, orders(index.counts, run_stages, seed=seed, config=data.order), strict=True
+        )
     ]
-    starts = [0, *itertools.accumulate(stage.steps for stage in of)][:-1]
+    starts = [0, *itertools.accumulate(stage.steps for stage in run_stages)][:-1]
     return Loader(StagedDataset(datasets, starts), data, steps)
 
 
@@ -216,10 +218,12 @@ class StagedDataset(Dataset[Batch]):
         self._datasets, self._starts = datasets, starts
         self._last = datasets[0]
         self.photo_bytes = max(math.prod(each.photo_shape) for each in datasets)
-        """Of the photos of a step, at most."""
+        """Of the photos of a step of the largest stage."""
 
     def __getitem__(self, step: int) -> Batch:
-        return self._at(step)[step]
+        batch = self.make(step, torch.empty(self.photo_shape(step), dtype=torch.uint8))
+        self.mirror(step, batch.photos)
+        return batch
 
     def photo_shape(self, step: int) -> tuple[int, ...]:
         """Of the photos of ``step``."""

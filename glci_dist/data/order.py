@@ -62,23 +62,24 @@ class Order:
     ) -> None:
         if global_batch % config.lanes:
             raise UserError(
-                f"data.order.lanes={config.lanes} does not divide global_batch={global_batch}: choose a divisor"
+                f"data.order.lanes={config.lanes} does not divide a batch of {global_batch} photos: choose a divisor"
             )
         total = int(counts.sum())
         if total < global_batch:
             raise UserError(
-                f"the corpus has {total} samples, fewer than global_batch={global_batch}: "
-                "add photos or make global_batch smaller"
+                f"the corpus has {total} samples, fewer than a batch of {global_batch}: add photos, or make "
+                "global_batch (or phases.*.batch) smaller"
             )
         self._counts = np.asarray(counts, dtype=np.int64)
         self._seed = seed
         self._block_shards = config.block_shards
+        self.lanes = config.lanes
         self._slots_per_lane = global_batch // config.lanes
         self._lane_length = total // config.lanes
         self.steps_per_epoch = self._lane_length // self._slots_per_lane
         self._start = start or OrderPosition()
         # Steps that the epoch of the start still fills.
-        self._left = (self._lane_length - self._start.in_lane) // self._slots_per_lane
+        self._steps_left = (self._lane_length - self._start.in_lane) // self._slots_per_lane
         self._epochs: _Recent[_Epoch] = _Recent(2)
         # A step may span the end of one block and the start of the next in each lane.
         self._blocks: _Recent[NDArray[np.int64]] = _Recent(2 * config.lanes + 2)
@@ -86,9 +87,9 @@ class Order:
     def position(self, step: int) -> OrderPosition:
         """What ``step``, which is not before the start, begins with: an order of other batches may go on from there."""
         after = step - self._start.step
-        if after < self._left:
+        if after < self._steps_left:
             return OrderPosition(step, self._start.epoch, self._start.in_lane + after * self._slots_per_lane)
-        epochs, within = divmod(after - self._left, self.steps_per_epoch)
+        epochs, within = divmod(after - self._steps_left, self.steps_per_epoch)
         return OrderPosition(step, self._start.epoch + 1 + epochs, within * self._slots_per_lane)
 
     def samples(self, step: int, slots: range) -> list[tuple[int, int]]:

@@ -16,7 +16,9 @@ from glci_dist.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """Consecutive steps with photos of one size and batches of one length."""
+    """Consecutive steps with photos of one size and batches of one length: of one phase, or of several that are alike,
+    so that they have one data set.
+    """
 
     steps: int
     size: int
@@ -39,14 +41,14 @@ def stages(config: Config) -> list[Stage]:
     return found
 
 
-def orders(counts: NDArray[np.int64], of: Sequence[Stage], *, seed: int, config: OrderConfig) -> list[Order]:
+def orders(counts: NDArray[np.int64], run_stages: Sequence[Stage], *, seed: int, config: OrderConfig) -> list[Order]:
     """The order of each stage, which goes on where the one before it ends.
 
     Raises ``UserError`` if the lanes do not divide a batch, or the corpus is smaller than one.
     """
     made: list[Order] = []
     step, position = 0, OrderPosition()
-    for stage in of:
+    for stage in run_stages:
         made.append(Order(counts, seed=seed, global_batch=stage.batch, config=config, start=position))
         step += stage.steps
         position = made[-1].position(step)
@@ -55,8 +57,10 @@ def orders(counts: NDArray[np.int64], of: Sequence[Stage], *, seed: int, config:
 
 def order_at(counts: NDArray[np.int64], config: Config, step: int) -> tuple[Order, Stage]:
     """The order and the stage of a step of a run; raises ``UserError`` as ``orders``, or if there is no such step."""
-    of, ends = stages(config), 0
-    for stage, order in zip(of, orders(counts, of, seed=config.seed, config=config.data.order), strict=True):
+    run_stages, ends = stages(config), 0
+    for stage, order in zip(
+        run_stages, orders(counts, run_stages, seed=config.seed, config=config.data.order), strict=True
+    ):
         ends += stage.steps
         if step < ends:
             return order, stage

@@ -85,7 +85,7 @@ class _WorkerGroup:
             if ring_bytes > (free := _free()):
                 sizes = f"need {ring_bytes / _MIB:.1f} MiB of shared memory, {_SHARED} has {free / _MIB:.2f} MiB free"
                 raise OSError(errno.ENOSPC, f"{data.workers} workers {sizes}")
-            self._ring = _Ring(workers=data.workers, places=data.prefetch + 1, size=maker.photo_bytes)
+            self._ring = _Ring(workers=data.workers, places=data.prefetch + 1, place_bytes=maker.photo_bytes)
             loader = DataLoader(
                 _RingDataset(maker, self._ring),
                 batch_size=None,
@@ -190,9 +190,8 @@ class _Ring:
     New shared memory for each batch would cost as much as decoding: a page fault for each 4 KiB.
     """
 
-    def __init__(self, *, workers: int, places: int, size: int) -> None:
-        """``size``: bytes of a place."""
-        self._photos = torch.empty((workers, places, size), dtype=torch.uint8).share_memory_()
+    def __init__(self, *, workers: int, places: int, place_bytes: int) -> None:
+        self._photos = torch.empty((workers, places, place_bytes), dtype=torch.uint8).share_memory_()
         # Only its worker fills an empty place, and only the training process empties a full one.
         self._full = torch.zeros((workers, places), dtype=torch.bool).share_memory_()
 

@@ -148,7 +148,7 @@ class CompletionNetwork(nn.Module):
 
         ``photos``: ``(N, 3, H, W)`` in [0, 1]; ``masks``: ``(N, 1, H, W)``, 1 in the hole.
         """
-        x = seen = self.fill(photos, masks)
+        x = inputs = self.fill(photos, masks)
         kept: dict[int, Tensor] = {}
         for number, layer in enumerate(self.layers):
             x = layer(x)
@@ -156,4 +156,4 @@ class CompletionNetwork(nn.Module):
                 x = x + kept.pop(self._sums[number])
             if number in self._sums.values():
                 kept[number] = x
-        return colours_from_logits(x, seen[:, :3] if self._residual else None)
+        return colours_from_logits(x, inputs[:, :3] if self._residual else None)

@@ -54,5 +54,5 @@ class ContextEncoder(nn.Module):
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
         """The raw output ``(N, 3, H, W)`` in [0, 1], fp32; same arguments as ``CompletionNetwork``."""
-        seen = self.fill(photos, masks)
-        return colours_from_logits(self.layers(seen), seen[:, :3] if self._residual else None)
+        inputs = self.fill(photos, masks)
+        return colours_from_logits(self.layers(inputs), inputs[:, :3] if self._residual else None)

@@ -21,7 +21,7 @@ def check_models(config: Config) -> None:
             if phase.steps and phase.size not in (0, size):
                 raise UserError(
                     f"phases.{name}.size={phase.size}, but model.completion.kind=context_encoder takes photos of "
-                    f"data.size={size} alone: set it to 0"
+                    f"data.size={size} alone: set phases.{name}.steps=0, or its size to 0"
                 )
     side = bottleneck_side(size)
     if not chosen.custom and chosen.kind == "context_encoder" and size != side << (size // side).bit_length() - 1:

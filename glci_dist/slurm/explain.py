@@ -110,9 +110,6 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
 def _batch(config: Config) -> Iterator[str]:
     cluster, accumulation = config.cluster, config.engine.accumulation
     least = cluster.min_nodes or cluster.nodes
-    for key, batch in batches(config).items():
-        if key != "global_batch" and batch != config.global_batch:
-            yield f"           {key}={batch}"
     for nodes in range(cluster.nodes, least - 1, -1):
         ranks = nodes * cluster.workers
         if any(batch % (ranks * accumulation) for batch in batches(config).values()):
@@ -123,6 +120,9 @@ def _batch(config: Config) -> Iterator[str]:
         yield (
             f"{head}{config.global_batch} = {nodes} node(s) x {cluster.workers} workers x {slots} slots a rank{micro}"
         )
+    for key, batch in batches(config).items():
+        if key != "global_batch" and batch != config.global_batch:
+            yield f"           {key}={batch}"
 
 
 def _shards(config: Config, index: Index) -> Iterator[str]:

@@ -165,8 +165,8 @@ def lines(outlook: RunStatus, schedule: Schedule) -> list[str]:
     if outlook.state == "running" and last is not None and last.seconds_a_step:
         left = (steps - last.reached) * last.seconds_a_step
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-        # Of the step that is next.
-        batch = schedule.at(min(last.reached, steps - 1)).batch
+        # Of the last step.
+        batch = schedule.at(max(0, min(last.reached, steps) - 1)).batch
         now += f", {batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {end})"
     if outlook.detail:
         now += f"\n{outlook.detail}"

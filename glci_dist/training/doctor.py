@@ -43,10 +43,8 @@ class Diagnosis:
 class Doctor:
     """Records the contest's scalars, diagnoses its state, and keeps the factors from balancing."""
 
-    def __init__(self, config: DoctorConfig, photos: int = 0) -> None:
-        """``photos``: photos per step; 0: unknown."""
+    def __init__(self, config: DoctorConfig) -> None:
         self._config = config
-        self._photos = photos
         self._window: deque[dict[str, float]] = deque(maxlen=max(1, config.window))
         self._first: list[dict[str, float]] = []
         self._phase = -1
@@ -117,14 +115,14 @@ class Doctor:
         if len(self._window) < self._config.window or (plan.phase_step + 1) % self._config.every:
             return None
         if plan.is_discriminators_alone:
-            return self._answer(diagnose_alone(list(self._window), photos=self._photos)[0], plan)
+            return self._answer(diagnose_alone(list(self._window), photos=plan.batch)[0], plan)
         are_young = self._updates < YOUNG_UPDATES
-        finding = diagnose_window(list(self._window), summary(self._first), photos=self._photos, are_young=are_young)[0]
+        finding = diagnose_window(list(self._window), summary(self._first), photos=plan.batch, are_young=are_young)[0]
         return self._answer(finding, plan)
 
     def _end_alone(self, plan: StepPlan) -> Diagnosis | None:
         """Diagnose the steps in which the discriminators were trained alone; None if they are healthy."""
-        finding = diagnose_alone(list(self._window), photos=self._photos)[0]
+        finding = diagnose_alone(list(self._window), photos=plan.batch)[0]
         found = None if finding.state == State.HEALTHY else self._answer(finding, plan)
         self._window.clear()
         self._alone_until = 0

@@ -23,7 +23,7 @@ class StepPlan:
     """Remaining share of the phase: 1 at its first step."""
     ends_phase: bool
     batch: int
-    """Photos of the step, over all ranks."""
+    """Photos of the step, over all ranks; 0: unknown."""
     is_joint: bool
     """Whether the phase trains both networks."""
     is_discriminators_alone: bool
@@ -50,7 +50,7 @@ class Schedule:
     """The phases of a run in order, without those of 0 steps."""
 
     def __init__(self, phases: Mapping[str, PhaseConfig], *, global_batch: int = 0) -> None:
-        """``global_batch``: photos per step of phases that have no number of their own."""
+        """``global_batch``: photos per step of phases that have no number of their own; 0: unknown."""
         self._global_batch = global_batch
         self._phases = [(name, phase) for name, phase in phases.items() if phase.steps]
         self.steps = sum(phase.steps for _, phase in self._phases)

@@ -134,7 +134,7 @@ def _assemble(
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
     log, schedule = RunLog(endings.journal), Schedule(config.phases, global_batch=config.global_batch)
-    gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor, config.global_batch)
+    gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor)
     audit = SampleAudit(world)
     registry = _registry(step, custom, gradient_monitor, doctor, audit)
     converted = {name: count for name, each in step.engines().items() if (count := count_converted(each.network))}

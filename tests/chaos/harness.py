@@ -11,7 +11,7 @@ from pathlib import Path
 
 from glci_dist import compose
 from glci_dist.data.index import load_index
-from glci_dist.data.order import Order
+from glci_dist.data.stages import order_at
 from glci_dist.data.store import ShardStore
 from glci_dist.training.sample_digest import SampleDigest
 from tests.commands import Command
@@ -149,10 +149,10 @@ def scheduled(overrides: list[str]) -> SampleDigest:
     """The samples that the order has for every step, found without running anything."""
     config = compose.load(overrides)
     index = load_index(config.data.shards)
-    order = Order(index.counts, seed=config.seed, global_batch=config.global_batch, config=config.data.order)
-    store = ShardStore(index, config.data.cache)
-    slots, history = range(config.global_batch), SampleDigest()
+    store, history = ShardStore(index, config.data.cache), SampleDigest()
     for step in range(sum(phase.steps for phase in config.phases.values())):
+        order, stage = order_at(index.counts, config, step)
+        slots = range(stage.batch)
         keys = [f"{index.shards[s].name}/{store.sample(s, n)[0]}" for s, n in order.samples(step, slots)]
         history = history.with_samples(step, slots, keys)
     return history

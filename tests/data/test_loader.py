@@ -222,7 +222,7 @@ def test_a_missing_shard_ends_the_run_with_the_same_line_from_a_worker(
 
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused(small_shards: Path) -> None:
-    with pytest.raises(UserError, match="global_batch=8 cannot be shared by 3 ranks"):
+    with pytest.raises(UserError, match="a batch of 8 photos cannot be shared by 3 ranks"):
         loader(settings(small_shards), range(1), world_size=3)
 
 

@@ -111,12 +111,12 @@ def test_a_shard_is_read_in_one_stretch_of_an_epoch(lanes: int) -> None:
 
 
 def test_lanes_that_do_not_divide_the_batch_are_refused() -> None:
-    with pytest.raises(UserError, match=r"data.order.lanes=5 does not divide global_batch=16"):
+    with pytest.raises(UserError, match=r"data.order.lanes=5 does not divide a batch of 16 photos"):
         make_order(lanes=5)
 
 
 def test_a_corpus_smaller_than_the_batch_is_refused() -> None:
-    with pytest.raises(UserError, match=rf"{TOTAL} samples, fewer than global_batch=256"):
+    with pytest.raises(UserError, match=rf"{TOTAL} samples, fewer than a batch of 256"):
         make_order(global_batch=256)
 
 

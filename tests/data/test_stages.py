@@ -29,7 +29,7 @@ def chain(of: list[Stage]) -> list[Order]:
 
 
 def config(*overrides: str) -> Config:
-    return compose.load(["data.shards=x", *overrides])
+    return compose.load(["data.shards=x", "phases.coarse.steps=0", *overrides])
 
 
 def test_stages_of_one_batch_continue_the_order_of_a_run_without_stages() -> None:

@@ -24,9 +24,9 @@ TINY = (
     "engine.threads=1",
     "global_batch=8",
     "model.completion={width: 0.125, enlarge: resize, fill: mean, residual: false, skips: false, blocks: plain}",
-    "model.completion.dilations=[2,4,8,16]",
     "losses.reconstruction=l2",
-    "phases.coarse.steps=0",
+    # No coarse steps, and the paper's dilations.
+    "~tuning",
     "phases.completion={lr_schedule: cosine, lr_final: 0.02}",
     "model.discriminator.width=0.0625",
     "data.workers=0",

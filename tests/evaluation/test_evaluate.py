@@ -137,7 +137,7 @@ def test_the_table_is_aligned_and_shows_each_method_and_figure_once(protocol: Ho
     table = [line for line in lines if line.startswith("|")]
     assert len({len(line) for line in table}) == 1
     assert [cell.strip() for cell in table[0].split("|")[2:-1]] == ["mean colour", "Telea"]
-    assert [line.split("|")[1].split()[0] for line in table[2:]] == ["l1", "PSNR", "SSIM"]
+    assert [line.split("|")[1].split()[0] for line in table[2:]] == ["l1", "PSNR", "SSIM", "seam:"]
     assert f"{result.value('Telea', 'psnr_db'):.2f}" in table[3].split("|")[3]
     assert str(protocol.seed) in lines[-1]
 

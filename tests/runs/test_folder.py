@@ -17,7 +17,7 @@ from glci_dist.runs.folder import RunFolder
 
 @functools.cache
 def configuration(*overrides: str) -> Config:
-    return compose.load(["data.shards=shards/train", *overrides])
+    return compose.load(["~tuning", "data.shards=shards/train", *overrides])
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def _statistics(plan: StepPlan) -> dict[str, float]:
 def reports() -> list[StepReport]:
     """What two ranks might say of each step: its losses are its number, in some way."""
     made = []
-    schedule = Schedule(PHASES)
+    schedule = Schedule(PHASES, global_batch=8)
     for step in range(schedule.steps):
         plan = schedule.at(step)
         values = _statistics(plan)

@@ -15,7 +15,7 @@ class OrderConfig:
     """How the corpus is shuffled (docs/architecture.md, "Order at scale")."""
 
     lanes: int = at_least(1, default=4)
-    """Parts of an epoch that are read in parallel; must divide ``global_batch``."""
+    """Parts of an epoch that are read in parallel; must divide each batch."""
     block_shards: int = at_least(1, default=4)
     """Shuffle block: consecutive shards (of the shuffled shard list) whose samples are shuffled together."""
 

@@ -23,7 +23,7 @@ class LossConfig:
     """Region of the reconstruction loss: ``hole``, ``rim`` (the hole and ``rim`` px around it) or ``photo``; each
     photo's loss is the mean over its region."""
     rim: int = at_least(1, default=2)
-    """Width of the rim in ``region=rim``, px."""
+    """Width of the rim in ``region=rim``, px, whatever a phase's ``size``."""
     adversarial: str = one_of("non_saturating", "saturating", "hinge", "least_squares", "wasserstein")
     """GAN loss: ``non_saturating`` or ``saturating`` (cross-entropy; the latter is the paper's minimax), ``hinge``,
     ``least_squares`` or ``wasserstein`` (needs ``gradient_penalty``)."""
@@ -60,8 +60,8 @@ class PhaseConfig:
     steps: int = at_least(0, default=MISSING)
     """Length of the phase, steps; 0 skips the phase."""
     size: int = at_least(0, default=0)
-    """Photo size, px; 0: ``data.size``. Crops, holes and patches are scaled with it. Only for phases without
-    discriminators, which take photos of ``data.size`` alone."""
+    """Photo size, px; 0: ``data.size``. Crops, holes and patches are scaled with it. Only for phases that use no
+    discriminators, which are made for photos of ``data.size``."""
     batch: int = at_least(0, default=0)
     """Photos per step, over all ranks; 0: ``global_batch``."""
     completion_every: int = at_least(0, default=0)

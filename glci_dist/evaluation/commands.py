@@ -10,6 +10,7 @@ _HELP = """\
 Complete every photo of some shards with the networks of one or more runs, on a frozen set of holes, and compare
 them with two baselines (the mean colour, OpenCV's Telea inpainting). Metrics, each with its 95% interval:
   l1 in the hole (x100), PSNR, SSIM       on pixels
+  seam                                    the jump across the hole's edge over that in the photo
   perceptual and Frechet distance         on features of EfficientNet-Lite0, whose weights come in a package: per
                                           photo and between distributions; not comparable with LPIPS and FID
   U-IDS, P-IDS                            how often a linear classifier of the same features takes photos and
@@ -31,7 +32,7 @@ Results with equal digests used equal holes.
 
 examples:
   glci evaluate runs/faces64 --data shards/val
-  glci evaluate runs/faces64@900 runs/faces64 --data shards/val --masks freeform-medium
+  glci evaluate runs/faces64@820 runs/faces64 --data shards/val --masks freeform-medium
   glci evaluate runs/faces256 --data shards/val --protocol mmagic-box
   torchrun --nproc-per-node 8 -m glci_dist evaluate runs/faces160 --data shards/val --identity
 """

@@ -75,7 +75,7 @@ def upsampling(inputs: int, outputs: int, kind: str) -> nn.Sequential:
     """Upsampling by 2: ``deconvolution`` (kernel 4, the paper's), ``resize`` (nearest, then kernel 3) or
     ``resize_after`` (kernel 3, then nearest: a quarter of the cost).
 
-    Only the first causes checkerboard artefacts.
+    Only the first causes checkerboard artefacts; the last leaves blocks of 2 x 2 equal pixels to the layers after it.
     """
     if kind == "resize":
         return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), *convolution(inputs, outputs))

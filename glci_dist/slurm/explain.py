@@ -43,7 +43,7 @@ class Memory:
     optimizers: int
     average: int
     activations: int
-    """Kept for the backward pass of one micro-batch of the joint phase."""
+    """Kept for the backward pass of one micro-batch of the phase that needs most."""
 
     @property
     def total(self) -> int:
@@ -55,13 +55,13 @@ def memory(config: Config, ranks: int) -> Memory:
     with torch.device("meta"):
         completion, discriminators = build_completion(config), build_discriminators(config)
     both = _numel(completion) + _numel(discriminators)
-    slots = config.global_batch // ranks // config.engine.accumulation
+    kept = {stage.batch * _activations(config, stage.size, completion, discriminators) for stage in stages(config)}
     return Memory(
         weights=4 * both,
         gradients=4 * both,
         optimizers=4 * _STATES * both // (ranks if config.engine.zero_stage else 1),
         average=4 * _numel(completion) if config.engine.ema else 0,
-        activations=_activations(config, completion, discriminators) * slots,
+        activations=max(kept) // ranks // config.engine.accumulation,
     )
 
 
@@ -186,9 +186,9 @@ def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
     )
 
 
-def _activations(config: Config, completion: nn.Module, discriminators: nn.Module) -> int:
-    """Bytes a photo that the backward pass of an update of both networks keeps."""
-    size, patch, photos = config.data.size, config.holes.patch, 2
+def _activations(config: Config, size: int, completion: nn.Module, discriminators: nn.Module) -> int:
+    """Bytes a photo of ``size`` px that the backward pass of an update keeps: of both networks at ``data.size``."""
+    patch, photos = config.holes.patch, 2
     seen: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -199,7 +199,8 @@ def _activations(config: Config, completion: nn.Module, discriminators: nn.Modul
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.device("meta"):
         completed = completion(torch.empty(photos, 3, size, size), torch.empty(photos, 1, size, size))
         patches = torch.empty(photos, 3, patch, patch)
-        discriminators((torch.empty(photos, 3, size, size), patches), (completed, patches))
+        if size == config.data.size:
+            discriminators((torch.empty(photos, 3, size, size), patches), (completed, patches))
     wide = 4 if config.engine.precision == "fp32" else 2
     return sum(tensor.numel() * wide for tensor in seen.values()) // photos
 

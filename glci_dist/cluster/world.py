@@ -51,11 +51,6 @@ class World:
     def host(self) -> str:
         return socket.gethostname()
 
-    def slots(self, global_batch: int) -> range:
-        """The slots of a step that this rank computes."""
-        share = global_batch // self.size
-        return range(self.rank * share, (self.rank + 1) * share)
-
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's ``value``, on every rank."""
         with self._collective("a value from rank 0"):

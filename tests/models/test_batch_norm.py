@@ -62,8 +62,7 @@ def twice(norm: nn.BatchNorm2d, x: Tensor, probe: Tensor) -> Pass:
 def pass_shares() -> tuple[dict[torch.dtype, Pass], dict[str, Tensor], str]:
     """What a rank computes of the passes and of a network's gradient, and how its norm forgets."""
     with joined(EngineConfig(device="cpu", threads=1)) as world:
-        slots = world.slots(PHOTOS)
-        share = slice(slots.start, slots.stop)
+        share = _share(world)
         passes = {}
         for dtype in (torch.float32, torch.bfloat16):
             x, probe = inputs(dtype)
@@ -71,11 +70,17 @@ def pass_shares() -> tuple[dict[torch.dtype, Pass], dict[str, Tensor], str]:
         return passes, _network_gradient(world), _what_it_forgets(x[share].float())
 
 
+def _share(world: World) -> slice:
+    """The photos of a rank."""
+    count = PHOTOS // world.size
+    return slice(world.rank * count, (world.rank + 1) * count)
+
+
 def _network_gradient(world: World) -> dict[str, Tensor]:
     torch.manual_seed(5)
     network = CompletionNetwork(width=0.05)
     photos = torch.rand(PHOTOS, 3, 16, 16, generator=torch.Generator().manual_seed(6))
-    share = photos[world.slots(PHOTOS).start : world.slots(PHOTOS).stop]
+    share = photos[_share(world)]
     masks = torch.zeros_like(share[:, :1])
     masks[..., 4:10, 6:12] = 1
     (network(share, masks) - share).square().sum().backward()

@@ -44,6 +44,9 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     # For recipes and tuning/, so that what follows from an experiment's size or batch also follows an override of it.
     OmegaConf.register_new_resolver("half_size", lambda size: 4 * max(1, round(size / 8)), replace=True)
+    OmegaConf.register_new_resolver(
+        "half", lambda number: number // 2 if number >= 4 and number % 2 == 0 else 0, replace=True
+    )
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     for word in overrides:
         if word.lstrip("+").startswith("tuning="):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from glci_dist.config.fields import Rule, above, below_one, component, one_of, ruled
+from glci_dist.config.fields import Rule, above, at_least, below_one, component, one_of, ruled
 
 
 @dataclass
@@ -60,8 +60,20 @@ class DiscriminatorConfig:
 
 
 @dataclass
+class BatchNormConfig:
+    """Batch norm in both networks."""
+
+    group: int = at_least(
+        0, Rule(lambda group: group != 1, "leaves batch norm one photo: use 0, or at least 2"), default=0
+    )
+    """Statistics over each run of so many consecutive slots of the batch; 0: over all of them. Where ranks hold whole
+    groups, batch norm needs no collective. The result is the same for every number of ranks and micro-batches."""
+
+
+@dataclass
 class ModelConfig:
     """The networks."""
 
     completion: CompletionConfig = field(default_factory=CompletionConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)

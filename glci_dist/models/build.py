@@ -12,6 +12,7 @@ from glci_dist import components
 from glci_dist.components import Component
 from glci_dist.config import Config
 from glci_dist.errors import UserError
+from glci_dist.models.batch_norm import set_group
 from glci_dist.models.completion import CompletionNetwork
 from glci_dist.models.context_encoder import ContextEncoder
 from glci_dist.models.contracts import check_completion, check_discriminators, convert_layers
@@ -25,32 +26,40 @@ def build_completion(config: Config) -> nn.Module:
     """The completion network; its weights are drawn with ``config.seed`` and are equal on every rank."""
     check_models(config)
     chosen, size = config.model.completion, config.data.size
+    network: nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if chosen.custom:
-            return _custom(components.one("model.completion.custom", chosen.custom), nn.Module, size=size)
-        if chosen.kind == "context_encoder":
-            return ContextEncoder(size=size, width=chosen.width, fill=chosen.fill, residual=chosen.residual)
-        return CompletionNetwork(
-            width=chosen.width,
-            enlarge=chosen.enlarge,
-            fill=chosen.fill,
-            residual=chosen.residual,
-            skips=chosen.skips,
-            blocks=chosen.blocks,
-            dilations=chosen.dilations,
-        )
+            network = _custom(components.one("model.completion.custom", chosen.custom), nn.Module, size=size)
+        elif chosen.kind == "context_encoder":
+            network = ContextEncoder(size=size, width=chosen.width, fill=chosen.fill, residual=chosen.residual)
+        else:
+            network = CompletionNetwork(
+                width=chosen.width,
+                enlarge=chosen.enlarge,
+                fill=chosen.fill,
+                residual=chosen.residual,
+                skips=chosen.skips,
+                blocks=chosen.blocks,
+                dilations=chosen.dilations,
+            )
+    set_group(network, config.model.batch_norm.group)
+    return network
 
 
 def build_discriminators(config: Config) -> Discriminators:
     """The discriminators; their weights are drawn with ``config.seed`` and are equal on every rank."""
     chosen, size, patch = config.model.discriminator, config.data.size, config.holes.patch
+    network: Discriminators
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
         if chosen.custom:
             part = components.one("model.discriminator.custom", chosen.custom)
-            return _custom(part, Discriminators, size=size, patch=patch)
-        return ContextDiscriminators(size=size, patch=patch, config=chosen)
+            network = _custom(part, Discriminators, size=size, patch=patch)
+        else:
+            network = ContextDiscriminators(size=size, patch=patch, config=chosen)
+    set_group(network, config.model.batch_norm.group)
+    return network
 
 
 def check_custom(config: Config) -> None:

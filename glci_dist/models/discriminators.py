@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from glci_dist.config import DiscriminatorConfig
-from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.models.batch_norm import BatchNorm2d, rows_per_slot
 from glci_dist.models.spectral_norm import SpectralConv2d, SpectralLinear
 
 _CHANNELS = (64, 128, 256, 512, 512, 512)
@@ -41,7 +41,8 @@ class Discriminators(nn.Module):
         # A slot's photos are adjacent, so that batch norm sums in the order of slots.
         count = len(inputs)
         photos, patches = (torch.stack(images, 1).flatten(0, 1) for images in zip(*inputs, strict=True))
-        logits, activations = self.logits_and_features(photos, patches)
+        with rows_per_slot(count):
+            logits, activations = self.logits_and_features(photos, patches)
         return [(logits[place::count], [each[place::count] for each in activations]) for place in range(count)]
 
 

@@ -16,7 +16,7 @@ from glci_dist.data.location import is_remote
 from glci_dist.data.stages import stages
 from glci_dist.errors import UserError, in_a_line
 from glci_dist.models.build import build_completion, build_discriminators
-from glci_dist.rules import batches
+from glci_dist.rules import batches, world_sizes
 from glci_dist.runs.events import CheckpointSaved
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
@@ -109,10 +109,10 @@ def lines(request: Request, *, images_per_second: float | None) -> Iterator[str]
 
 def _batch(config: Config) -> Iterator[str]:
     cluster, accumulation = config.cluster, config.engine.accumulation
-    least = cluster.min_nodes or cluster.nodes
+    least, worlds = cluster.min_nodes or cluster.nodes, world_sizes(config)
     for nodes in range(cluster.nodes, least - 1, -1):
         ranks = nodes * cluster.workers
-        if any(batch % (ranks * accumulation) for batch in batches(config).values()):
+        if ranks not in worlds:
             continue
         slots = config.global_batch // ranks
         micro = f" in {accumulation} micro-batches of {slots // accumulation}" if accumulation > 1 else ""

@@ -23,8 +23,8 @@ class Launch:
 
     overrides: list[str]
     run: Path
-    parts: int
-    """What the number of ranks has to divide: the global batch in micro-batches."""
+    worlds: list[int]
+    """The numbers of ranks that the configuration allows."""
     cluster: ClusterConfig
 
     def __call__(self) -> str:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 
 from torch.distributed import DistError
@@ -43,7 +44,7 @@ class NodeLauncher:
         self._start = JobStart(launch.run, there.job, there.restart, self._host, launch.cluster)
 
     def run(self) -> str:
-        used = usable_nodes(self._launch.parts, self._launch.cluster, len(self._hosts))
+        used = usable_nodes(self._launch.worlds, self._launch.cluster, len(self._hosts))
         if self._node == 0:
             out = left_out(self._launch.run, self._job)
             without = f", without {', '.join(out)}" if out else ""
@@ -161,11 +162,11 @@ def _set_environment(cluster: ClusterConfig) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [copied, cluster.environment["PYTHONPATH"]]))
 
 
-def usable_nodes(parts: int, cluster: ClusterConfig, there: int) -> int:
+def usable_nodes(worlds: Collection[int], cluster: ClusterConfig, there: int) -> int:
     """The most nodes, of ``there``, whose ranks share the global batch evenly; raises ``UserError`` if too few do."""
     least = cluster.min_nodes or cluster.nodes
     for nodes in range(min(there, cluster.nodes), least - 1, -1):
-        if parts % (nodes * cluster.workers) == 0:
+        if nodes * cluster.workers in worlds:
             return nodes
     raise UserError(
         f"{there} node(s) x {cluster.workers} workers, or fewer nodes down to {least}, do not share the global batch "

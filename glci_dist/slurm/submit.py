@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from glci_dist import compose, credentials
 from glci_dist.config import Config
 from glci_dist.errors import UserError
-from glci_dist.rules import batches
+from glci_dist.rules import world_sizes
 from glci_dist.runs.folder import unwritable
 from glci_dist.slurm import inherited, jobs, snapshot, sweeps
 from glci_dist.slurm.backends.base import Backend, JobHandle, JobRequest, Submitted
@@ -123,9 +122,7 @@ def launch(request: Request, code: Path) -> Launch:
     config, cluster, chosen = request.config, request.config.cluster, request.backend
     cluster = replace(cluster, environment={**chosen.environment(cluster), **cluster.environment})
     words = [*(snapshot.at_copies(word, code) for word in request.overrides), *chosen.overrides(config)]
-    # Ranks share every phase's batch evenly if they share what divides all of them.
-    parts = math.gcd(*batches(config).values()) // config.engine.accumulation
-    return Launch(words, request.run, parts, cluster)
+    return Launch(words, request.run, world_sizes(config), cluster)
 
 
 def _record(request: Request, code: Path, handle: JobHandle) -> Submitted:

@@ -67,15 +67,16 @@ def share_in_hole(gradients: Tensor, masks: Tensor) -> Tensor:
 def batch_norm_gap(network: nn.Module) -> Tensor | None:
     """Distance of the last batch's means from the running means, in running standard deviations.
 
-    A mean over channels and layers, of the last pass since the last update; None without batch norm.
+    A mean over channels, layers and this rank's groups (``model.batch_norm.group``), of the last pass since the last
+    update; None without batch norm.
     """
     gaps = []
     for module in network.modules():
         if isinstance(module, BatchNorm2d) and module.recorded:
             assert module.running_mean is not None
             assert module.running_var is not None
-            mean, _ = module.recorded[-1]
-            gaps.append(((mean - module.running_mean).abs() / (module.running_var + module.eps).sqrt()).mean())
+            means, _ = module.recorded[-1]
+            gaps.append(((means - module.running_mean).abs() / (module.running_var + module.eps).sqrt()).mean())
     return torch.stack(gaps).mean() if gaps else None
 
 

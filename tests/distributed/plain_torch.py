@@ -189,7 +189,7 @@ def _follow(average: dict[str, Tensor], current: dict[str, Tensor], share: float
 def _blend_statistics(network: nn.Module) -> None:
     """Running statistics follow what an updated network saw, by a tenth, photo batch by photo batch."""
     for norm in _norms(network):
-        for mean, variance in norm.recorded:
+        for (mean,), (variance,) in norm.recorded:
             norm.running_mean += 0.1 * (mean - norm.running_mean)
             norm.running_var += 0.1 * (variance - norm.running_var)
             norm.num_batches_tracked += 1

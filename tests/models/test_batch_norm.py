@@ -11,12 +11,19 @@ from torch import Tensor, nn
 
 from glci_dist.cluster.world import World, joined
 from glci_dist.config import EngineConfig
-from glci_dist.models.batch_norm import BatchNorm2d, commit_running_statistics, frozen
+from glci_dist.models.batch_norm import (
+    BatchNorm2d,
+    commit_running_statistics,
+    frozen,
+    rows_per_slot,
+    set_group,
+)
 from glci_dist.models.completion import CompletionNetwork
 from tests.worlds import run_world
 
 PHOTOS, CHANNELS, SIDE = 8, 5, 6
 WORLDS = (1, 2, 4)
+GROUPS = (2, 4, 8)
 BF16_BOUND = 2e-2
 """Of the largest value: a bf16 number is rounded by 2^-9 of itself, and these passes round a few times."""
 
@@ -57,6 +64,41 @@ def twice(norm: nn.BatchNorm2d, x: Tensor, probe: Tensor) -> Pass:
     (output * probe).sum().backward()
     commit_running_statistics(norm, accept=True)
     return Pass.made_of(output.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var)
+
+
+def torchs_by_group(dtype: torch.dtype, group: int) -> Pass:
+    """torch's batch norm over each group by itself, in double precision; the running statistics of one blend."""
+    x, probe = inputs(dtype)
+    passes = [
+        twice(nn.BatchNorm2d(CHANNELS, momentum=1.0).double(), some.double(), of_some.double())
+        for some, of_some in zip(x.split(group), probe.split(group), strict=True)
+    ]
+    # With momentum 1 they are those of the second pass, over ``x`` + 1: the first pass has means that are 1 less.
+    mean = torch.stack([each.running_mean for each in passes]).mean(0) - 0.5
+    variance = torch.stack([each.running_var for each in passes]).mean(0)
+    return Pass(
+        torch.cat([each.output for each in passes]),
+        torch.cat([each.grad_input for each in passes]),
+        sum((each.grad_weight for each in passes), torch.zeros(())),
+        sum((each.grad_bias for each in passes), torch.zeros(())),
+        0.1 * mean,
+        0.9 + 0.1 * variance,
+    )
+
+
+def pass_in_groups() -> dict[int, dict[torch.dtype, Pass]]:
+    """What a rank computes of the passes with groups of 2, 4 and 8 slots."""
+    with joined(EngineConfig(device="cpu", threads=1)) as world:
+        share = _share(world)
+        passes: dict[int, dict[torch.dtype, Pass]] = {}
+        for group in GROUPS:
+            passes[group] = {}
+            for dtype in (torch.float32, torch.bfloat16):
+                x, probe = inputs(dtype)
+                norm = BatchNorm2d(CHANNELS)
+                set_group(norm, group)
+                passes[group][dtype] = twice(norm, x[share], probe[share])
+        return passes
 
 
 def pass_shares() -> tuple[dict[torch.dtype, Pass], dict[str, Tensor], str]:
@@ -181,3 +223,64 @@ def test_evaluation_uses_the_running_statistics(dtype: torch.dtype) -> None:
         assert norm(x.to(dtype)).equal(reference(x.to(dtype)))
         # A photo's output does not depend on its company.
         assert norm(x.to(dtype))[:1].equal(norm(x[:1].to(dtype)))
+
+
+@pytest.fixture(scope="module")
+def worlds_in_groups() -> dict[int, list[dict[int, dict[torch.dtype, Pass]]]]:
+    return {size: run_world(size, pass_in_groups) for size in WORLDS}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, BF16_BOUND)])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("size", WORLDS)
+def test_with_groups_it_equals_torchs_batch_norm_of_each_group(
+    worlds_in_groups: dict[int, list], size: int, group: int, dtype: torch.dtype, bound: float
+) -> None:
+    ranks, expected = [passes[group][dtype] for passes in worlds_in_groups[size]], torchs_by_group(dtype, group)
+
+    assert distance(torch.cat([rank.output for rank in ranks]), expected.output) < bound
+    assert distance(torch.cat([rank.grad_input for rank in ranks]), expected.grad_input) < bound
+    assert distance(sum((rank.grad_weight for rank in ranks), torch.zeros(())), expected.grad_weight) < bound
+    assert distance(sum((rank.grad_bias for rank in ranks), torch.zeros(())), expected.grad_bias) < bound
+    for rank in ranks:
+        assert distance(rank.running_mean, expected.running_mean) < bound
+        assert distance(rank.running_var, expected.running_var) < bound
+        if dtype == torch.float32:
+            alone = worlds_in_groups[1][0][group][dtype]
+            assert rank.running_mean.equal(alone.running_mean)
+            assert rank.running_var.equal(alone.running_var)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_micro_batches_of_whole_groups_are_as_good_as_one_pass(dtype: torch.dtype) -> None:
+    x, _ = inputs(dtype)
+    whole, parted = BatchNorm2d(CHANNELS), BatchNorm2d(CHANNELS)
+    set_group(whole, 2)
+    set_group(parted, 2)
+    at_once = whole(x)
+    parts = [parted(part) for part in x.split(4)]
+    for norm in (whole, parted):
+        commit_running_statistics(norm, accept=True)
+
+    assert torch.cat(parts).equal(at_once)
+    for name, tensor in whole.state_dict().items():
+        assert tensor.equal(parted.state_dict()[name]), name
+
+
+def test_inputs_of_one_slot_count_as_one_of_a_group() -> None:
+    x, _ = inputs(torch.float32)
+    of_four, of_two = BatchNorm2d(CHANNELS), BatchNorm2d(CHANNELS)
+    set_group(of_four, 4)
+    set_group(of_two, 2)
+
+    with rows_per_slot(2):
+        of_pairs = of_two(x)
+    assert of_pairs.equal(of_four(x))
+
+
+def test_rows_that_hold_no_whole_groups_are_refused() -> None:
+    norm = BatchNorm2d(CHANNELS)
+    set_group(norm, 3)
+    with pytest.raises(RuntimeError, match="8 rows on each of 1 ranks hold no whole groups of 3"):
+        norm(inputs(torch.float32)[0])

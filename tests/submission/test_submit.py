@@ -18,6 +18,7 @@ from glci_dist import compose, stored_config
 from glci_dist.checkpoints.manifest import MANIFEST_FILE
 from glci_dist.data.index import load_index
 from glci_dist.errors import Fault, UserError
+from glci_dist.rules import world_sizes
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.ledger import account
 from glci_dist.slurm.jobs import active
@@ -357,20 +358,28 @@ def test_without_a_scheduler_submitting_says_what_to_do_and_leaves_nothing(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("parts", "nodes", "least", "there", "used"),
-    [(32, 4, 1, 4, 4), (32, 4, 1, 3, 2), (32, 4, 2, 2, 2), (32, 4, 1, 9, 4)],
+    ("overrides", "nodes", "least", "there", "used"),
+    [
+        ((), 4, 1, 4, 4),
+        ((), 4, 1, 3, 2),
+        ((), 4, 2, 2, 2),
+        ((), 4, 1, 9, 4),
+        (("engine.accumulation=16", "model.batch_norm.group=0"), 4, 1, 4, 2),
+        # 4 ranks hold 24 slots each.
+        (("~tuning", "global_batch=96", "model.batch_norm.group=16"), 4, 1, 4, 3),
+    ],
 )
 def test_of_the_nodes_that_are_there_the_most_that_share_the_batch_evenly_are_used(
-    parts: int, nodes: int, least: int, there: int, used: int
+    overrides: tuple[str, ...], nodes: int, least: int, there: int, used: int
 ) -> None:
-    cluster = compose.load([*PLAIN, f"cluster.nodes={nodes}", f"cluster.min_nodes={least}"]).cluster
-    assert usable_nodes(parts, cluster, there) == used
+    config = compose.load([*PLAIN, *overrides, f"cluster.nodes={nodes}", f"cluster.min_nodes={least}"])
+    assert usable_nodes(world_sizes(config), config.cluster, there) == used
 
 
 def test_too_few_nodes_are_refused() -> None:
     cluster = compose.load([*PLAIN, "cluster.nodes=4", "cluster.min_nodes=3"]).cluster
     with pytest.raises(UserError, match="fewer nodes down to 3"):
-        usable_nodes(32, cluster, 2)
+        usable_nodes([1, 2, 4], cluster, 2)
 
 
 def test_the_samples_of_a_step_are_those_that_the_run_reads_there(faces_shards: str, tmp_path: Path) -> None:

@@ -311,7 +311,9 @@ def test_a_key_without_a_default_must_be_given() -> None:
         ((), 3, "cpu", "global_batch=32 is not a multiple of 3"),
         (("engine.accumulation=4",), 16, "cpu", "64 (16 ranks x engine.accumulation=4)"),
         (("engine.precision=fp16",), 1, "cpu", "engine.precision=fp16 needs a GPU"),
-        (("global_batch=4", "engine.accumulation=4"), 1, "cpu", "batch norm"),
+        (("global_batch=4", "engine.accumulation=4", "model.batch_norm.group=0"), 1, "cpu", "batch norm"),
+        (("engine.accumulation=2",), 2, "cpu", "=16, but each of 2 ranks passes 8 photos at a time (global_batch=32"),
+        (("engine.accumulation=2",), 2, "cpu", "neither whole groups nor an equal part of one: use 0 or 2 or 4 or 8"),
     ],
 )
 def test_what_a_world_cannot_run_is_refused(

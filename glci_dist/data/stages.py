@@ -41,6 +41,15 @@ def stages(config: Config) -> list[Stage]:
     return found
 
 
+def photos_before(config: Config, step: int) -> int:
+    """Photos of the steps before ``step``, which are the samples that the order has used up there."""
+    total, start = 0, 0
+    for stage in stages(config):
+        total += stage.batch * max(0, min(stage.steps, step - start))
+        start += stage.steps
+    return total
+
+
 def orders(counts: NDArray[np.int64], run_stages: Sequence[Stage], *, seed: int, config: OrderConfig) -> list[Order]:
     """The order of each stage, which goes on where the one before it ends.
 
@@ -86,6 +95,12 @@ def at_size(data: DataConfig, holes: HolesConfig, size: int) -> tuple[DataConfig
             stroke_radius=[ratio * radius for radius in holes.stroke_radius],
         ),
     )
+
+
+def sizes_of_photos(config: Config) -> list[tuple[int, int]]:
+    """Sides of photos and of local patches, px: at ``data.size``, then at each other size that a phase has."""
+    sizes = [config.data.size, *(phase.size for phase in config.phases.values() if phase.steps and phase.size)]
+    return [(size, at_size(config.data, config.holes, size)[1].patch) for size in dict.fromkeys(sizes)]
 
 
 def check_all_holes(config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 
 from glci_dist import components
 from glci_dist.components import Component
-from glci_dist.config import Config
+from glci_dist.config import CompletionConfig, Config
+from glci_dist.data.stages import sizes_of_photos
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import set_group
 from glci_dist.models.completion import CompletionNetwork
@@ -20,6 +22,19 @@ from glci_dist.models.discriminators import ContextDiscriminators, Discriminator
 from glci_dist.models.sizes import check_models
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+_OF_GLCIC_ALONE = ("enlarge", "skips", "blocks", "dilations")
+
+
+def unused_settings(config: Config) -> list[str]:
+    """The keys of ``model.completion`` that differ from the paper's and that the chosen network does not use."""
+    chosen, default = config.model.completion, CompletionConfig()
+    if chosen.custom:
+        unused = [each.name for each in fields(chosen) if each.name != "custom"]
+    else:
+        unused = list(_OF_GLCIC_ALONE) if chosen.kind == "context_encoder" else []
+    return [key for key in unused if getattr(chosen, key) != getattr(default, key)]
 
 
 def build_completion(config: Config) -> nn.Module:
@@ -66,10 +81,9 @@ def check_custom(config: Config) -> None:
     """Raise ``UserError`` if a network of the user's own breaks a rule."""
     size, patch, losses = config.data.size, config.holes.patch, config.losses
     per_photo = bool(losses.r1 or losses.gradient_penalty or any(losses.penalties.values()))
-    sizes = dict.fromkeys([size, *(phase.size for phase in config.phases.values() if phase.steps and phase.size)])
 
     def check_at_all_sizes(network: nn.Module) -> None:
-        for each in sizes:
+        for each, _ in sizes_of_photos(config):
             check_completion(network, size=each, key="model.completion.custom")
 
     checks: list[tuple[Mapping[str, object], Callable[[Config], nn.Module], Callable[[nn.Module], None]]] = [

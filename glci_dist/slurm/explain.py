@@ -24,6 +24,7 @@ from glci_dist.runs.ledger import account
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.preflight import refusals
 from glci_dist.slurm.submit import Request
+from glci_dist.training.phases import Schedule
 from glci_dist.training.resume_changes import expected_changes
 
 _DISK_BYTES_S = 200e6
@@ -167,17 +168,24 @@ def _checkpoints(request: Request) -> Iterator[str]:
 
 def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
     config, cluster = request.config, request.config.cluster
-    steps = sum(phase.steps for phase in config.phases.values())
-    attempts = account(request.run).attempts
-    measured = next((each.seconds_a_step for each in reversed(attempts) if each.seconds_a_step), None)
-    yield f"steps      {steps:,}: " + ", ".join(f"{name} {phase.steps:,}" for name, phase in config.phases.items())
-    if images_per_second is None and measured is None:
+    schedule = Schedule(config.phases, global_batch=config.global_batch, size=config.data.size)
+    attempts = [
+        each for each in account(request.run).attempts if each.seconds_a_step and each.reached > each.resumed_at
+    ]
+    yield f"steps      {schedule.steps:,}: " + ", ".join(
+        f"{name} {phase.steps:,}" for name, phase in config.phases.items()
+    )
+    if images_per_second is None and not attempts:
         yield "time       not known: give --images-per-second, or start the run once"
         return
     photos = sum(stage.steps * stage.batch for stage in stages(config))
-    speed = images_per_second or photos / steps / (measured or math.inf)
-    seconds = photos / speed
-    how = "given" if images_per_second else "measured"
+    if images_per_second is not None:
+        seconds, how = photos / images_per_second, "given"
+    else:
+        last, how = attempts[-1], "measured"
+        share = schedule.pixels(last.resumed_at, last.reached) / schedule.pixels()
+        seconds = (last.reached - last.resumed_at) * last.seconds_a_step / share
+    speed = photos / seconds
     usable = 60 * cluster.time_min - cluster.signal_lead_s - _STARTUP_S
     again = max(0, math.ceil(seconds / usable) - 1) if usable > 0 else math.inf
     yield (

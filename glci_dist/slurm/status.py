@@ -67,7 +67,7 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps(_record(outlook, config), indent=1))
         return 0
-    told = lines(outlook, Schedule(config.phases, global_batch=config.global_batch))
+    told = lines(outlook, Schedule(config.phases, global_batch=config.global_batch, size=config.data.size))
     print("\n".join([*told, *(f"its configuration has {note}" for note in found.notes())]))
     return 0
 
@@ -162,12 +162,14 @@ def lines(outlook: RunStatus, schedule: Schedule) -> list[str]:
     now = f"{outlook.state}: step {last.reached if last else 0} of {steps}"
     if outlook.state not in ("running", "done") and last is not None:
         now += f", saved up to step {outlook.saved}" if outlook.saved else ", no step is saved"
-    if outlook.state == "running" and last is not None and last.seconds_a_step:
-        left = (steps - last.reached) * last.seconds_a_step
+    ran = last.reached - last.resumed_at if last else 0
+    if outlook.state == "running" and last is not None and last.seconds_a_step and ran > 0:
+        seconds_a_pixel = ran * last.seconds_a_step / max(1, schedule.pixels(last.resumed_at, last.reached))
+        left = schedule.pixels(last.reached) * seconds_a_pixel
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-        # Of the last step.
-        batch = schedule.at(max(0, min(last.reached, steps) - 1)).batch
-        now += f", {batch / last.seconds_a_step:.0f} img/s, {left / 60:.0f} min left (until {end})"
+        plan = schedule.at(max(0, min(last.reached, steps) - 1))
+        speed = 1 / (seconds_a_pixel * max(1, plan.size) ** 2)
+        now += f", {speed:.0f} img/s of {plan.size} px, {left / 60:.0f} min left (until {end})"
     if outlook.detail:
         now += f"\n{outlook.detail}"
     seconds = outlook.account.seconds()

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from glci_dist.checkpoints.manifest import Checkpoint
 from glci_dist.cluster.world import World, has_bf16
 from glci_dist.config import Config
+from glci_dist.models.build import unused_settings
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.events import Resumed, Started
 from glci_dist.runs.folder import RunFolder
 from glci_dist.training.adversarial_weight import AdversarialWeight
 from glci_dist.training.checkpointer import Checkpointer
 from glci_dist.training.phases import Schedule
-from glci_dist.training.resume_changes import ResumeChanges, find_missing_checkpoint, schedule_changes
+from glci_dist.training.resume_changes import ResumeChanges, changes_of_steps, find_missing_checkpoint
 from glci_dist.training.resume_checkpoint import check_configuration, saved_configuration
 from glci_dist.training.run_log import RunLog
 from glci_dist.training.startup_timer import StartupTimer
@@ -52,9 +53,9 @@ class AttemptStart:
         check_configuration(found, self.config)
         self.checkpoints.load(found)
         self.checkpoint, self.checkpoints.first_step = found, found.step
-        before = saved_configuration(found).config.phases
-        self.changes.schedule = schedule_changes(found.step, before, self.config.phases)
-        adversarial_weight.renumber_phase(Schedule(before).names, self.schedule.names)
+        before = saved_configuration(found).config
+        self.changes.schedule = changes_of_steps(found.step, before, self.config)
+        adversarial_weight.renumber_phase(Schedule(before.phases).names, self.schedule.names)
         startup.record("reading the checkpoint")
 
     def report_complete(self) -> None:
@@ -77,6 +78,8 @@ class AttemptStart:
             f"{world.device.type}, {engine.precision}, ZeRO stage {engine.zero_stage}, "
             f"{batch // world.size} of {batch} slots a rank"
         )
+        if unused := unused_settings(self.config):
+            self.log.say(f"model.completion: the chosen network does not use {', '.join(unused)}")
         for network, count in self.converted.items():
             self.log.say(f"{network}: {count} of torch's batch norms were converted to those over the global batch")
         if world.device.type == "cpu" and engine.precision == "bf16" and not has_bf16():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from glci_dist import components
 from glci_dist.data.masks import crop_patches
 from glci_dist.errors import UserError
 from glci_dist.models.batch_norm import BatchNorm2d
-from glci_dist.training.loss_terms import Completions, call_component, example_completions
+from glci_dist.training.loss_terms import Completions, call_component
 from glci_dist.training.metric_registry import Metric
 
 LOGIT_GAP = Metric("contest/margin", "logits, real minus completed")
@@ -130,11 +130,11 @@ RESERVED_GROUPS = (
 
 
 def completion_metrics(
-    custom: Mapping[str, Any], device: torch.device, *, size: int, patch: int
+    custom: Mapping[str, Any], device: torch.device, examples: Sequence[Completions]
 ) -> list[CompletionMetric]:
-    """Those of every run and the user's own. Raises ``UserError`` for one that breaks a rule.
+    """Those of every run and the user's own, tried on ``examples``, of each photo size that the run has.
 
-    ``size``, ``patch``: sides of photos and local patches, px.
+    Raises ``UserError`` for one that breaks a rule.
     """
     found = list(COMPLETION_METRICS)
     for component in components.by_name("metrics", custom):
@@ -148,10 +148,12 @@ def completion_metrics(
             raise UserError(
                 f"{component.key}: names in {group}/ are the run's own: choose another group for the metric"
             )
-        example = example_completions(device, size=size, patch=patch)
-        value = call_component(component.key, example, partial(_value, statistic, example))
-        if value.numel() not in (1, 2):
-            raise UserError(f"{component.key}: its value for two photos must be (2,) or one, not {tuple(value.shape)}")
+        for example in examples:
+            value = call_component(component.key, example, partial(_value, statistic, example))
+            if value.numel() not in (1, 2):
+                raise UserError(
+                    f"{component.key}: its value for two photos must be (2,) or one, not {tuple(value.shape)}"
+                )
         found.append(statistic)
     return found
 

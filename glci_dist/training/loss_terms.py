@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -82,8 +82,8 @@ class WeightedTerm:
     term: LossTerm
 
 
-def loss_terms(losses: LossConfig, device: torch.device, *, size: int, patch: int) -> list[WeightedTerm]:
-    """The configured terms; ``size``, ``patch``: sides of photos and local patches, px.
+def loss_terms(losses: LossConfig, device: torch.device, examples: Sequence[Completions]) -> list[WeightedTerm]:
+    """The configured terms, the user's own tried on ``examples``, of each photo size that the run has.
 
     Raises ``UserError`` for one of the user's own that breaks a rule.
     """
@@ -98,7 +98,8 @@ def loss_terms(losses: LossConfig, device: torch.device, *, size: int, patch: in
         term = component.make(LossTerm)
         if isinstance(term, nn.Module):
             term.to(device).requires_grad_(False)
-        _check(component.key, term, example_completions(device, size=size, patch=patch))
+        for example in examples:
+            _check(component.key, term, example)
         metric = Metric(f"loss/{component.name}", label=component.name.replace("_", " "))
         terms.append(WeightedTerm(metric, component.weight, term))
     return terms
@@ -143,7 +144,8 @@ def call_component(key: str, given: Completions, call: Callable[[], Tensor]) -> 
     try:
         value = call()
     except Exception as error:  # the user's class can raise anything
-        raise UserError(f"{key} fails on two photos: {in_a_line(error)}") from error
+        side = given.photos.shape[-1]
+        raise UserError(f"{key} fails on two photos of {side} px: {in_a_line(error)}") from error
     if not isinstance(value, Tensor) or not value.is_floating_point():
         kind = f"{value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise UserError(f"{key} must return a tensor of floats, not {kind}")

@@ -24,6 +24,8 @@ class StepPlan:
     ends_phase: bool
     batch: int
     """Photos of the step, over all ranks; 0: unknown."""
+    size: int
+    """Side of the photos, px; 0: unknown."""
     is_joint: bool
     """Whether the phase trains both networks."""
     is_discriminators_alone: bool
@@ -49,9 +51,9 @@ class StepPlan:
 class Schedule:
     """The phases of a run in order, without those of 0 steps."""
 
-    def __init__(self, phases: Mapping[str, PhaseConfig], *, global_batch: int = 0) -> None:
-        """``global_batch``: photos per step of phases that have no number of their own; 0: unknown."""
-        self._global_batch = global_batch
+    def __init__(self, phases: Mapping[str, PhaseConfig], *, global_batch: int = 0, size: int = 0) -> None:
+        """``global_batch``, ``size``: photos per step and their side of phases without their own; 0: unknown."""
+        self._global_batch, self._size = global_batch, size
         self._phases = [(name, phase) for name, phase in phases.items() if phase.steps]
         self.steps = sum(phase.steps for _, phase in self._phases)
         """Steps of the whole run."""
@@ -60,6 +62,20 @@ class Schedule:
     def names(self) -> list[str]:
         """Names of the phases, by ``StepPlan.phase_number``."""
         return [name for name, _ in self._phases]
+
+    def pixels(self, first: int = 0, end: int | None = None) -> int:
+        """Pixels of the photos of the steps from ``first`` to before ``end`` (by default the last).
+
+        A measure of work: phases with photos or batches of their own have steps that take longer or shorter.
+        """
+        total, start = 0, 0
+        for _, phase in self._phases:
+            steps = min(self.steps if end is None else end, start + phase.steps) - max(first, start)
+            # An unknown number counts as 1: such a schedule still has equal steps.
+            photos, side = phase.batch or self._global_batch or 1, phase.size or self._size or 1
+            total += max(0, steps) * photos * side * side
+            start += phase.steps
+        return total
 
     def at(self, step: int) -> StepPlan:
         """The plan of step ``step``, 0 <= ``step`` < ``steps``; raises ``IndexError`` outside."""
@@ -79,6 +95,7 @@ class Schedule:
             left=1 - within / phase.steps,
             ends_phase=within == phase.steps - 1,
             batch=phase.batch or self._global_batch,
+            size=phase.size or self._size,
             is_joint=bool(phase.completion_every and phase.discriminator_every),
             is_discriminators_alone=bool(phase.discriminator_every and not phase.completion_every),
             updates_completion=_is_due(within, phase.completion_every),

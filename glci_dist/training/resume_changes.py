@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glci_dist.checkpoints.manifest import folder_name, newest_complete
 from glci_dist.config import Config, PhaseConfig
+from glci_dist.data.stages import photos_before
 from glci_dist.runs.events import CheckpointMissing, ConfigurationChanged, Event, OtherVersion, StepMoved
 from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import last_saved, read_journal
@@ -60,7 +61,8 @@ def expected_changes(folder: RunFolder, config: Config, corpus: str) -> Iterator
     if checkpoint is None:
         yield from found.lines(folder, resumed_at=None)
         return
-    found.schedule = schedule_changes(checkpoint.step, saved_configuration(checkpoint).config.phases, config.phases)
+    before = saved_configuration(checkpoint).config
+    found.schedule = changes_of_steps(checkpoint.step, before, config)
     yield from found.lines(folder, resumed_at=checkpoint.step)
 
 
@@ -68,6 +70,18 @@ def find_missing_checkpoint(run: Path) -> int | None:
     """Step of the newest checkpoint in the run's journal, if its folder is missing."""
     step = last_saved(read_journal(run))
     return None if step is None or (run / "checkpoints" / folder_name(step)).is_dir() else step or None
+
+
+def changes_of_steps(step: int, before: Config, now: Config) -> list[str]:
+    """``schedule_changes``, and what they do to the order of samples of a run that resumes at ``step``."""
+    told = schedule_changes(step, before.phases, now.phases)
+    had, has = (photos_before(config, step) for config in (before, now))
+    if had != has and step < Schedule(now.phases).steps:
+        told.append(
+            f"the steps before step {step} have {has:,} photos now, {had:,} before: the order of samples goes on after "
+            f"the first {has:,}, whichever these steps used"
+        )
+    return told
 
 
 def schedule_changes(step: int, before: Mapping[str, PhaseConfig], now: Mapping[str, PhaseConfig]) -> list[str]:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from glci_dist.config import Config
+from glci_dist.data.stages import sizes_of_photos
 from glci_dist.errors import UserError, in_a_line
 from glci_dist.models.batch_norm import local_statistics
 from glci_dist.models.build import build_discriminators, check_custom
 from glci_dist.training.gan_metrics import CompletionMetric, completion_metrics
-from glci_dist.training.loss_terms import WeightedTerm, loss_terms
+from glci_dist.training.loss_terms import WeightedTerm, example_completions, loss_terms
 from glci_dist.training.penalties import PenaltyInputs, WeightedPenalty, penalties
 
 
@@ -30,13 +31,13 @@ def step_parts(config: Config, device: torch.device) -> StepParts:
 
     Raises ``UserError`` for a part of the user's that breaks a rule or fails.
     """
-    size, patch = config.data.size, config.holes.patch
+    examples = [example_completions(device, size=size, patch=patch) for size, patch in sizes_of_photos(config)]
     try:
         check_custom(config)
         parts = StepParts(
-            loss_terms(config.losses, device, size=size, patch=patch),
+            loss_terms(config.losses, device, examples),
             penalties(config.losses),
-            completion_metrics(config.metrics, device, size=size, patch=patch),
+            completion_metrics(config.metrics, device, examples),
         )
         _check_penalties(config, parts.penalties)
     except UserError:

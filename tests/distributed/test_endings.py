@@ -50,7 +50,7 @@ def ending_of_an_error(overrides: list[str], rank: int, error: BaseException) ->
 
 
 def status(run: Path) -> str:
-    return "\n".join(lines(read_status(run), Schedule({"all": PhaseConfig(steps=sum(STEPS))}, global_batch=4)))
+    return "\n".join(lines(read_status(run), Schedule({"all": PhaseConfig(steps=sum(STEPS))}, global_batch=4, size=64)))
 
 
 @pytest.fixture(scope="module")

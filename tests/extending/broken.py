@@ -184,6 +184,13 @@ class Term(LossTerm):
         return (completions.outputs - completions.photos).abs().mean((1, 2, 3)) ** self.power
 
 
+class AtThirtyTwo(Term):
+    """Knows photos of one size alone."""
+
+    def __call__(self, completions: Completions) -> Tensor:
+        return super().__call__(completions) + (completions.outputs * torch.ones(32, 32)).mean((1, 2, 3))
+
+
 class OfTheBatch(Term):
     def __call__(self, completions: Completions) -> Tensor:
         return super().__call__(completions).mean()
@@ -283,6 +290,13 @@ class OfAnotherName(WithoutMetric):
 
 class OfTheRunsOwn(WithoutMetric):
     metric = Metric("speed/mine")
+
+
+class MeanAtThirtyTwo(WithoutMetric):
+    metric = Metric("mine/mean")
+
+    def __call__(self, completions: Completions) -> Tensor:
+        return (completions.outputs * torch.ones(32, 32)).mean((1, 2, 3))
 
 
 class Counts(WithoutMetric):

@@ -16,7 +16,7 @@ from glci_dist.models.build import build_completion, check_custom
 from glci_dist.training.callbacks.build import custom_callbacks
 from glci_dist.training.gan_metrics import completion_metrics
 from glci_dist.training.loggers.base import RunInfo
-from glci_dist.training.loss_terms import loss_terms
+from glci_dist.training.loss_terms import example_completions, loss_terms
 from glci_dist.training.metric_registry import Metric, OverSteps
 from glci_dist.training.setup import prepare
 from glci_dist.training.step_parts import step_parts
@@ -25,6 +25,9 @@ from tests.small_run import small
 
 CPU = torch.device("cpu")
 COMPLETION, DISCRIMINATOR = "model.completion.custom", "model.discriminator.custom"
+
+
+EXAMPLES = [example_completions(CPU, size=32, patch=20)]
 
 
 def composed(*words: str, folder: Path = Path("nowhere")) -> compose.Config:
@@ -90,8 +93,17 @@ def test_parts_that_keep_to_the_rules_pass() -> None:
     )
     check_custom(config)
     check_holes(config.holes, 32)
-    (term,) = loss_terms(config.losses, CPU, size=32, patch=20)
+    (term,) = loss_terms(config.losses, CPU, EXAMPLES)
     assert (term.metric.name, term.weight) == ("loss/mine", 0.5)
+
+
+@pytest.mark.parametrize("part", ["losses.terms.mine", "metrics.mine"])
+def test_what_fails_at_the_photo_size_of_one_phase_alone_is_refused(part: str) -> None:
+    name = "AtThirtyTwo" if part.startswith("losses") else "MeanAtThirtyTwo"
+    assert step_parts(composed(broken(part, name)), CPU)
+    phase = ["phases.coarse.steps=1", "phases.coarse.size=16", "phases.coarse.completion_every=1"]
+    with pytest.raises(UserError, match=f"{part} fails on two photos of 16 px: "):
+        step_parts(composed(broken(part, name), *phase), CPU)
 
 
 def test_torchs_batch_norms_are_converted_to_those_over_the_global_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +128,7 @@ def test_torchs_batch_norms_are_converted_to_those_over_the_global_batch(monkeyp
 )
 def test_a_loss_term_that_breaks_a_rule_is_refused_by_name(name: str, rule: str) -> None:
     with pytest.raises(UserError) as refused:
-        loss_terms(composed(broken("losses.terms.mine", name)).losses, CPU, size=32, patch=20)
+        loss_terms(composed(broken("losses.terms.mine", name)).losses, CPU, EXAMPLES)
     assert str(refused.value).startswith("losses.terms.mine")
     assert rule in str(refused.value)
 
@@ -149,7 +161,7 @@ def test_a_hole_kind_that_breaks_a_rule_is_refused_by_name(name: str, rule: str)
 )
 def test_a_metric_that_breaks_a_rule_is_refused_by_name(name: str, rule: str) -> None:
     with pytest.raises(UserError) as refused:
-        completion_metrics(composed(broken("metrics.mine", name)).metrics, CPU, size=32, patch=20)
+        completion_metrics(composed(broken("metrics.mine", name)).metrics, CPU, EXAMPLES)
     assert rule in str(refused.value)
 
 

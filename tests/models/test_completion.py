@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from glci_dist import compose
 from glci_dist.models.batch_norm import BatchNorm2d, commit_running_statistics
+from glci_dist.models.build import unused_settings
 from glci_dist.models.completion import CompletionNetwork, fill_colour
 from glci_dist.models.context_encoder import ChannelwiseFullyConnected, ContextEncoder
 
@@ -184,3 +186,20 @@ def test_the_channelwise_layer_mixes_places_but_no_channels() -> None:
     assert (gradient[0, 1] != 0).all()
     gradient[0, 1] = 0
     assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        ([], []),
+        (["model.completion.kind=context_encoder"], ["enlarge", "skips", "blocks", "dilations"]),
+        (["model.completion.kind=context_encoder", "recipe=paper"], []),
+        (
+            ["recipe=paper", "model.completion.skips=true", "model.completion.custom={_target_: mine.Network}"],
+            ["width", "skips"],
+        ),
+    ],
+)
+def test_settings_that_the_chosen_network_does_not_use_are_named(words: list[str], unused: list[str]) -> None:
+    config = compose.load(["data.shards=shards", "name=run", *words])
+    assert unused_settings(config) == unused

@@ -19,7 +19,7 @@ from glci_dist.slurm.status import lines
 from glci_dist.training.phases import Schedule
 from tests.journal import event
 
-SCHEDULE = Schedule({"all": PhaseConfig(steps=30)}, global_batch=8)
+SCHEDULE = Schedule({"all": PhaseConfig(steps=30)}, global_batch=8, size=64)
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,18 @@ def test_what_was_stopped_before_its_first_checkpoint_says_that_nothing_is_saved
     assert "stopped: step 0 of 30, no step is saved" in lines(read_status(tmp_path), SCHEDULE)[3]
 
 
+def test_the_time_left_is_that_of_the_pixels_that_are_left(tmp_path: Path) -> None:
+    # 20 steps of 16 photos of 32 px, then 10 of 8 photos of 64 px: a step of these is twice the work.
+    schedule = Schedule(
+        {"coarse": PhaseConfig(steps=20, size=32, batch=16), "fine": PhaseConfig(steps=10)}, global_batch=8, size=64
+    )
+    attempt = attempts.begin(tmp_path, ranks=1)
+    Journal(attempt).write(event("start", 0))
+    sign(attempt, began=time.time() - 200, time=time.time(), step=20, steps=20, compute=200)
+    told = lines(read_status(tmp_path), schedule)
+    assert any("step 20 of 30, 2 img/s of 32 px, 3 min left" in line for line in told), told
+
+
 def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
     attempt = attempts.begin(tmp_path, ranks=1)
     journal = Journal(attempt)
@@ -141,7 +153,7 @@ def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
     assert found.seconds["lost"] == pytest.approx(20)
     assert found.state == "running"
     told = lines(read_status(tmp_path), SCHEDULE)
-    assert any("running: step 20 of 30, 2 img/s, 1 min left" in line for line in told)
+    assert any("running: step 20 of 30, 2 img/s of 64 px, 1 min left" in line for line in told)
 
 
 def test_attempts_that_did_not_come_to_their_first_step_are_told_too(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -272,7 +273,7 @@ def test_a_run_that_goes_back_to_its_start_keeps_panel_and_configuration(tmp_pat
 
 
 def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(METRICS, first_step=0, steps=9)
+    progress = Progress(METRICS, Schedule(PHASES, global_batch=8), first_step=0)
     for report in reports():
         show(progress, report)
     progress.close()
@@ -286,6 +287,26 @@ def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: p
     assert lines[0].endswith("reconstruction 0")
     assert lines[2].endswith("reconstruction 8 real loss 80 completed loss 1 real accuracy 0.75 completed accuracy 1")
     assert "0.0 min left" in lines[2]
+
+
+def test_the_time_left_of_the_progress_line_counts_pixels(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("glci_dist.training.callbacks.progress.time.perf_counter", lambda: clock[0])
+    # The steps of the second phase have twice the pixels.
+    phases = {"coarse": PhaseConfig(steps=30, size=32, batch=16), "fine": PhaseConfig(steps=30)}
+    schedule = Schedule(phases, global_batch=8, size=64)
+    progress = Progress(METRICS, schedule, first_step=0)
+    for step in range(40):
+        clock[0] += 6 if step < 30 else 18
+        show(progress, replace(reports()[0], plan=schedule.at(step)))
+    progress.close()
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("coarse: step 1/60, 3 img/s, 8.9 min left")
+    # 29 more steps, if they take as long.
+    assert [line for line in lines if line.startswith("fine: step 31/60, 0 img/s, 8.7 min left")]
 
 
 def run_all(overrides: list[str]) -> None:

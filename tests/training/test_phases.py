@@ -45,6 +45,20 @@ def test_each_phase_updates_its_networks_with_its_rates_and_weights() -> None:
     assert [m.alpha for m in found] == 8 * [0] + 4 * [4e-4]
 
 
+def test_pixels_count_each_phases_own_photos() -> None:
+    phases = {
+        "coarse": PhaseConfig(steps=3, size=2, batch=4),
+        "left out": PhaseConfig(steps=0),
+        "fine": PhaseConfig(steps=2),
+    }
+    schedule = Schedule(phases, global_batch=1, size=10)
+
+    assert schedule.pixels() == 3 * 4 * 2 * 2 + 2 * 100
+    assert schedule.pixels(2, 4) == 4 * 2 * 2 + 100
+    assert schedule.pixels(5) == 0
+    assert (schedule.at(0).size, schedule.at(3).size) == (2, 10)
+
+
 def test_a_moment_does_not_depend_on_the_moments_before_it() -> None:
     schedule = Schedule(PAPER)
     backwards = [schedule.at(step) for step in reversed(range(schedule.steps))]

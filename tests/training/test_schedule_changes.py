@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from glci_dist import compose
 from glci_dist.config import PhaseConfig
 from glci_dist.training.adversarial_weight import AdversarialWeight
-from glci_dist.training.resume_changes import schedule_changes
+from glci_dist.training.resume_changes import changes_of_steps, schedule_changes
 
 
 def phases(**steps: int) -> dict[str, PhaseConfig]:
@@ -81,3 +82,17 @@ def test_what_a_balance_measured_stays_with_its_phase_by_its_name() -> None:
     assert balance.state_dict()["phase"] == 1
     balance.renumber_phase(["completion", "joint"], ["completion", "other"])
     assert balance.state_dict()["phase"] == -1
+
+
+def test_another_batch_of_an_earlier_phase_moves_the_order() -> None:
+    words = ["~tuning", "data.shards=shards", "name=run", "phases.coarse.steps=10", "phases.coarse.batch=64"]
+    before = compose.load(words)
+    (line,) = changes_of_steps(15, before, compose.load([*words, "phases.coarse.batch=48"]))
+    assert line == (
+        "the steps before step 15 have 640 photos now, 800 before: the order of samples goes on after the first 640, "
+        "whichever these steps used"
+    )
+    # Later phases concern the steps to come, whose samples are known by the configuration alone.
+    assert changes_of_steps(15, before, compose.load([*words, "phases.joint.batch=48"])) == []
+    gone = changes_of_steps(2000, before, compose.load([*words, "phases.coarse.batch=48"]))
+    assert not any("order of samples" in each for each in gone)

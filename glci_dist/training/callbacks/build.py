@@ -113,7 +113,7 @@ def _displays(
         network, device, show = trainer.step.eval_network, trainer.world.device, trainer.callbacks.on_picture
         yield Pictures(config, index, network, device, trainer.folder.pictures, show=show)
     if monitor.progress:
-        yield Progress(trainer.metrics, first_step=trainer.first_step, steps=trainer.schedule.steps)
+        yield Progress(trainer.metrics, trainer.schedule, first_step=trainer.first_step)
     # Last, to report output that the others lost.
     yield LostOutput(log)
 

@@ -22,6 +22,9 @@ class CompletionConfig:
     fill: str = one_of("mean", "pyramid")
     """How the network's input fills the hole: ``mean`` (the mean colour, the paper's) or ``pyramid`` (from the pixels
     around the hole, smoothly)."""
+    mirror: bool = False
+    """Whether the network also sees the filled photo and the mask mirrored left to right: for upright faces, whose
+    other half may show what the hole hides."""
     residual: bool = False
     """Whether the output is a change of the filled photo (in logits) instead of the photo itself (the paper's)."""
     skips: bool = False

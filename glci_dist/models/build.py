@@ -47,12 +47,15 @@ def build_completion(config: Config) -> nn.Module:
         if chosen.custom:
             network = _custom(components.one("model.completion.custom", chosen.custom), nn.Module, size=size)
         elif chosen.kind == "context_encoder":
-            network = ContextEncoder(size=size, width=chosen.width, fill=chosen.fill, residual=chosen.residual)
+            network = ContextEncoder(
+                size=size, width=chosen.width, fill=chosen.fill, mirror=chosen.mirror, residual=chosen.residual
+            )
         else:
             network = CompletionNetwork(
                 width=chosen.width,
                 enlarge=chosen.enlarge,
                 fill=chosen.fill,
+                mirror=chosen.mirror,
                 residual=chosen.residual,
                 skips=chosen.skips,
                 blocks=chosen.blocks,

@@ -15,23 +15,30 @@ class MaskedInput(nn.Module):
     """The input layer of every completion network: fills the hole and appends the mask.
 
     ``fill``: ``mean`` (the mean colour, the paper's) or ``pyramid`` (``pyramid_fill``). The mean colour is a buffer, so
-    it is saved with the weights.
+    it is saved with the weights. ``mirror``: the filled photo and the mask are appended once more, mirrored left to
+    right: what the hole hides of an upright face, its other half may show (symmetry as in Li et al., "Learning Symmetry
+    Consistent Deep CNNs for Face Completion", TIP 2020, without its warping).
     """
 
     mean_colour: Tensor
 
-    def __init__(self, fill: str = "mean") -> None:
+    def __init__(self, fill: str = "mean", mirror: bool = False) -> None:
         super().__init__()
         self.register_buffer("mean_colour", torch.full((1, 3, 1, 1), 0.5))
-        self._fill = fill
+        self._fill, self._mirror = fill, mirror
+        self.channels = 8 if mirror else 4
+        """Of the output."""
 
     def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
-        """Photos ``(N, 3, H, W)`` in [0, 1] and masks ``(N, 1, H, W)``, 1 in the hole, to ``(N, 4, H, W)``."""
+        """Photos ``(N, 3, H, W)`` in [0, 1] and masks ``(N, 1, H, W)``, 1 in the hole, to ``(N, channels, H, W)``."""
         if self._fill == "pyramid":
             filled = pyramid_fill(photos, masks, self.mean_colour)
         else:
             filled = torch.lerp(photos, self.mean_colour.expand_as(photos), masks)
-        return torch.cat([filled, masks], 1).contiguous(memory_format=torch.channels_last)
+        inputs = [filled, masks]
+        if self._mirror:
+            inputs += [filled.flip(3), masks.flip(3)]
+        return torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last)
 
 
 def pyramid_fill(photos: Tensor, masks: Tensor, colour: Tensor) -> Tensor:
@@ -100,10 +107,11 @@ def colours_from_logits(logits: Tensor, filled: Tensor | None = None) -> Tensor:
 class CompletionNetwork(nn.Module):
     """17 layers, four of them dilated; receptive field 307 px; 6.07 M parameters at width 1.
 
-    ``width`` multiplies every hidden channel count. ``fill``: see ``MaskedInput``. ``residual``: the output is a change
-    of the filled photo. ``skips``: the encoder's last activations at full and at half the size are added to the
-    decoder's first. ``blocks``: with ``residual``, each of the four pairs of layers at a quarter of the size adds its
-    output to its input (He et al., CVPR 2016); ``dilations``: of the four dilated layers. Sizes must be multiples of 4.
+    ``width`` multiplies every hidden channel count. ``fill``, ``mirror``: see ``MaskedInput``. ``residual``: the output
+    is a change of the filled photo. ``skips``: the encoder's last activations at full and at half the size are added to
+    the decoder's first. ``blocks``: with ``residual``, each of the four pairs of layers at a quarter of the size adds
+    its output to its input (He et al., CVPR 2016); ``dilations``: of the four dilated layers. Sizes must be multiples
+    of 4.
     """
 
     _SKIPS: Mapping[int, int] = {12: 2, 14: 0}
@@ -116,6 +124,7 @@ class CompletionNetwork(nn.Module):
         width: float = 1.0,
         enlarge: str = "deconvolution",
         fill: str = "mean",
+        mirror: bool = False,
         residual: bool = False,
         skips: bool = False,
         blocks: str = "plain",
@@ -125,9 +134,9 @@ class CompletionNetwork(nn.Module):
         c32, c64, c128, c256 = (max(1, round(width * channels)) for channels in (32, 64, 128, 256))
         self._residual = residual
         self._sums = {**(self._SKIPS if skips else {}), **(self._BLOCKS if blocks == "residual" else {})}
-        self.fill = MaskedInput(fill)
+        self.fill = MaskedInput(fill, mirror)
         self.layers = nn.Sequential(
-            convolution(4, c64, 5),
+            convolution(self.fill.channels, c64, 5),
             convolution(c64, c128, stride=2),
             convolution(c128, c128),
             convolution(c128, c256, stride=2),

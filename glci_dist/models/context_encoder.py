@@ -34,16 +34,18 @@ class ContextEncoder(nn.Module):
     The encoder halves the photo until at most 8 px remain; ``size`` must be divisible by 2 as often.
     """
 
-    def __init__(self, *, size: int, width: float = 1.0, fill: str = "mean", residual: bool = False) -> None:
-        """``fill``, ``residual``: as for ``CompletionNetwork``."""
+    def __init__(
+        self, *, size: int, width: float = 1.0, fill: str = "mean", mirror: bool = False, residual: bool = False
+    ) -> None:
+        """``fill``, ``mirror``, ``residual``: as for ``CompletionNetwork``."""
         super().__init__()
         self._residual = residual
         side = bottleneck_side(size)
         halvings = (size // side).bit_length() - 1
         channels = [max(1, round(width * min(64 * 2**i, 512))) for i in range(halvings)]
-        self.fill = MaskedInput(fill)
+        self.fill = MaskedInput(fill, mirror)
         encoder: list[nn.Module] = []
-        for inputs, outputs in zip([4, *channels[:-1]], channels, strict=True):
+        for inputs, outputs in zip([self.fill.channels, *channels[:-1]], channels, strict=True):
             encoder += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), BatchNorm2d(outputs), nn.LeakyReLU(0.2, True)]
         narrow = channels[-1]
         bottleneck = [ChannelwiseFullyConnected(narrow, side), *convolution(narrow, narrow, 1)]

@@ -119,3 +119,12 @@ def test_the_mean_fill_is_the_papers_and_the_input_ends_with_the_mask() -> None:
     layer.mean_colour.copy_(COLOUR)
     expected = torch.cat([torch.where(masks > 0, COLOUR.expand_as(photos), photos), masks], 1)
     assert torch.equal(layer(photos, masks), expected)
+
+
+@pytest.mark.parametrize("fill", ["mean", "pyramid"])
+def test_a_mirrored_input_ends_with_the_filled_photo_and_the_mask_from_right_to_left(fill: str) -> None:
+    photos, masks = photos_and_masks()
+    plain, layer = MaskedInput(fill), MaskedInput(fill, mirror=True)
+    seen = plain(photos, masks)
+    assert (plain.channels, layer.channels) == (4, 8)
+    assert torch.equal(layer(photos, masks), torch.cat([seen, seen[..., range(seen.shape[3] - 1, -1, -1)]], 1))

@@ -20,13 +20,14 @@ NETWORKS = {
     "modern": lambda: CompletionNetwork(
         width=0.1,
         fill="pyramid",
+        mirror=True,
         residual=True,
         skips=True,
         blocks="residual",
         dilations=(2, 4, 8, 1),
         enlarge="resize_after",
     ),
-    "context-encoder": lambda: ContextEncoder(size=32, width=0.1, fill="pyramid", residual=True),
+    "context-encoder": lambda: ContextEncoder(size=32, width=0.1, fill="pyramid", mirror=True, residual=True),
 }
 
 

@@ -56,7 +56,8 @@ def test_the_two_recipes_differ_in_these_settings_alone() -> None:
     changed = ("completion_lr", "discriminator_lr", "discriminator_every", "lr_schedule", "lr_final", "balance")
     joint = {f"phases.joint.{key}" for key in changed}
     # configs/tuning/faces64-modern.yaml
-    tuned = {"model.completion.dilations", "phases.completion.steps", "phases.joint.steps"}
+    tuned = {"model.completion.dilations", "model.completion.mirror", "model.batch_norm.group"}
+    tuned |= {f"phases.{phase}.steps" for phase in ("completion", "discriminator", "joint")}
     paper, modern = _load("recipe=paper"), _load("recipe=modern")
     assert modern.phases.pop("coarse").steps
     assert _differing_keys(paper, modern) == {
@@ -326,7 +327,8 @@ def test_what_a_world_cannot_run_is_refused(
 
 
 def test_fp16_runs_on_a_gpu_and_slots_may_be_cut_as_often_as_they_divide() -> None:
-    compose.check_world(_load("engine.precision=fp16", "engine.accumulation=4"), 8, "cuda")
+    words = ["engine.precision=fp16", "engine.accumulation=4", "model.batch_norm.group=0"]
+    compose.check_world(_load(*words), 8, "cuda")
 
 
 @pytest.mark.parametrize(

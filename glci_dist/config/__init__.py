@@ -16,6 +16,7 @@ from glci_dist.config.data import CacheConfig as CacheConfig
 from glci_dist.config.data import DataConfig, HolesConfig
 from glci_dist.config.data import OrderConfig as OrderConfig
 from glci_dist.config.fields import Rule, at_least, component
+from glci_dist.config.model import BatchNormConfig as BatchNormConfig
 from glci_dist.config.model import CompletionConfig as CompletionConfig
 from glci_dist.config.model import DiscriminatorConfig as DiscriminatorConfig
 from glci_dist.config.model import ModelConfig

@@ -160,7 +160,7 @@ def test_a_size_or_batch_that_cannot_be_is_refused_in_one_line(overrides: list[s
 
 
 def test_a_phases_batch_must_be_shared_evenly_by_the_ranks() -> None:
-    made = config("global_batch=32", "phases.completion.batch=36", "data.order.lanes=4")
+    made = config("~tuning", "phases.completion.batch=36", "data.order.lanes=4")
     compose.check_world(made, 4, "cpu")
     with pytest.raises(UserError, match=r"^phases\.completion\.batch=36 is not a multiple of 8 \(8 ranks"):
         compose.check_world(made, 8, "cpu")

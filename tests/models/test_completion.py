@@ -195,7 +195,11 @@ def test_the_channelwise_layer_mixes_places_but_no_channels() -> None:
         (["model.completion.kind=context_encoder"], ["enlarge", "skips", "blocks", "dilations"]),
         (["model.completion.kind=context_encoder", "recipe=paper"], []),
         (
-            ["recipe=paper", "model.completion.skips=true", "model.completion.custom={_target_: mine.Network}"],
+            [
+                "recipe=paper",
+                "model.completion.skips=true",
+                "model.completion.custom={_target_: tests.extending.broken.Network}",
+            ],
             ["width", "skips"],
         ),
     ],

@@ -168,14 +168,8 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other).abs().max() / other.abs().max())
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, BF16_BOUND)])
-@pytest.mark.parametrize("size", WORLDS)
-def test_it_equals_torchs_batch_norm_over_the_global_batch(
-    worlds: dict[int, list], size: int, dtype: torch.dtype, bound: float
-) -> None:
-    ranks, expected = [passes[dtype] for passes, _, _ in worlds[size]], torchs(dtype)
-
+def assert_equal(ranks: list[Pass], expected: Pass, bound: float) -> None:
+    """The ranks' shares of the passes are the whole."""
     assert distance(torch.cat([rank.output for rank in ranks]), expected.output) < bound
     assert distance(torch.cat([rank.grad_input for rank in ranks]), expected.grad_input) < bound
     # A rank's own share: the engine adds up the ranks', as for every other weight.
@@ -184,6 +178,17 @@ def test_it_equals_torchs_batch_norm_over_the_global_batch(
     for rank in ranks:
         assert distance(rank.running_mean, expected.running_mean) < bound
         assert distance(rank.running_var, expected.running_var) < bound
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, BF16_BOUND)])
+@pytest.mark.parametrize("size", WORLDS)
+def test_it_equals_torchs_batch_norm_over_the_global_batch(
+    worlds: dict[int, list], size: int, dtype: torch.dtype, bound: float
+) -> None:
+    ranks, expected = [passes[dtype] for passes, _, _ in worlds[size]], torchs(dtype)
+
+    assert_equal(ranks, expected, bound)
 
 
 @pytest.mark.distributed
@@ -239,13 +244,8 @@ def test_with_groups_it_equals_torchs_batch_norm_of_each_group(
 ) -> None:
     ranks, expected = [passes[group][dtype] for passes in worlds_in_groups[size]], torchs_by_group(dtype, group)
 
-    assert distance(torch.cat([rank.output for rank in ranks]), expected.output) < bound
-    assert distance(torch.cat([rank.grad_input for rank in ranks]), expected.grad_input) < bound
-    assert distance(sum((rank.grad_weight for rank in ranks), torch.zeros(())), expected.grad_weight) < bound
-    assert distance(sum((rank.grad_bias for rank in ranks), torch.zeros(())), expected.grad_bias) < bound
+    assert_equal(ranks, expected, bound)
     for rank in ranks:
-        assert distance(rank.running_mean, expected.running_mean) < bound
-        assert distance(rank.running_var, expected.running_var) < bound
         if dtype == torch.float32:
             alone = worlds_in_groups[1][0][group][dtype]
             assert rank.running_mean.equal(alone.running_mean)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from glci_dist.config import DiscriminatorConfig
-from glci_dist.models.batch_norm import BatchNorm2d
+from glci_dist.models.batch_norm import BatchNorm2d, set_group
 from glci_dist.models.discriminators import Branch, ContextDiscriminators
 
 
@@ -107,3 +107,21 @@ def test_no_layer_has_a_bias_before_batch_norm() -> None:
 
     assert len(convolutions) == len(norms) == 5
     assert all(layer.bias is None for layer in convolutions)
+
+
+@pytest.mark.parametrize("judging", ["apart", "together"])
+def test_a_group_has_the_same_slots_whether_real_and_completed_photos_are_normalised_together_or_apart(
+    judging: str,
+) -> None:
+    network = ContextDiscriminators(size=32, patch=20, config=DiscriminatorConfig(width=0.05, batch_norm=judging))
+    real, completed = pair(32, 20, seed=1), pair(32, 20, seed=2)
+    with torch.no_grad():
+        halves = [
+            network(*((photos[half], patches[half]) for photos, patches in (real, completed)))
+            for half in (slice(0, 2), slice(2, 4))
+        ]
+        set_group(network, 2)
+        found = network(real, completed)
+    for place in (0, 1):
+        expected = torch.cat([half[place] for half in halves])
+        torch.testing.assert_close(found[place], expected, rtol=1e-4, atol=1e-5)

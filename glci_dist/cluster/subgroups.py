@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import lru_cache
 
 import torch.distributed as dist
@@ -24,6 +25,7 @@ def consecutive_ranks(count: int) -> dist.ProcessGroup:
 def _subgroup(world: dist.ProcessGroup, count: int) -> dist.ProcessGroup:
     """``world`` keeps the groups of one process group from being those of the next."""
     with collective(f"the start of process groups of {count} ranks"):
-        mine, _ = dist.new_subgroups(group_size=count)
+        # The watchdog enforces engine.timeout_s, as for the other groups: torch's default could be shorter than it.
+        mine, _ = dist.new_subgroups(group_size=count, timeout=timedelta(days=30))
     assert isinstance(mine, dist.ProcessGroup)
     return mine

@@ -140,8 +140,8 @@ class EngineConfig:
     )
     """ZeRO stage: optimiser states replicated on every rank (0) or partitioned over the ranks (1)."""
     accumulation: int = at_least(1, default=1)
-    """Gradient accumulation: micro-batches per step. Batch norm sees one micro-batch of all ranks at a time, unless
-    ``model.batch_norm.group`` is smaller."""
+    """Gradient accumulation: micro-batches per step. Batch norm sees one micro-batch of all ranks at a time, or
+    with ``model.batch_norm.group`` the groups in it."""
     gradient_clip: float = at_least(0, default=0.0)
     """Maximum norm of each network's gradient; 0: no clipping."""
     ema: float = below_one(default=0.999)

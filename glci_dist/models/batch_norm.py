@@ -81,9 +81,9 @@ def _gather(local: Tensor, ranks: int) -> Tensor:
     """The rows ``(n, ...)`` of a group's ranks, concatenated in the order of ranks."""
     if ranks == 1:
         return local
-    everyone = local.new_empty(ranks, *local.shape)
+    everyone, group = local.new_empty(ranks, *local.shape), consecutive_ranks(ranks)
     with collective("the statistics of a batch norm"):
-        dist.all_gather(list(everyone.unbind(0)), local, group=consecutive_ranks(ranks))
+        dist.all_gather(list(everyone.unbind(0)), local, group=group)
     return everyone.flatten(0, 1)
 
 
@@ -136,8 +136,9 @@ class _SharedBatchNorm(torch.autograd.Function):
         )
         total = torch.stack([grad_weight, grad_bias])
         if ctx.ranks > 1:
+            group = consecutive_ranks(ctx.ranks)
             with collective("the gradient of a batch norm"):
-                dist.all_reduce(total, group=consecutive_ranks(ctx.ranks))
+                dist.all_reduce(total, group=group)
         count = ctx.ranks * x.numel() / x.shape[1]
         mean_grad_xhat, mean_grad = total / count
         # grad_x = scale * (grad_y - mean_grad - xhat * mean_grad_xhat); the kernel computed the first term.
@@ -195,10 +196,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         if ranks > 1:
             from torch.nn.modules._functions import SyncBatchNorm
 
+            group = consecutive_ranks(ranks)
             with collective("the statistics of a batch norm"):
-                y = SyncBatchNorm.apply(
-                    x, self.weight, self.bias, mean, unbiased, self.eps, 1.0, consecutive_ranks(ranks), ranks
-                )
+                y = SyncBatchNorm.apply(x, self.weight, self.bias, mean, unbiased, self.eps, 1.0, group, ranks)
         else:
             y = F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, 1.0, self.eps)
         return y, mean, unbiased

@@ -170,7 +170,8 @@ def usable_nodes(worlds: Collection[int], cluster: ClusterConfig, there: int) ->
             return nodes
     raise UserError(
         f"{there} node(s) x {cluster.workers} workers, or fewer nodes down to {least}, do not share the global batch "
-        "evenly: change global_batch, cluster.workers or cluster.min_nodes"
+        "evenly, in whole groups of batch norm: change global_batch, model.batch_norm.group, cluster.workers or "
+        "cluster.min_nodes"
     )
 
 

@@ -133,10 +133,8 @@ def _assemble(
     """The trainer of an attempt that owns the lease, at the run's start. ``custom``: the user's own callbacks."""
     endings = Endings(attempt, rank=world.rank, host=world.host)
     on_ending(endings.fail)
-    log, schedule = (
-        RunLog(endings.journal),
-        Schedule(config.phases, global_batch=config.global_batch, size=config.data.size),
-    )
+    log = RunLog(endings.journal)
+    schedule = Schedule(config.phases, global_batch=config.global_batch, size=config.data.size)
     gradient_monitor, doctor = GradientMonitor(config.engine), Doctor(config.doctor)
     audit = SampleAudit(world)
     registry = _registry(step, custom, gradient_monitor, doctor, audit)

@@ -44,9 +44,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
     store.store(name="schema", node=Config)
     # For recipes and tuning/, so that what follows from an experiment's size or batch also follows an override of it.
     OmegaConf.register_new_resolver("half_size", lambda size: 4 * max(1, round(size / 8)), replace=True)
-    OmegaConf.register_new_resolver(
-        "half", lambda number: number // 2 if number >= 4 and number % 2 == 0 else 0, replace=True
-    )
+    OmegaConf.register_new_resolver("half_batch", _half_batch, replace=True)
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     for word in overrides:
         if word.lstrip("+").startswith("tuning="):
@@ -73,6 +71,12 @@ def load(overrides: Sequence[str] = ()) -> Config:
     for component in components(config):
         credentials.check_arguments(component.key, component.arguments)
     return config
+
+
+def _half_batch(batch: int, accumulation: int) -> int:
+    """Half of a batch, for batch norm's groups; 0 (the whole batch) where that is no whole number, less than 16, or
+    more than a micro-batch has on one of two ranks."""
+    return batch // 2 if batch >= 32 and batch % 2 == 0 and accumulation == 1 else 0
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -48,45 +48,45 @@ def batches(config: Config) -> dict[str, int]:
 
 
 def world_sizes(config: Config) -> list[int]:
-    """The numbers of ranks that share every batch evenly, in whole groups of batch norm."""
-    batch = math.gcd(*batches(config).values())
+    """The numbers of ranks that share every batch evenly, and that batch norm's groups fit."""
+    batch, group = math.gcd(*batches(config).values()), config.model.batch_norm.group
     return [
         size
         for size in range(1, batch + 1)
         if batch % (size * config.engine.accumulation) == 0
-        and all(_has_whole_groups(config, each, size) for each in batches(config).values())
+        and all(_fits(group, each, size, config.engine.accumulation) for each in batches(config).values())
     ]
 
 
-def _has_whole_groups(config: Config, batch: int, world_size: int, group: int | None = None) -> bool:
-    """Whether a rank's share of each micro-batch is whole groups of batch norm, or an equal share of one group."""
-    group = config.model.batch_norm.group if group is None else group
-    share = batch // (world_size * config.engine.accumulation)
-    return not group or share % group == 0 or (config.engine.accumulation == 1 and group % share == 0)
+def _fits(group: int, batch: int, world_size: int, accumulation: int) -> bool:
+    """Whether a rank's share of a micro-batch is whole groups of batch norm, or an equal part of one group."""
+    share = batch // (world_size * accumulation)
+    return not group or share % group == 0 or (accumulation == 1 and group % share == 0)
 
 
 def check_world(config: Config, world_size: int, device: str) -> None:
     """Raise ``UserError`` if this world size and device cannot run the configuration."""
-    parts = world_size * config.engine.accumulation
+    accumulation, group = config.engine.accumulation, config.model.batch_norm.group
+    parts, every = world_size * accumulation, batches(config).values()
     for key, batch in batches(config).items():
         if batch % parts:
             raise UserError(
                 f"{key}={batch} is not a multiple of {parts} ({world_size} ranks x "
-                f"engine.accumulation={config.engine.accumulation}): change {key} or the number of ranks"
+                f"engine.accumulation={accumulation}): change {key} or the number of ranks"
             )
-        if batch // config.engine.accumulation < 2:
+        if batch // accumulation < 2:
             raise UserError(f"{key}={batch} leaves batch norm one photo at a time: use at least 2 a micro-batch")
-        if not _has_whole_groups(config, batch, world_size):
-            every = batches(config).values()
+        if not _fits(group, batch, world_size, accumulation):
             others = [
                 str(other)
-                for other in range(2, min(every) + 1)
-                if all(each % other == 0 and _has_whole_groups(config, each, world_size, other) for each in every)
+                for other in range(min(every), 1, -1)
+                if all(each % other == 0 and _fits(other, each, world_size, accumulation) for each in every)
             ]
             raise UserError(
-                f"model.batch_norm.group={config.model.batch_norm.group}, but each of {world_size} ranks passes "
-                f"{batch // parts} photos at a time ({key}={batch}, engine.accumulation={config.engine.accumulation}), "
-                f"neither whole groups nor an equal part of one: use {' or '.join(['0', *others])}"
+                f"model.batch_norm.group={group}, but each of {world_size} ranks passes {batch // parts} photos at a "
+                f"time ({key}={batch}, engine.accumulation={accumulation}), neither whole groups nor an equal part of "
+                f"one: use {' or '.join([*others[:3], '0'])} (0 is the whole batch); a run that goes on also needs "
+                "'checkpoints.accept=[model.batch_norm.group]'"
             )
     if config.engine.precision == "fp16" and device == "cpu":
         raise UserError("engine.precision=fp16 needs a GPU: on a CPU choose bf16 or fp32")
@@ -118,6 +118,10 @@ def _check_data(config: Config) -> None:
     for key, batch in batches(config).items():
         if batch % data.order.lanes:
             raise UserError(f"data.order.lanes={data.order.lanes} does not divide {key}={batch}: choose a divisor")
+        if (group := config.model.batch_norm.group) and batch % group:
+            raise UserError(
+                f"model.batch_norm.group={group} does not divide {key}={batch}: use 0, or a divisor of at least 2"
+            )
     if config.monitor.evaluate_every and not data.val:
         raise UserError(
             f"monitor.evaluate_every={config.monitor.evaluate_every} needs held-out photos: set data.val to shards of "
@@ -136,12 +140,6 @@ def _check_contest(config: Config) -> None:
             raise UserError(
                 f"{key}={weight} needs each photo judged by itself, but batch norm mixes the photos of a batch: "
                 "set model.discriminator.normalization to spectral or none"
-            )
-    group = config.model.batch_norm.group
-    for key, batch in batches(config).items():
-        if group and batch % group:
-            raise UserError(
-                f"model.batch_norm.group={group} does not divide {key}={batch}: use 0, or a divisor of at least 2"
             )
     if judge.batch_norm == "together" and judge.normalization != "batch":
         raise UserError(

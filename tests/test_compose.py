@@ -295,6 +295,10 @@ def test_what_the_recipe_derives_from_size_and_batch_follows_their_overrides() -
     coarse = _load("data.size=96", "data.short_edge=[96,96]", "global_batch=24").phases["coarse"]
     assert (coarse.size, coarse.batch) == (48, 48)
     assert _load("data.size=36", "data.short_edge=[36,36]").phases["coarse"].size == 16
+    groups = {24: 0, 32: 16, 33: 0, 64: 32}
+    lanes = "data.order.lanes=1"
+    assert {each: _load(f"global_batch={each}", lanes).model.batch_norm.group for each in groups} == groups
+    assert _load("engine.accumulation=2").model.batch_norm.group == 0
     untuned = _load("~tuning")
     assert (untuned.phases["coarse"].steps, untuned.phases["completion"].steps) == (0, 900)
 
@@ -312,9 +316,14 @@ def test_a_key_without_a_default_must_be_given() -> None:
         ((), 3, "cpu", "global_batch=32 is not a multiple of 3"),
         (("engine.accumulation=4",), 16, "cpu", "64 (16 ranks x engine.accumulation=4)"),
         (("engine.precision=fp16",), 1, "cpu", "engine.precision=fp16 needs a GPU"),
-        (("global_batch=4", "engine.accumulation=4", "model.batch_norm.group=0"), 1, "cpu", "batch norm"),
-        (("engine.accumulation=2",), 2, "cpu", "=16, but each of 2 ranks passes 8 photos at a time (global_batch=32"),
-        (("engine.accumulation=2",), 2, "cpu", "neither whole groups nor an equal part of one: use 0 or 2 or 4 or 8"),
+        (("global_batch=4", "engine.accumulation=4"), 1, "cpu", "batch norm"),
+        (
+            ("engine.accumulation=2", "model.batch_norm.group=16"),
+            2,
+            "cpu",
+            "=16, but each of 2 ranks passes 8 photos at a time (global_batch=32, engine.accumulation=2), neither "
+            "whole groups nor an equal part of one: use 8 or 4 or 2 or 0 (0 is the whole batch); a run that goes on",
+        ),
     ],
 )
 def test_what_a_world_cannot_run_is_refused(
@@ -327,8 +336,7 @@ def test_what_a_world_cannot_run_is_refused(
 
 
 def test_fp16_runs_on_a_gpu_and_slots_may_be_cut_as_often_as_they_divide() -> None:
-    words = ["engine.precision=fp16", "engine.accumulation=4", "model.batch_norm.group=0"]
-    compose.check_world(_load(*words), 8, "cuda")
+    compose.check_world(_load("engine.precision=fp16", "engine.accumulation=4"), 8, "cuda")
 
 
 @pytest.mark.parametrize(

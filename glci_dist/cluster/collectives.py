@@ -34,7 +34,7 @@ _progress = ProgressMark(since=time.monotonic())
 
 @contextmanager
 def collective(name: str) -> Iterator[None]:
-    """The block is a collective: it ends when every rank has entered it."""
+    """The block is a collective: it ends when every rank has entered it (every one of its process group)."""
     _progress.count += 1
     start = _set(name, is_collective=True, has_timeout=True)
     yield

@@ -70,7 +70,8 @@ class BatchNormConfig:
         0, Rule(lambda group: group != 1, "leaves batch norm one photo: use 0, or at least 2"), default=0
     )
     """Statistics over each run of so many consecutive slots of the batch; 0: over all of them. Where ranks hold whole
-    groups, batch norm needs no collective. The result is the same for every number of ranks and micro-batches."""
+    groups, its passes need no collective. The result is the same, up to rounding, for every number of ranks and
+    micro-batches that hold whole groups or an equal part of one; others are refused."""
 
 
 @dataclass

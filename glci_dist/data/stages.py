@@ -42,7 +42,7 @@ def stages(config: Config) -> list[Stage]:
 
 
 def photos_before(config: Config, step: int) -> int:
-    """Photos of the steps before ``step``, which are the samples that the order has used up there."""
+    """Photos of the steps before ``step``: the order of samples goes on after so many."""
     total, start = 0, 0
     for stage in stages(config):
         total += stage.batch * max(0, min(stage.steps, step - start))

@@ -3,7 +3,7 @@
 torch's ``SyncBatchNorm`` refuses CPU tensors, so gloo worlds would train another network than
 NCCL worlds. Here each world normalises by the mean and variance of all ranks' photos, or with
 ``model.batch_norm.group`` by those of each run of so many consecutive slots, which needs no collective
-where a rank holds whole groups.
+in the passes where a rank holds whole groups.
 
 The forward pass does not change the running statistics. It records the batch's statistics, and
 ``commit_running_statistics`` applies them once the update was applied, so that a skipped step, or a
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glci_dist.cluster.collectives import collective
-from glci_dist.cluster.subgroups import consecutive_ranks
+from glci_dist.cluster.subgroups import group_of_consecutive_ranks
 
 _ALONE = ContextVar("_ALONE", default=False)
 """Whether this process computes statistics by itself, whatever the world."""
@@ -65,7 +65,7 @@ def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _spread(rows: int, group: int) -> tuple[int, int]:
+def _group_layout(rows: int, group: int) -> tuple[int, int]:
     """Of a group's rows, how many lie on this rank, and over how many ranks they are spread."""
     if not group or _ALONE.get():
         return rows, _world_size()
@@ -81,7 +81,7 @@ def _gather(local: Tensor, ranks: int) -> Tensor:
     """The rows ``(n, ...)`` of a group's ranks, concatenated in the order of ranks."""
     if ranks == 1:
         return local
-    everyone, group = local.new_empty(ranks, *local.shape), consecutive_ranks(ranks)
+    everyone, group = local.new_empty(ranks, *local.shape), group_of_consecutive_ranks(ranks)
     with collective("the statistics of a batch norm"):
         dist.all_gather(list(everyone.unbind(0)), local, group=group)
     return everyone.flatten(0, 1)
@@ -136,7 +136,7 @@ class _SharedBatchNorm(torch.autograd.Function):
         )
         total = torch.stack([grad_weight, grad_bias])
         if ctx.ranks > 1:
-            group = consecutive_ranks(ctx.ranks)
+            group = group_of_consecutive_ranks(ctx.ranks)
             with collective("the gradient of a batch norm"):
                 dist.all_reduce(total, group=group)
         count = ctx.ranks * x.numel() / x.shape[1]
@@ -170,15 +170,14 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        rows, ranks = _spread(x.shape[0], self.group)
+        rows, ranks = _group_layout(x.shape[0], self.group)
         if rows == x.shape[0]:
             y, mean, unbiased = self._normalised(x, ranks)
             means, variances = mean[None], unbiased[None]
         else:
-            parts, of_parts, variances_of_parts = zip(
-                *(self._normalised(part, 1) for part in x.split(rows)), strict=True
-            )
-            y, means, variances = torch.cat(parts), torch.stack(of_parts), torch.stack(variances_of_parts)
+            groups = [self._normalised(group, 1) for group in x.split(rows)]
+            y = torch.cat([normalised for normalised, _, _ in groups])
+            means, variances = torch.stack([mean for _, mean, _ in groups]), torch.stack([v for _, _, v in groups])
         if self.is_recording:
             self.recorded.append((means.detach(), variances.detach()))
         return y
@@ -196,7 +195,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         if ranks > 1:
             from torch.nn.modules._functions import SyncBatchNorm
 
-            group = consecutive_ranks(ranks)
+            group = group_of_consecutive_ranks(ranks)
             with collective("the statistics of a batch norm"):
                 y = SyncBatchNorm.apply(x, self.weight, self.bias, mean, unbiased, self.eps, 1.0, group, ranks)
         else:

@@ -122,7 +122,8 @@ def _try(network: nn.Module, run: Callable[[int], Outputs], key: str) -> tuple[O
     # As the moving average is made.
     copy.deepcopy(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    first = run(2)
+    with _one_row_a_photo(network, 2, key):
+        first = run(2)
     again = run(2)
     changed = [name for name, value in network.state_dict().items() if not torch.equal(value, before[name])]
     if changed:
@@ -148,6 +149,26 @@ def _try(network: nn.Module, run: Callable[[int], Outputs], key: str) -> tuple[O
     if not all(torch.allclose(each[:1], one, atol=1e-4, rtol=1e-3) for each, one in zip(both, alone, strict=True)):
         raise UserError(f"{key}: in evaluation a photo's result depends on the photos beside it")
     return tuple(each.detach() for each in first), in_bf16
+
+
+@contextmanager
+def _one_row_a_photo(network: nn.Module, photos: int, key: str) -> Iterator[None]:
+    """In the block, refuse other rows than one a photo in a batch norm over groups, which tells slots by their rows."""
+
+    def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) != photos:
+            raise UserError(
+                f"{key}: a batch norm gets {len(inputs[0])} rows for {photos} photos, and which of them belong to a "
+                "group of photos is not known: set model.batch_norm.group=0, or pass it one row a photo"
+            )
+
+    grouped = [module for module in network.modules() if isinstance(module, BatchNorm2d) and module.group]
+    hooks = [module.register_forward_pre_hook(check) for module in grouped]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

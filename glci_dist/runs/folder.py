@@ -38,7 +38,13 @@ _FREE = (
 )
 """Keys that may change when a run is resumed: they do not touch its result."""
 
-_NEVER = ("data.size", "model.", "optimizers.completion.kind", "optimizers.discriminator.kind")
+_NEVER = (
+    "data.size",
+    "model.completion.",
+    "model.discriminator.",
+    "optimizers.completion.kind",
+    "optimizers.discriminator.kind",
+)
 """Keys whose change no ``checkpoints.accept`` helps: what was saved would not fit. A key that only one of two versions
 has may be accepted all the same: whether the tensors fit, their loading tells."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -64,7 +65,10 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
     explain = subparsers.add_parser("explain", help=summary, description=_EXPLAIN)
     explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
     explain.add_argument(
-        "--images-per-second", type=float, default=None, metavar="N", help="speed to reckon with (that measured)"
+        "--images-per-second",
+        type=speed,
+        metavar="N",
+        help="speed to reckon with, of photos of data.size; smaller ones count by their pixels (that measured)",
     )
     explain.set_defaults(run=_explain, is_product=True, asks_cluster=True)
     cancel = subparsers.add_parser("cancel", help="cancel a run's job", description=_CANCEL)
@@ -116,6 +120,13 @@ def _missing(wanted: Sequence[Request]) -> list[Request]:
         if what:
             print(f"{_shown(run)} {what}: it is not submitted again", flush=True)
     return [request for request in wanted if not there[request.run]]
+
+
+def speed(word: str) -> float:
+    """A speed of the command line, above 0; its name is part of what argparse says."""
+    if not 0 < (speed := float(word)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{word} is no speed: give a number above 0")
+    return speed
 
 
 @patience(_SUBMIT_S)

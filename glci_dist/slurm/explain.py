@@ -15,6 +15,7 @@ from glci_dist.data.index import Index, load_index
 from glci_dist.data.location import is_remote
 from glci_dist.data.stages import stages
 from glci_dist.errors import UserError, in_a_line
+from glci_dist.models.batch_norm import local_statistics
 from glci_dist.models.build import build_completion, build_discriminators
 from glci_dist.rules import batches, world_sizes
 from glci_dist.runs.events import CheckpointSaved
@@ -23,6 +24,7 @@ from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm.asking import Silence
 from glci_dist.slurm.preflight import refusals
+from glci_dist.slurm.status import seconds_a_pixel
 from glci_dist.slurm.submit import Request
 from glci_dist.training.phases import Schedule
 from glci_dist.training.resume_changes import expected_changes
@@ -169,27 +171,25 @@ def _checkpoints(request: Request) -> Iterator[str]:
 def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
     config, cluster = request.config, request.config.cluster
     schedule = Schedule(config.phases, global_batch=config.global_batch, size=config.data.size)
-    attempts = [
-        each for each in account(request.run).attempts if each.seconds_a_step and each.reached > each.resumed_at
-    ]
+    speeds = [seconds_a_pixel(attempt, schedule) for attempt in account(request.run).attempts]
+    measured = [speed for speed in speeds if speed is not None]
     yield f"steps      {schedule.steps:,}: " + ", ".join(
         f"{name} {phase.steps:,}" for name, phase in config.phases.items()
     )
-    if images_per_second is None and not attempts:
+    if images_per_second is None and not measured:
         yield "time       not known: give --images-per-second, or start the run once"
         return
-    photos = sum(stage.steps * stage.batch for stage in stages(config))
+    photo = config.data.size**2
     if images_per_second is not None:
-        seconds, how = photos / images_per_second, "given"
+        speed, how = images_per_second, "given"
     else:
-        last, how = attempts[-1], "measured"
-        share = schedule.pixels(last.resumed_at, last.reached) / schedule.pixels()
-        seconds = (last.reached - last.resumed_at) * last.seconds_a_step / share
-    speed = photos / seconds
+        speed, how = 1 / (measured[-1] * photo), "measured, the mean of its phases"
+    seconds = schedule.pixels() / photo / speed
     usable = 60 * cluster.time_min - cluster.signal_lead_s - _STARTUP_S
     again = max(0, math.ceil(seconds / usable) - 1) if usable > 0 else math.inf
     yield (
-        f"time       {seconds / 3600:.1f} h at {speed:.0f} img/s ({how}); with {cluster.time_min} min an attempt it is "
+        f"time       {seconds / 3600:.1f} h at {speed:.3g} img/s of {config.data.size} px ({how}); "
+        f"with {cluster.time_min} min an attempt it is "
         f"queued again {again} time(s)"
     )
 
@@ -204,7 +204,12 @@ def _activations(config: Config, size: int, completion: nn.Module, discriminator
             seen[id(tensor.untyped_storage())] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.device("meta"):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.device("meta"),
+        # What is kept does not depend on the photos that share their statistics.
+        local_statistics(),
+    ):
         completed = completion(torch.empty(photos, 3, size, size), torch.empty(photos, 1, size, size))
         patches = torch.empty(photos, 3, patch, patch)
         if size == config.data.size:

@@ -163,15 +163,15 @@ def _set_environment(cluster: ClusterConfig) -> None:
 
 
 def usable_nodes(worlds: Collection[int], cluster: ClusterConfig, there: int) -> int:
-    """The most nodes, of ``there``, whose ranks share the global batch evenly; raises ``UserError`` if too few do."""
+    """The most nodes, of ``there``, whose number of ranks is one of ``worlds``; raises ``UserError`` if too few do."""
     least = cluster.min_nodes or cluster.nodes
     for nodes in range(min(there, cluster.nodes), least - 1, -1):
         if nodes * cluster.workers in worlds:
             return nodes
     raise UserError(
         f"{there} node(s) x {cluster.workers} workers, or fewer nodes down to {least}, do not share the global batch "
-        "evenly, in whole groups of batch norm: change global_batch, model.batch_norm.group, cluster.workers or "
-        "cluster.min_nodes"
+        "evenly, or hold no whole groups of batch norm or equal parts of one: change global_batch, "
+        "model.batch_norm.group, cluster.workers or cluster.min_nodes"
     )
 
 

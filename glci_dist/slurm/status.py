@@ -151,6 +151,13 @@ def _record(outlook: RunStatus, config: Config) -> dict[str, Any]:
     }
 
 
+def seconds_a_pixel(attempt: AttemptAccount, schedule: Schedule) -> float | None:
+    """Wall seconds of an attempt's steps per pixel of their photos; None if it has none within ``schedule``."""
+    seconds = (attempt.reached - attempt.resumed_at) * attempt.seconds_a_step
+    pixels = schedule.pixels(attempt.resumed_at, attempt.reached)
+    return seconds / pixels if seconds > 0 and pixels else None
+
+
 def lines(outlook: RunStatus, schedule: Schedule) -> list[str]:
     """The status as text."""
     steps, attempts = schedule.steps, outlook.account.attempts
@@ -162,14 +169,12 @@ def lines(outlook: RunStatus, schedule: Schedule) -> list[str]:
     now = f"{outlook.state}: step {last.reached if last else 0} of {steps}"
     if outlook.state not in ("running", "done") and last is not None:
         now += f", saved up to step {outlook.saved}" if outlook.saved else ", no step is saved"
-    ran = last.reached - last.resumed_at if last else 0
-    if outlook.state == "running" and last is not None and last.seconds_a_step and ran > 0:
-        seconds_a_pixel = ran * last.seconds_a_step / max(1, schedule.pixels(last.resumed_at, last.reached))
-        left = schedule.pixels(last.reached) * seconds_a_pixel
+    pace = seconds_a_pixel(last, schedule) if last is not None and outlook.state == "running" else None
+    if last is not None and pace is not None:
+        left = schedule.pixels(last.reached) * pace
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-        plan = schedule.at(max(0, min(last.reached, steps) - 1))
-        speed = 1 / (seconds_a_pixel * max(1, plan.size) ** 2)
-        now += f", {speed:.0f} img/s of {plan.size} px, {left / 60:.0f} min left (until {end})"
+        speed = 1 / (pace * max(1, schedule.size) ** 2)
+        now += f", on average {speed:.3g} img/s of {schedule.size} px, {left / 60:.0f} min left (until {end})"
     if outlook.detail:
         now += f"\n{outlook.detail}"
     seconds = outlook.account.seconds()

@@ -53,7 +53,7 @@ class Schedule:
 
     def __init__(self, phases: Mapping[str, PhaseConfig], *, global_batch: int = 0, size: int = 0) -> None:
         """``global_batch``, ``size``: photos per step and their side of phases without their own; 0: unknown."""
-        self._global_batch, self._size = global_batch, size
+        self._global_batch, self.size = global_batch, size
         self._phases = [(name, phase) for name, phase in phases.items() if phase.steps]
         self.steps = sum(phase.steps for _, phase in self._phases)
         """Steps of the whole run."""
@@ -72,7 +72,7 @@ class Schedule:
         for _, phase in self._phases:
             steps = min(self.steps if end is None else end, start + phase.steps) - max(first, start)
             # An unknown number counts as 1: such a schedule still has equal steps.
-            photos, side = phase.batch or self._global_batch or 1, phase.size or self._size or 1
+            photos, side = phase.batch or self._global_batch or 1, phase.size or self.size or 1
             total += max(0, steps) * photos * side * side
             start += phase.steps
         return total
@@ -95,7 +95,7 @@ class Schedule:
             left=1 - within / phase.steps,
             ends_phase=within == phase.steps - 1,
             batch=phase.batch or self._global_batch,
-            size=phase.size or self._size,
+            size=phase.size or self.size,
             is_joint=bool(phase.completion_every and phase.discriminator_every),
             is_discriminators_alone=bool(phase.discriminator_every and not phase.completion_every),
             updates_completion=_is_due(within, phase.completion_every),

@@ -78,8 +78,8 @@ def changes_of_steps(step: int, before: Config, now: Config) -> list[str]:
     had, has = (photos_before(config, step) for config in (before, now))
     if had != has and step < Schedule(now.phases).steps:
         told.append(
-            f"the steps before step {step} have {has:,} photos now, {had:,} before: the order of samples goes on after "
-            f"the first {has:,}, whichever these steps used"
+            f"the steps before step {step} have {has:,} photos now, {had:,} before: the order of samples goes on "
+            "elsewhere, and photos of this epoch may come again or be left out"
         )
     return told
 

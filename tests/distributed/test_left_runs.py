@@ -243,3 +243,39 @@ def test_where_changed_phases_put_a_run_is_said_before_it_starts(
     assert line in " ".join(moved["moves"])
     journal = [event["event"] for event in read_journal(run) if event["attempt"] == 2]
     assert journal.index("moved") < journal.index("end" if sum(steps) < 10 else "running")
+
+
+def test_what_a_longer_run_reached_is_no_measure_of_the_shortened_schedule(
+    finished: Path, faces_shards: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "runs" / "run"))
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    # An attempt that begins beyond the end of the schedule below.
+    assert "resume" in resume(run, faces_shards)
+    shorter = small(faces_shards, run.parent, steps=(4, 2, 2), extra=("checkpoints.accept=[phases]", "cluster=local"))
+    said = told(capsys, "explain", *shorter, code=2)
+    # By the first attempt.
+    assert " img/s of 32 px (measured" in said
+    assert "it would be refused" in said
+    assert "time       0.0 h at 50 img/s of 32 px (given)" in told(
+        capsys, "explain", "--images-per-second=50", *shorter, code=2
+    )
+    assert "0 is no speed: give a number above 0" in told_by_the_parser(capsys, "explain", "--images-per-second=0")
+
+
+def told_by_the_parser(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit):
+        main(words)
+    return capsys.readouterr().err
+
+
+def test_the_groups_of_batch_norm_may_be_others_from_a_step_on_if_that_is_accepted(
+    finished: Path, run: Path, faces_shards: str
+) -> None:
+    said = resume(run, faces_shards, "model.batch_norm.group=2")
+    assert "model.batch_norm.group: 0 / 2" in said
+    assert "'checkpoints.accept=[model.batch_norm.group]'" in said
+    assert "resume" in resume(
+        run, faces_shards, "model.batch_norm.group=2", "checkpoints.accept=[model.batch_norm.group]"
+    )
+    assert final_files(run, 12) != final_files(finished, 12)

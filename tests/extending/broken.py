@@ -55,6 +55,18 @@ class WithBatchNorm1d(Network):
         super().__init__(nn.Sequential(nn.Flatten(2), nn.BatchNorm1d(8), nn.Unflatten(2, (32, 32))))
 
 
+class FoldsPhotos(Network):
+    """Breaks a rule where batch norm has groups of photos alone: each photo is two rows, far apart."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.BatchNorm2d(8))
+
+    def forward(self, photos: Tensor, masks: Tensor) -> Tensor:
+        seen = self.fill(photos, masks)
+        one, mirrored = self.layers(torch.cat([seen, seen.flip(3)])).float().chunk(2)
+        return torch.sigmoid(one + mirrored.flip(3))
+
+
 class WithInstanceStatistics(Network):
     def __init__(self) -> None:
         super().__init__(nn.InstanceNorm2d(8, track_running_stats=True))

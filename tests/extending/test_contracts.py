@@ -67,6 +67,13 @@ def test_a_completion_network_that_breaks_a_rule_is_refused_by_name(name: str, r
     assert "\n" not in str(refused.value)
 
 
+def test_rows_that_are_no_photos_are_refused_where_batch_norm_has_groups() -> None:
+    folded = broken(COMPLETION, "FoldsPhotos")
+    with pytest.raises(UserError, match=r"a batch norm gets 4 rows for 2 photos, .*set model\.batch_norm\.group=0"):
+        check_custom(composed(folded, "model.batch_norm.group=2"))
+    check_custom(composed(folded, "model.batch_norm.group=0"))
+
+
 @pytest.mark.parametrize(
     ("name", "more", "rule"),
     [

@@ -139,7 +139,7 @@ def test_the_time_left_is_that_of_the_pixels_that_are_left(tmp_path: Path) -> No
     Journal(attempt).write(event("start", 0))
     sign(attempt, began=time.time() - 200, time=time.time(), step=20, steps=20, compute=200)
     told = lines(read_status(tmp_path), schedule)
-    assert any("step 20 of 30, 2 img/s of 32 px, 3 min left" in line for line in told), told
+    assert any("step 20 of 30, on average 0.4 img/s of 64 px, 3 min left" in line for line in told), told
 
 
 def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:
     assert found.seconds["lost"] == pytest.approx(20)
     assert found.state == "running"
     told = lines(read_status(tmp_path), SCHEDULE)
-    assert any("running: step 20 of 30, 2 img/s of 64 px, 1 min left" in line for line in told)
+    assert any("running: step 20 of 30, on average 2 img/s of 64 px, 1 min left" in line for line in told)
 
 
 def test_attempts_that_did_not_come_to_their_first_step_are_told_too(tmp_path: Path) -> None:

@@ -281,9 +281,9 @@ def test_the_progress_line_tells_phase_step_speed_time_left_and_losses(capsys: p
     lines = capsys.readouterr().out.splitlines()
     # Without a terminal: at the start of each phase and at the end; else every 30 s.
     assert [line.split(",")[0] for line in lines] == ["completion: step 1/9", "joint: step 6/9", "joint: step 9/9"]
-    for line in lines:
-        assert " img/s, " in line
-        assert " min left, " in line
+    # The speed of a phase is that after its first step, as soon as there is one.
+    assert [" img/s, " in line for line in lines] == [False, False, True]
+    assert [" min left, " in line for line in lines] == [False, True, True]
     assert lines[0].endswith("reconstruction 0")
     assert lines[2].endswith("reconstruction 8 real loss 80 completed loss 1 real accuracy 0.75 completed accuracy 1")
     assert "0.0 min left" in lines[2]
@@ -299,14 +299,18 @@ def test_the_time_left_of_the_progress_line_counts_pixels(
     schedule = Schedule(phases, global_batch=8, size=64)
     progress = Progress(METRICS, schedule, first_step=0)
     for step in range(40):
-        clock[0] += 6 if step < 30 else 18
+        # The first step of a phase takes longer.
+        clock[0] += (6 if step < 30 else 18) + 30 * (step % 30 == 0)
         show(progress, replace(reports()[0], plan=schedule.at(step)))
     progress.close()
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("coarse: step 1/60, 3 img/s, 8.9 min left")
-    # 29 more steps, if they take as long.
-    assert [line for line in lines if line.startswith("fine: step 31/60, 0 img/s, 8.7 min left")]
+    assert lines[0].startswith("coarse: step 1/60, reconstruction")
+    # 24 more such steps, and 30 that count twice, at 6 s.
+    assert lines[1].startswith("coarse: step 6/60, 3 img/s, 8.4 min left")
+    # 29 more steps; those before, without the first, took 29 x 6 + 30 + 18 s for 31 times the pixels of a coarse step.
+    assert [line for line in lines if line.startswith("fine: step 31/60, 6.9 min left")], lines
+    assert [line for line in lines if line.startswith("fine: step 33/60, 0 img/s, ")], lines
 
 
 def run_all(overrides: list[str]) -> None:

@@ -89,8 +89,8 @@ def test_another_batch_of_an_earlier_phase_moves_the_order() -> None:
     before = compose.load(words)
     (line,) = changes_of_steps(15, before, compose.load([*words, "phases.coarse.batch=48"]))
     assert line == (
-        "the steps before step 15 have 640 photos now, 800 before: the order of samples goes on after the first 640, "
-        "whichever these steps used"
+        "the steps before step 15 have 640 photos now, 800 before: the order of samples goes on elsewhere, and photos "
+        "of this epoch may come again or be left out"
     )
     # Later phases concern the steps to come, whose samples are known by the configuration alone.
     assert changes_of_steps(15, before, compose.load([*words, "phases.joint.batch=48"])) == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -15,10 +17,18 @@ from glci_dist.training.phases import Schedule
 from glci_dist.training.run_log import RunLog
 
 
+class _Mark(NamedTuple):
+    """When a step was reached."""
+
+    step: int
+    time: float
+
+
 class Progress(Callback):
     """A line with phase, step, speed and time left: a live bar on a terminal, else a line every 30 s.
 
-    Speed is that since the phase began; the rest of the run is taken to need as many seconds a pixel.
+    Speed is that of the phase without its first step, whose time also holds the save and the evaluation between two
+    phases. The rest of the run is taken to need as many seconds a pixel as this attempt did after its first step.
     """
 
     is_display = True
@@ -34,36 +44,40 @@ class Progress(Callback):
             disable=not self._live,
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]",
         )
-        self._phase, self._said = "", time.perf_counter()
-        self._begin_at(first_step)
-
-    def _begin_at(self, step: int) -> None:
-        """Measure the speed from step ``step`` on."""
-        self._first, self._start = step, time.perf_counter()
+        self._said = time.perf_counter()
+        self._phase = ""
+        self._attempt: _Mark | None = None
 
     def after_step(self, done: TrainedStep, control: Control) -> None:
         report = done.report
         plan, reached = report.plan, report.plan.step + 1
-        now, changed = time.perf_counter(), report.plan.phase != self._phase
-        elapsed = max(1e-9, now - self._start)
-        speed = plan.batch * (reached - self._first) / elapsed
-        left = self._schedule.pixels(reached) * elapsed / self._schedule.pixels(self._first, reached)
-        self._phase = plan.phase
+        now, changed = time.perf_counter(), plan.phase != self._phase
+        here = _Mark(reached, now)
+        self._attempt = self._attempt or here
+        if changed:
+            self._phase, self._in_phase = plan.phase, here
         if self._live or changed or now - self._said >= self._SECONDS or reached == self._schedule.steps:
             figures = " ".join(f"{label} {value:.4g}" for label, value in self._metrics.labelled(report.values))
-            pace = f"{speed:.0f} img/s, {left / 60:.1f} min left, {figures}"
+            told = ", ".join([*self._pace(here, plan.batch), figures])
             if self._live:
                 self._bar.set_description(plan.phase, refresh=False)
-                self._bar.set_postfix_str(pace, refresh=False)
+                self._bar.set_postfix_str(told, refresh=False)
                 self._bar.update(1)
             else:
                 self._said = now
-                print(f"{plan.phase}: step {reached}/{self._schedule.steps}, {pace}", flush=True)
-        if plan.ends_phase:
-            self._begin_at(reached)
+                print(f"{plan.phase}: step {reached}/{self._schedule.steps}, {told}", flush=True)
+
+    def _pace(self, here: _Mark, batch: int) -> Iterator[str]:
+        """Speed in photos per second and minutes left, each as soon as it was measured."""
+        if (steps := here.step - self._in_phase.step) > 0:
+            yield f"{batch * steps / max(1e-9, here.time - self._in_phase.time):.0f} img/s"
+        assert self._attempt is not None
+        if pixels := self._schedule.pixels(self._attempt.step, here.step):
+            left = self._schedule.pixels(here.step) * (here.time - self._attempt.time) / pixels
+            yield f"{left / 60:.1f} min left"
 
     def on_rewind(self, step: int) -> None:
-        self._begin_at(step)
+        self._phase, self._attempt = "", None
         self._bar.n = self._bar.initial = step
 
     def close(self) -> None:

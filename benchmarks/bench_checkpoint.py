@@ -39,6 +39,7 @@ from glci_dist.training.setup import prepare
 def overrides(shards: str, runs: str, batch: int) -> list[str]:
     return [
         "experiment=faces160",
+        "optimizers.completion.kind=adam",
         f"global_batch={batch}",
         f"data.shards={shards}",
         f"runs={runs}",

@@ -39,7 +39,7 @@ from glci_dist.training.setup import build_gan_step, prepare
 
 
 def configuration(batch: int, *extra: str) -> Config:
-    """Faces 160, recipe modern with two terms alone, in phase 3 from the first step on."""
+    """Faces 160, recipe modern with two terms alone and Adam, in phase 3 from the first step on."""
     return compose.load(
         [
             "experiment=faces160",
@@ -52,6 +52,7 @@ def configuration(batch: int, *extra: str) -> Config:
             "phases.joint.discriminator_every=1",
             "losses.feature_matching=0",
             "phases.joint.balance=0",
+            "optimizers.completion.kind=adam",
             *extra,
         ]
     )

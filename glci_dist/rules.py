@@ -28,6 +28,7 @@ def check(config: Config) -> None:
     _check_values(config)
     _check_data(config)
     _check_contest(config)
+    _check_optimizers(config)
     _check_phases(config)
 
 
@@ -155,6 +156,15 @@ def _check_contest(config: Config) -> None:
         raise UserError(
             "losses.adversarial=wasserstein grows without bound by itself: set losses.gradient_penalty=10, say"
         )
+
+
+def _check_optimizers(config: Config) -> None:
+    for network in ("completion", "discriminator"):
+        if getattr(config.optimizers, network).kind == "muon" and config.engine.zero_stage:
+            raise UserError(
+                f"optimizers.{network}.kind=muon updates whole matrices, and engine.zero_stage="
+                f"{config.engine.zero_stage} gives each rank a piece of the weights: use engine.zero_stage=0, or adam"
+            )
 
 
 def _check_phases(config: Config) -> None:

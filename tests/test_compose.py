@@ -343,6 +343,10 @@ def test_fp16_runs_on_a_gpu_and_slots_may_be_cut_as_often_as_they_divide() -> No
     ("overrides", "said"),
     [
         (("model.batch_norm.group=5",), "model.batch_norm.group=5 does not divide global_batch=32: use 0, or a"),
+        (
+            ("engine.zero_stage=1",),
+            "optimizers.completion.kind=muon updates whole matrices, and engine.zero_stage=1 gives",
+        ),
         (("model.batch_norm.group=1",), "model.batch_norm.group=1 leaves batch norm one photo: use 0, or at least 2"),
         (("losses.adversarial=hinge", "losses.label_smoothing=0.1"), "losses.adversarial=hinge has none: set it to 0"),
         (

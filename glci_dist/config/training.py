@@ -95,8 +95,9 @@ class PhaseConfig:
 class OptimizerConfig:
     """The optimiser of one network; the learning rate is set by the phase."""
 
-    kind: str = one_of("adam", "adadelta")
-    """``adam`` or ``adadelta`` (the paper's)."""
+    kind: str = one_of("adam", "muon", "adadelta")
+    """``adam``, ``muon`` (updates of weight matrices with equal singular values; Adam for biases, scales and layers of
+    few channels) or ``adadelta`` (the paper's)."""
     betas: list[float] = ruled(
         Rule(
             lambda betas: len(betas) == 2 and all(0 <= value < 1 for value in betas),
@@ -104,7 +105,7 @@ class OptimizerConfig:
         ),
         default_factory=lambda: [0.9, 0.999],
     )
-    """Adam's decay rates of the first and second moment."""
+    """Adam's decay rates of the first and second moment; the first is Muon's momentum too."""
     rho: float = below_one(default=0.9)
     """Adadelta's decay rate."""
     eps: float = above(0, default=1e-8)

@@ -24,6 +24,7 @@ from glci_dist.cluster.world import World
 from glci_dist.config import EngineConfig, OptimizerConfig
 from glci_dist.models import spectral_norm
 from glci_dist.models.batch_norm import commit_running_statistics, frozen
+from glci_dist.training.muon import Muon
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -130,26 +131,29 @@ class Engine:
         """This rank's share of the optimiser's state: a ``VectorShard`` of each vector, and the scalars.
 
         Each kind of state (Adam's ``exp_avg``, ``exp_avg_sq``) is one vector over all parameters in their
-        order, the same for every world size and ZeRO stage. Each rank has an equal range of it, or with
-        ZeRO stage 1 its own partition. There are no vectors before the first update.
+        order, the same for every world size and ZeRO stage; 0 where a parameter has no such state. Each rank has an
+        equal range of it, or with ZeRO stage 1 its own partition. There are no vectors before the first update.
         """
         total, rank, size = _numel(self.network), self._world.rank, self._world.size
         scaler = self._engine.torch_autocast_z0_gradscaler
         numbers: dict[str, Any] = {"scaler": scaler.state_dict() if scaler else {}}
         targets = self._targets()
         first, last = targets[0][:2] if self._config.zero_stage else (rank * total // size, (rank + 1) * total // size)
-        states = [(offset, self.optimizer.state.get(tensor, {})) for offset, _, tensor in targets]
+        states = [(offset, tensor, self.optimizer.state.get(tensor, {})) for offset, _, tensor in targets]
         # Those with a number per weight.
-        for name in (name for name, value in states[0][1].items() if isinstance(value, Tensor) and value.dim()):
+        whole = (
+            name for *_, state in states for name, value in state.items() if torch.is_tensor(value) and value.dim()
+        )
+        for name in dict.fromkeys(whole):
             # The first: with ZeRO stage 1, a rank's only one, which may be empty.
             pieces = [
-                state[name].reshape(-1)[max(first - offset, 0) : last - offset]
-                for offset, state in states
-                if offset == first or (offset < last and offset + state[name].numel() > first)
+                state.get(name, torch.zeros_like(tensor)).reshape(-1)[max(first - offset, 0) : last - offset]
+                for offset, tensor, state in states
+                if offset == first or (offset < last and offset + tensor.numel() > first)
             ]
             numbers[name] = VectorShard(first, total, pieces)
-        steps = {float(state["step"]) for _, state in states if "step" in state}
-        if len(steps) > 1 or (steps and not all("step" in state for _, state in states)):
+        steps = {float(state["step"]) for _, _, state in states if "step" in state}
+        if len(steps) > 1 or (steps and not all("step" in state for _, _, state in states)):
             raise RuntimeError(f"parameters of one network were updated {sorted(steps)} times: no such state is saved")
         numbers["step"] = steps.pop() if steps else None
         return numbers
@@ -163,6 +167,8 @@ class Engine:
         for first, last, parameter in self._targets():
             state: dict[str, Tensor] = {}
             for name, vector in vectors.items():
+                if isinstance(self.optimizer, Muon) and name not in self.optimizer.state_of(parameter):
+                    continue
                 values = torch.zeros(parameter.numel())
                 values[: last - first] = vector.read(first, last)
                 state[name] = values.view(parameter.shape).to(parameter.device)
@@ -232,6 +238,8 @@ def _build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim
     if config.kind == "adadelta":
         return torch.optim.Adadelta(parameters, rho=config.rho, foreach=True, **shared)
     beta1, beta2 = config.betas
+    if config.kind == "muon":
+        return Muon(parameters, betas=(beta1, beta2), **shared)
     return torch.optim.Adam(parameters, betas=(beta1, beta2), fused=True, **shared)
 
 

@@ -25,6 +25,8 @@ TINY = (
     "global_batch=8",
     "model.completion={width: 0.125, enlarge: resize, fill: mean, residual: false, skips: false, blocks: plain}",
     "losses.reconstruction=l2",
+    # For every ZeRO stage.
+    "optimizers.completion={kind: adam, betas: [0.9, 0.99]}",
     # No coarse steps, and the paper's dilations.
     "~tuning",
     "phases.completion={lr_schedule: cosine, lr_final: 0.02}",

@@ -128,6 +128,27 @@ def test_the_same_world_again_is_bitwise_the_same_in_both_stages(faces_shards: s
         assert files[0] == files[1]
 
 
+def test_a_run_with_muon_goes_through_worlds_with_the_same_losses_and_is_bitwise_itself_again(
+    faces_shards: str, tmp_path: Path
+) -> None:
+    # 16 channels at the least, so that there are matrices.
+    chosen = ("optimizers.completion.kind=muon", "optimizers.discriminator.kind=muon", "model.completion.width=0.25")
+    found: dict[str, Losses] = {}
+    files = {}
+    worlds: dict[str, list[tuple[int, int, int | None]]] = {
+        "whole": [(2, 0, None)],
+        "parted": [(2, 0, 5), (2, 0, 10), (2, 0, None)],
+        "elastic": [(2, 0, 4), (4, 0, 10), (1, 0, None)],
+    }
+    for name, legs in worlds.items():
+        found[name] = through_worlds([*_overrides(faces_shards, tmp_path / name, "fp32"), *chosen], legs)
+        saved = newest_in(tmp_path / name / "faces64" / "checkpoints")
+        assert saved is not None
+        files[name] = {file: (saved.path / file).read_bytes() for file in saved.manifest.files}
+    assert files["parted"] == files["whole"]
+    assert furthest(found["whole"], found["elastic"]) <= 1e-4
+
+
 def _overrides(shards: str, runs: Path, precision: str) -> list[str]:
     return tiny(
         shards,

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.distributed
         ("recipe=paper",),
         ("model.completion.kind=context_encoder", "model.discriminator.kind=local"),
         ("model.discriminator.kind=global", "losses.reconstruction=l1", "losses.region=photo"),
+        ("optimizers.completion.kind=muon", "optimizers.discriminator.kind=muon", "model.completion.mirror=true"),
         ("holes.kind=freeform", "engine.precision=bf16", "engine.gradient_clip=0.01"),
     ],
-    ids=["paper", "context-encoder", "global-l1-photo", "freeform-bf16-clip"],
+    ids=["paper", "context-encoder", "global-l1-photo", "muon-mirror", "freeform-bf16-clip"],
 )
 def test_every_variant_trains_through_all_phases(faces_shards: str, tmp_path: Path, extra: tuple[str, ...]) -> None:
     first, second = run_world(2, record, tiny(faces_shards, str(tmp_path), steps=(2, 2, 2), extra=extra))

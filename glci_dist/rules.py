@@ -163,7 +163,8 @@ def _check_optimizers(config: Config) -> None:
         if getattr(config.optimizers, network).kind == "muon" and config.engine.zero_stage:
             raise UserError(
                 f"optimizers.{network}.kind=muon updates whole matrices, and engine.zero_stage="
-                f"{config.engine.zero_stage} gives each rank a piece of the weights: use engine.zero_stage=0, or adam"
+                f"{config.engine.zero_stage} gives each rank a piece of the weights: use engine.zero_stage=0, adam or "
+                "adadelta"
             )
 
 

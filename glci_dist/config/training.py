@@ -110,9 +110,10 @@ class OptimizerConfig:
     """Adadelta's decay rate."""
     eps: float = above(0, default=1e-8)
     """Added to denominators for numerical stability: in Adam to the root of the second moment, in Adadelta to the mean
-    squares."""
+    squares. Muon: the root mean square of a matrix's averaged gradient below which its update becomes smaller."""
     weight_decay: float = at_least(0, default=0.0)
-    """L2 penalty: this times the weights is added to their gradient."""
+    """L2 penalty: this times the weights is added to their gradient. Muon takes this times the learning rate off its
+    matrices, beside the update."""
 
 
 @dataclass

@@ -155,15 +155,16 @@ def _try(network: nn.Module, run: Callable[[int], Outputs], key: str) -> tuple[O
 def _one_row_a_photo(network: nn.Module, photos: int, key: str) -> Iterator[None]:
     """In the block, refuse other rows than one a photo in a batch norm over groups, which tells slots by their rows."""
 
-    def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if len(inputs[0]) != photos:
+    def check(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        (rows,) = (len(x) for x in (*inputs, *named.values()))
+        if rows != photos:
             raise UserError(
-                f"{key}: a batch norm gets {len(inputs[0])} rows for {photos} photos, and which of them belong to a "
+                f"{key}: a batch norm gets {rows} rows for {photos} photos, and which of them belong to a "
                 "group of photos is not known: set model.batch_norm.group=0, or pass it one row a photo"
             )
 
     grouped = [module for module in network.modules() if isinstance(module, BatchNorm2d) and module.group]
-    hooks = [module.register_forward_pre_hook(check) for module in grouped]
+    hooks = [module.register_forward_pre_hook(check, with_kwargs=True) for module in grouped]
     try:
         yield
     finally:

@@ -23,8 +23,8 @@ from glci_dist.runs.folder import RunFolder
 from glci_dist.runs.journal import read_journal
 from glci_dist.runs.ledger import account
 from glci_dist.slurm.asking import Silence
+from glci_dist.slurm.pace import in_words, seconds_a_pixel
 from glci_dist.slurm.preflight import refusals
-from glci_dist.slurm.status import seconds_a_pixel
 from glci_dist.slurm.submit import Request
 from glci_dist.training.phases import Schedule
 from glci_dist.training.resume_changes import expected_changes
@@ -33,7 +33,7 @@ _DISK_BYTES_S = 200e6
 """What a shared disk is supposed to take where no save was measured."""
 _STARTUP_S = 60.0
 _STATES = 2
-"""Numbers that an optimiser keeps a weight: Adam's moments, Adadelta's averages."""
+"""Numbers that an optimiser keeps a weight: moments (Adam), averages (Adadelta). Muon saves two too, and keeps one."""
 _MIB = 2**20
 
 
@@ -183,12 +183,12 @@ def _time(request: Request, images_per_second: float | None) -> Iterator[str]:
     if images_per_second is not None:
         speed, how = images_per_second, "given"
     else:
-        speed, how = 1 / (measured[-1] * photo), "measured, the mean of its phases"
+        speed, how = 1 / (measured[-1] * photo), "measured, the mean of its last attempt"
     seconds = schedule.pixels() / photo / speed
     usable = 60 * cluster.time_min - cluster.signal_lead_s - _STARTUP_S
     again = max(0, math.ceil(seconds / usable) - 1) if usable > 0 else math.inf
     yield (
-        f"time       {seconds / 3600:.1f} h at {speed:.3g} img/s of {config.data.size} px ({how}); "
+        f"time       {seconds / 3600:.1f} h at {in_words(speed)} img/s of {config.data.size} px ({how}); "
         f"with {cluster.time_min} min an attempt it is "
         f"queued again {again} time(s)"
     )

@@ -15,6 +15,7 @@ from glci_dist.config import Config
 from glci_dist.errors import UserError
 from glci_dist.runs.ledger import AttemptAccount
 from glci_dist.slurm.asking import patience
+from glci_dist.slurm.pace import in_words, seconds_a_pixel
 from glci_dist.slurm.run_status import RunStatus, StartWithoutAttempt, read_status
 from glci_dist.stored_config import StoredConfig
 from glci_dist.training.phases import Schedule
@@ -151,13 +152,6 @@ def _record(outlook: RunStatus, config: Config) -> dict[str, Any]:
     }
 
 
-def seconds_a_pixel(attempt: AttemptAccount, schedule: Schedule) -> float | None:
-    """Wall seconds of an attempt's steps per pixel of their photos; None if it has none within ``schedule``."""
-    seconds = (attempt.reached - attempt.resumed_at) * attempt.seconds_a_step
-    pixels = schedule.pixels(attempt.resumed_at, attempt.reached)
-    return seconds / pixels if seconds > 0 and pixels else None
-
-
 def lines(outlook: RunStatus, schedule: Schedule) -> list[str]:
     """The status as text."""
     steps, attempts = schedule.steps, outlook.account.attempts
@@ -173,8 +167,8 @@ def lines(outlook: RunStatus, schedule: Schedule) -> list[str]:
     if last is not None and pace is not None:
         left = schedule.pixels(last.reached) * pace
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-        speed = 1 / (pace * max(1, schedule.size) ** 2)
-        now += f", on average {speed:.3g} img/s of {schedule.size} px, {left / 60:.0f} min left (until {end})"
+        speed = in_words(1 / (pace * max(1, schedule.size) ** 2))
+        now += f", on average {speed} img/s of {schedule.size} px, {left / 60:.0f} min left (until {end})"
     if outlook.detail:
         now += f"\n{outlook.detail}"
     seconds = outlook.account.seconds()

@@ -62,7 +62,7 @@ class Engine:
         deepspeed = _import_deepspeed(world)
         network.to(world.device)
         self.network = network
-        self.optimizer = _build_optimizer(network, optimizer)
+        self.optimizer = _build_optimizer(network, optimizer, world)
         self._config, self._world = config, world
         self._engine, *_ = deepspeed.initialize(
             model=network,
@@ -147,7 +147,7 @@ class Engine:
         for name in dict.fromkeys(whole):
             # The first: with ZeRO stage 1, a rank's only one, which may be empty.
             pieces = [
-                state.get(name, torch.zeros_like(tensor)).reshape(-1)[max(first - offset, 0) : last - offset]
+                _flat(state, name, tensor)[max(first - offset, 0) : last - offset]
                 for offset, tensor, state in states
                 if offset == first or (offset < last and offset + tensor.numel() > first)
             ]
@@ -171,7 +171,8 @@ class Engine:
                     continue
                 values = torch.zeros(parameter.numel())
                 values[: last - first] = vector.read(first, last)
-                state[name] = values.view(parameter.shape).to(parameter.device)
+                # As the optimiser makes it: laid out as the parameter is.
+                state[name] = torch.empty_like(parameter).copy_(values.view(parameter.shape))
             if vectors:
                 # Fused optimisers need the step count on the parameters' device, the others on the CPU.
                 fused = self.optimizer.param_groups[0].get("fused")
@@ -228,18 +229,23 @@ class Engine:
         return Update(bool(self._engine.was_step_applied()) and math.isfinite(self._norm), self._norm)
 
 
+def _flat(state: Mapping[str, Any], name: str, parameter: Tensor) -> Tensor:
+    """A parameter's state as a vector; zeros if it has none of that name."""
+    return (state[name] if name in state else torch.zeros_like(parameter)).reshape(-1)
+
+
 def _numel(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def _build_optimizer(network: nn.Module, config: OptimizerConfig, world: World) -> torch.optim.Optimizer:
     parameters = list(network.parameters())
     shared: dict[str, Any] = {"lr": 1.0, "eps": config.eps, "weight_decay": config.weight_decay}
     if config.kind == "adadelta":
         return torch.optim.Adadelta(parameters, rho=config.rho, foreach=True, **shared)
     beta1, beta2 = config.betas
     if config.kind == "muon":
-        return Muon(parameters, betas=(beta1, beta2), **shared)
+        return Muon(parameters, betas=(beta1, beta2), rank=world.rank, ranks=world.size, **shared)
     return torch.optim.Adam(parameters, betas=(beta1, beta2), fused=True, **shared)
 
 

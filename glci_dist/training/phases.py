@@ -53,7 +53,9 @@ class Schedule:
 
     def __init__(self, phases: Mapping[str, PhaseConfig], *, global_batch: int = 0, size: int = 0) -> None:
         """``global_batch``, ``size``: photos per step and their side of phases without their own; 0: unknown."""
-        self._global_batch, self.size = global_batch, size
+        self._global_batch = global_batch
+        self.size = size
+        """Side of the photos of phases without their own, px; 0: unknown."""
         self._phases = [(name, phase) for name, phase in phases.items() if phase.steps]
         self.steps = sum(phase.steps for _, phase in self._phases)
         """Steps of the whole run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from glci_dist.runs import attempts
 from glci_dist.runs.attempts import Attempt
 from glci_dist.runs.journal import Journal
 from glci_dist.runs.ledger import LastSign, Ledger, account, process_start
+from glci_dist.slurm.pace import in_words, seconds_a_pixel
 from glci_dist.slurm.run_status import read_status
 from glci_dist.slurm.status import lines
 from glci_dist.training.phases import Schedule
@@ -140,6 +141,28 @@ def test_the_time_left_is_that_of_the_pixels_that_are_left(tmp_path: Path) -> No
     sign(attempt, began=time.time() - 200, time=time.time(), step=20, steps=20, compute=200)
     told = lines(read_status(tmp_path), schedule)
     assert any("step 20 of 30, on average 0.4 img/s of 64 px, 3 min left" in line for line in told), told
+
+
+def test_the_speed_of_an_attempt_is_that_of_its_steps_within_the_schedule(tmp_path: Path) -> None:
+    attempt = attempts.begin(tmp_path, ranks=1)
+    Journal(attempt).write(event("start", 0))
+    sign(attempt, began=time.time() - 200, time=time.time(), step=20, steps=20, compute=200)
+    (found,) = account(tmp_path).attempts
+
+    def schedule(steps: int) -> Schedule:
+        return Schedule({"fine": PhaseConfig(steps=steps)}, global_batch=8, size=64)
+
+    # 10 s for 8 photos, also if the schedule has become shorter than what was run.
+    assert seconds_a_pixel(found, schedule(30)) == pytest.approx(10 / 8 / 64**2)
+    assert seconds_a_pixel(found, schedule(5)) == pytest.approx(10 / 8 / 64**2)
+    assert seconds_a_pixel(replace(found, resumed_at=6), schedule(5)) is None
+
+
+@pytest.mark.parametrize(
+    ("speed", "words"), [(1234.5, "1,234"), (99.6, "100"), (12.4, "12"), (9.6, "10"), (2.0, "2"), (0.432, "0.43")]
+)
+def test_speeds_are_rounded_to_what_is_known_of_them(speed: float, words: str) -> None:
+    assert in_words(speed) == words
 
 
 def test_steps_that_a_rollback_ran_again_are_lost(tmp_path: Path) -> None:

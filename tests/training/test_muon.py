@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from glci_dist.cluster.world import joined
+from glci_dist.config import EngineConfig
+from glci_dist.training import muon
 from glci_dist.training.muon import Muon, is_matrix, orthogonal
+from tests.worlds import run_world
 
 BETAS, EPS = (0.9, 0.99), 1e-6
 
@@ -26,7 +31,7 @@ def by_singular_values(matrix: Tensor) -> Tensor:
 def test_the_iteration_is_a_polynomial_of_the_singular_values(shape: tuple[int, int], spread: float) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape) * torch.logspace(0, -spread, shape[1])
-    found = orthogonal(matrix)
+    found = orthogonal(matrix, least=1e-6)
     torch.testing.assert_close(found.double(), by_singular_values(matrix), atol=1e-3, rtol=0)
     # A random square has values near 0, which stay small.
     if not spread and shape[0] != shape[1]:
@@ -36,12 +41,35 @@ def test_the_iteration_is_a_polynomial_of_the_singular_values(shape: tuple[int, 
 def test_scale_does_not_matter_and_what_has_few_directions_keeps_to_them() -> None:
     torch.manual_seed(0)
     thin = torch.randn(40, 3) @ torch.randn(3, 60)
-    found = orthogonal(thin)
+    found = orthogonal(thin, least=1e-6)
     values = torch.linalg.svdvals(found)
     assert values[2] > 0.6
     assert values[3] < 1e-2
-    torch.testing.assert_close(orthogonal(1e-12 * thin), found, atol=1e-5, rtol=1e-4)
-    assert torch.equal(orthogonal(torch.zeros(20, 30)), torch.zeros(20, 30))
+    torch.testing.assert_close(orthogonal(1e-4 * thin, least=1e-6), found, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-20, 1e-30, 1e-42, 0.0])
+def test_what_is_next_to_nothing_stays_so(size: float) -> None:
+    torch.manual_seed(0)
+    # As training has it, so that the squares of 1e-20 are 0.
+    assert torch.set_flush_denormal(True)
+    try:
+        found = orthogonal(size * torch.randn(20, 30), least=1e-6)
+    finally:
+        torch.set_flush_denormal(False)
+    assert found.abs().max() <= 485 * 5 * size / 1e-6
+
+
+def test_products_are_exact_whatever_the_process_has_chosen() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(64, 300)
+    expected = orthogonal(matrix, least=1e-6)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(orthogonal(matrix, least=1e-6), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def network() -> nn.Sequential:
@@ -64,7 +92,7 @@ def test_matrices_move_by_the_formula_and_the_rest_as_with_adam(weight_decay: fl
         for layer in trained:
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters, expected = list(trained.parameters()), list(reference.parameters())
-    muon = Muon(parameters, lr=1.0, betas=BETAS, eps=EPS, weight_decay=weight_decay)
+    optimizer = Muon(parameters, lr=1.0, betas=BETAS, eps=EPS, weight_decay=weight_decay)
     adam = torch.optim.Adam(expected, betas=BETAS, eps=EPS, weight_decay=weight_decay, fused=True)
     averages = [torch.zeros(each.shape, dtype=torch.float64) for each in expected]
     matrices = [each.dim() == 4 and each.shape[0] > 3 for each in expected]
@@ -74,18 +102,17 @@ def test_matrices_move_by_the_formula_and_the_rest_as_with_adam(weight_decay: fl
         before = [each.detach().clone() for each in expected]
         for mine, other, gradient in zip(parameters, expected, gradients(expected, step), strict=True):
             mine.grad, other.grad = gradient.clone(), gradient.clone()
-        muon.param_groups[0]["lr"] = adam.param_groups[0]["lr"] = lr
-        muon.step()
+        optimizer.param_groups[0]["lr"] = adam.param_groups[0]["lr"] = lr
+        optimizer.step()
         adam.step()
         for index, (weights, gradient) in enumerate(zip(before, gradients(expected, step), strict=True)):
             if not matrices[index]:
                 continue
-            whole = gradient.double() + weight_decay * weights.double()
-            averages[index] = 0.9 * averages[index] + 0.1 * whole
-            ahead = (0.1 * whole + 0.9 * averages[index]).flatten(1)
+            averages[index] = 0.9 * averages[index] + 0.1 * gradient.double()
+            ahead = (0.1 * gradient.double() + 0.9 * averages[index]).flatten(1)
             update = 0.2 * max(ahead.shape) ** 0.5 * by_singular_values(ahead)
             with torch.no_grad():
-                expected[index].copy_(weights - lr * update.view(weights.shape))
+                expected[index].copy_((1 - lr * weight_decay) * weights - lr * update.view(weights.shape))
         for mine, other, is_muons in zip(parameters, expected, matrices, strict=True):
             torch.testing.assert_close(mine, other, atol=1e-6 if is_muons else 0, rtol=1e-4 if is_muons else 0)
 
@@ -103,9 +130,41 @@ def test_parameters_without_a_gradient_stay_and_have_no_state() -> None:
     trained = network()
     parameters = list(trained.parameters())
     before = copy.deepcopy(trained.state_dict())
-    muon = Muon(parameters, lr=1e-2, betas=BETAS, eps=EPS, weight_decay=0.1)
-    muon.step()
+    optimizer = Muon(parameters, lr=1e-2, betas=BETAS, eps=EPS, weight_decay=0.1)
+    optimizer.step()
     assert all(torch.equal(trained.state_dict()[name], tensor) for name, tensor in before.items())
-    assert not muon.state
+    assert not optimizer.state
     with pytest.raises(ValueError, match="no closure"):
-        muon.step(lambda: 0.0)
+        optimizer.step(lambda: 0.0)
+
+
+def moved(factor: float) -> list[Tensor]:
+    """The network's parameters after two steps; rank r finds updates that are ``factor`` to the r times as large."""
+    with joined(EngineConfig(precision="fp32")) as world:
+        parameters = list(network().parameters())
+        optimizer = Muon(parameters, lr=1e-2, betas=BETAS, eps=EPS, weight_decay=0.0, rank=world.rank, ranks=world.size)
+
+        def made_here(matrix: Tensor, *, least: float) -> Tensor:
+            return factor**world.rank * orthogonal(matrix, least=least)
+
+        with patch.object(muon, "orthogonal", made_here):
+            for step in range(2):
+                for parameter, gradient in zip(parameters, gradients(parameters, step), strict=True):
+                    parameter.grad = gradient
+                optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+
+@pytest.mark.distributed
+def test_ranks_share_the_work_and_stay_equal_though_one_should_round_otherwise() -> None:
+    (alone,) = run_world(1, moved, 1.0)
+    # More ranks than the two matrices.
+    for ranks in (2, 4):
+        first, *others = run_world(ranks, moved, 1.0)
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone, first, strict=True))
+        skewed, *rest = run_world(ranks, moved, 1.001)
+        for one, found in [*((first, other) for other in others), *((skewed, other) for other in rest)]:
+            assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, found, strict=True))
+        # One of the matrices is the second rank's.
+        different = [not torch.equal(mine, theirs) for mine, theirs in zip(alone, skewed, strict=True)]
+        assert sum(different) == 1

@@ -245,7 +245,7 @@ def test_where_changed_phases_put_a_run_is_said_before_it_starts(
     assert journal.index("moved") < journal.index("end" if sum(steps) < 10 else "running")
 
 
-def test_what_a_longer_run_reached_is_no_measure_of_the_shortened_schedule(
+def test_a_shortened_schedule_is_reckoned_by_what_was_run_within_it(
     finished: Path, faces_shards: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "runs" / "run"))
@@ -254,7 +254,7 @@ def test_what_a_longer_run_reached_is_no_measure_of_the_shortened_schedule(
     assert "resume" in resume(run, faces_shards)
     shorter = small(faces_shards, run.parent, steps=(4, 2, 2), extra=("checkpoints.accept=[phases]", "cluster=local"))
     said = told(capsys, "explain", *shorter, code=2)
-    # By the first attempt.
+    # By the first attempt, as far as it lies within.
     assert " img/s of 32 px (measured" in said
     assert "it would be refused" in said
     assert "time       0.0 h at 50 img/s of 32 px (given)" in told(

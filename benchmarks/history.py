@@ -244,7 +244,7 @@ def as_long(run: Path) -> int:
 def phase_1(arguments: argparse.Namespace, name: str) -> int:
     """Steps of a run's phase 1, the coarse ones too."""
     phases = compose.load(overrides(arguments, name)).phases
-    return sum(phase.steps for name, phase in phases.items() if name in ("coarse", "completion"))
+    return sum(phase.steps for name, phase in phases.items() if name in ("coarser", "coarse", "completion"))
 
 
 def train(arguments: argparse.Namespace, name: str) -> None:

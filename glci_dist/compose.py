@@ -9,6 +9,7 @@ from __future__ import annotations
 import locale
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,10 @@ def to_yaml(config: Config) -> str:
 def differences(one: Config, other: Config) -> list[str]:
     """The dotted keys in which two configurations differ, with both values.
 
-    Credentials in urls are ignored, as stored configurations have none.
+    Credentials in urls are ignored, as stored configurations have none; so is a phase of 0 steps that the other
+    configuration does not have.
     """
+    one, other = _without_idle_phases(one, other), _without_idle_phases(other, one)
     flat_one, flat_other = flat(one), flat(other)
     # Unlike for other keys, the order of phases matters.
     flat_one["phases"], flat_other["phases"] = list(one.phases), list(other.phases)
@@ -166,6 +169,12 @@ def quoted(word: str) -> str:
     if match is None and not word.isascii():
         match = re.fullmatch(r"([+\w.@]+=)([\w/.+-][\w/.+ -]*)", word)
     return f"{match[1]}'{match[2]}'" if match else word
+
+
+def _without_idle_phases(config: Config, other: Config) -> Config:
+    """``config`` without phases of 0 steps that ``other`` lacks."""
+    kept = {name: phase for name, phase in config.phases.items() if phase.steps or name in other.phases}
+    return replace(config, phases=kept)
 
 
 def _bare(value: Any) -> Any:

@@ -20,7 +20,9 @@ _WORDS = {
     "list[int]": "a list of whole numbers",
     "list[float]": "a list of numbers",
 }
-_PHASES = ("coarse", "completion", "discriminator", "joint")
+_PHASES = ("coarser", "coarse", "completion", "discriminator", "joint")
+_MODERN, _OF_ALL = _PHASES[:2], _PHASES[2:]
+"""The phases that recipe=modern alone has, and those that every recipe has."""
 _GROUPS = ("recipe", "experiment")
 
 
@@ -75,9 +77,9 @@ def unknown_key(key: str) -> str:
     if key in _GROUPS:
         return f"{key} is a choice of a file in configs/{key}: write {key}=NAME"
     group, phase, inner = (*key.split(".", 2), "", "")[:3]
-    if group == "phases" and phase not in _PHASES[1:] and inner in ("", *PhaseConfig.__dataclass_fields__):
+    if group == "phases" and phase not in _OF_ALL and inner in ("", *PhaseConfig.__dataclass_fields__):
         return (
-            f"{key}: the recipe has no phase {phase!r}, only {', '.join(_PHASES[1:])} (modern: coarse too); "
+            f"{key}: the recipe has no phase {phase!r}, only {', '.join(_OF_ALL)} (modern: {' and '.join(_MODERN)} too); "
             f"to add one: '+phases={{{phase}: {{steps: 100, ...}}}}'"
         )
     known = [name.replace("*", each) for each in dict.fromkeys([phase, *_PHASES]) for name, _ in key_types()]

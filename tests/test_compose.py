@@ -43,9 +43,9 @@ def test_every_recipe_goes_with_every_experiment(recipe: str, experiment: str) -
     check_models(config)
     compose.check_world(config, world_size=2, device="cpu")
     assert config.name == experiment
-    coarse = ["coarse"] if recipe == "modern" else []
+    coarse = ["coarser", "coarse"] if recipe == "modern" else []
     assert list(config.phases) == [*coarse, "completion", "discriminator", "joint"]
-    assert all(phase.steps > 0 for phase in config.phases.values())
+    assert all(phase.steps > 0 for name, phase in config.phases.items() if name != "coarser")
 
 
 def test_the_two_recipes_differ_in_these_settings_alone() -> None:
@@ -60,6 +60,7 @@ def test_the_two_recipes_differ_in_these_settings_alone() -> None:
     tuned |= {f"phases.{phase}.steps" for phase in ("completion", "discriminator", "joint")}
     paper, modern = _load("recipe=paper"), _load("recipe=modern")
     assert modern.phases.pop("coarse").steps
+    assert not modern.phases.pop("coarser").steps
     assert _differing_keys(paper, modern) == {
         *(
             "losses.reconstruction",
@@ -115,6 +116,7 @@ def test_a_key_that_only_one_configuration_has_is_a_difference() -> None:
     added = _load("+phases={last: {steps: 5, completion_every: 1}}")
     assert _differing_keys(_load(), added) == _differing_keys(added, _load())
     assert "phases.last.steps" in _differing_keys(_load(), added)
+    assert compose.differences(_load(), _load("+phases={last: {steps: 0, completion_every: 1}}")) == []
     removed = _load("~phases.joint")
     assert "phases.joint.steps" in _differing_keys(_load(), removed)
 
@@ -294,7 +296,8 @@ def test_a_file_of_the_users_that_is_no_yaml_is_named_with_the_place(tmp_path: P
 def test_what_the_recipe_derives_from_size_and_batch_follows_their_overrides() -> None:
     coarse = _load("data.size=96", "data.short_edge=[96,96]", "global_batch=24").phases["coarse"]
     assert (coarse.size, coarse.batch) == (48, 48)
-    assert _load("data.size=36", "data.short_edge=[36,36]").phases["coarse"].size == 16
+    small = _load("data.size=36", "data.short_edge=[36,36]").phases
+    assert (small["coarse"].size, small["coarser"].size) == (16, 8)
     groups = {24: 0, 32: 16, 33: 0, 64: 32}
     lanes = "data.order.lanes=1"
     assert {each: _load(f"global_batch={each}", lanes).model.batch_norm.group for each in groups} == groups

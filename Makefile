@@ -10,12 +10,15 @@ DATA := shards/demo
 EXPERIMENT := demo
 OVERRIDES :=
 RUNS :=
+# Of `make bench-quality`, beside DATA, EXPERIMENT and RUNS: what is compared, and for which seeds.
+VARIANTS := --variant paper=recipe=paper --variant modern
+SEEDS := 0 1 2
 # Without instructions for bf16 it is many times slower than fp32.
 PRECISION := $(shell grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo && echo bf16 || echo fp32)
 # There steps are so long that a small one is enough to save behind.
 SAVING := $(if $(filter fp32,$(PRECISION)),--batch 2 --steps 1 engine.precision=fp32 data.order.lanes=2)
 
-.PHONY: help demo test lint format wheel chaos history slurm-up slurm-down test-slurm chaos-slurm bench-loader bench-step bench-checkpoint clean
+.PHONY: help demo test lint format wheel chaos history slurm-up slurm-down test-slurm chaos-slurm bench-loader bench-step bench-checkpoint bench-quality clean
 
 help:
 	@echo "make demo          rendered faces, all three phases on $(WORKERS) workers, evaluation, a picture"
@@ -30,6 +33,7 @@ help:
 	@echo "make bench-loader  photos/s of a loader worker against bare decoding and stock webdataset"
 	@echo "make bench-step    update and training speed against a hand-written loop"
 	@echo "make bench-checkpoint  time that a save costs the training, time to the first step after a restart"
+	@echo "make bench-quality VARIANTS='--variant NAME[@COMMIT][=OVERRIDES] ...'  whole runs in turn, times and metrics"
 	@echo "make wheel         the package, in dist/"
 
 $(READY): pyproject.toml constraints.txt
@@ -94,6 +98,9 @@ bench-loader: $(READY)
 
 bench-step: $(READY)
 	$(BIN)/python -m benchmarks.bench_step
+
+bench-quality: $(READY)
+	$(BIN)/python -m benchmarks.bench_quality $(VARIANTS) --seeds $(SEEDS) $(if $(RUNS),--runs $(RUNS)) --data $(DATA) --experiment $(EXPERIMENT) --precision $(PRECISION) --workers $(WORKERS)
 
 clean:
 	rm -rf $(VENV) dist build runs/demo shards/demo

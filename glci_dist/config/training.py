@@ -222,7 +222,7 @@ class MonitorConfig:
 
 @dataclass
 class DoctorConfig:
-    """Reactions to failure modes of adversarial training (docs/recipes.md), for each state: ``warn``, ``balance``
+    """Reactions to failure modes of adversarial training (docs/doctor.md), for each state: ``warn``, ``balance``
     (weaken the stronger network; discriminators that overshoot are reset), ``rollback`` (load the last checkpoint, then
     balance) or ``stop``."""
 

@@ -14,7 +14,7 @@ state it was in at which steps. Writes diagnosis.txt and diagnosis.html (with pl
 the same diagnosis during training (doctor.* in its configuration).
 
 For another program's log, map its names to ours, at least loss/adversarial (of the generator), loss/real and
-loss/completed (of the discriminator); states whose scalars are missing are not checked. All names: docs/recipes.md.
+loss/completed (of the discriminator); states whose scalars are missing are not checked. All names: docs/doctor.md.
 
 examples:
   glci doctor runs/faces64

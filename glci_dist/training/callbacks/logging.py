@@ -21,7 +21,7 @@ from glci_dist.training.loggers.base import Logger
 from glci_dist.training.metric_registry import Metric, MetricRegistry, OverSteps
 from glci_dist.training.scalars import scalars
 
-STATES = tuple(Metric(f"doctor/{state}", "1: it holds", panel="state (docs/recipes.md)") for state in State)
+STATES = tuple(Metric(f"doctor/{state}", "1: it holds", panel="state (docs/doctor.md)") for state in State)
 """The states of adversarial training: 1 for that of the last diagnosis."""
 
 

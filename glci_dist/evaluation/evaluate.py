@@ -67,8 +67,8 @@ class _Measurements:
     """Of the composites, by method and metric."""
     true: dict[str, np.ndarray] = field(default_factory=dict)
     """Features of the photos themselves, by metric."""
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
-    """Of the photos in the mean of a metric, if they are not equal."""
+    denominators: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of metrics that are ratios of two sums."""
 
 
 def evaluate(
@@ -105,12 +105,15 @@ def evaluate(
             found[start] = _measure(methods, part, feature_metrics, baselines)
             # Assuming that the other ranks are about as far.
             bar.update(min(size * batch, len(photos) - bar.n))
-    if world is not None:
-        parts = world.gather_objects(found)
-        if not parts:
-            return None
-        found = {start: findings for part in parts for start, findings in part.items()}
-    return _merge([found[start] for start in starts], methods, protocol, replicates)
+    parts = [found] if world is None else world.gather_objects(found)
+    result = None
+    with nullcontext() if world is None else raised_on_all_ranks(world):
+        if parts:
+            # Rank 0 works alone; the others wait without bound at the end of the block.
+            collectives.mark_progress("merging an evaluation", unbounded=True)
+            found = {start: findings for part in parts for start, findings in part.items()}
+            result = _merge([found[start] for start in starts], methods, protocol, replicates)
+    return result
 
 
 @contextmanager
@@ -172,10 +175,9 @@ def _measure(
         method: composite(_complete(method, complete, part), part.photos, part.masks)
         for method, complete in methods.items()
     }
-    jumps = jumps_across_edge(part.photos, part.masks).double()
-    found.weights["seam"] = jumps.numpy()
+    found.denominators["seam"] = jumps_across_edge(part.photos, part.masks).double().numpy()
     for method, completed in composites.items():
-        seam = jumps_across_edge(completed, part.masks).double() / jumps
+        seam = jumps_across_edge(completed, part.masks).double()
         found.per_photo[method] = photo_metrics(completed, part.photos, part.masks) | {"seam": seam.numpy()}
         found.features[method] = {}
     for metric in feature_metrics:
@@ -226,7 +228,7 @@ def _merge(
         per_photo=per_photo,
         features=features,
         photo_features=true,
-        weights=join(part.weights for part in parts),
+        denominators=join(part.denominators for part in parts),
         replicates=replicates,
         notes=notes,
     )

@@ -141,9 +141,19 @@ def _evaluate(request: EvaluationRequest, generators: Sequence[LoadedGenerator],
 
 
 def _holes(request: EvaluationRequest, config: Config) -> HoleProtocol:
-    """The requested holes; raises ``UserError`` for an unknown name."""
+    """The requested holes; raises ``UserError`` for an unknown name, or where the run's box does not fit its photos."""
     if request.protocol is None:
-        return frozen_protocol(request.masks or "box", config.data.size, config.holes)
+        masks = request.masks or "box"
+        try:
+            return frozen_protocol(masks, config.data.size, config.holes)
+        except UserError as error:
+            if masks != "box" or not config.holes.custom:
+                raise
+            # Training did not need them.
+            raise UserError(
+                f"--masks=box takes its sides from {config.name}, which has holes of its own (holes.custom) and sides "
+                f"that do not fit ({error}): choose another set, such as --masks=centre"
+            ) from error
     return published_protocol(request.protocol, config.data.size)
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from glci_dist.config import HolesConfig
 from glci_dist.data.decode import DecodeError, decode
-from glci_dist.data.holes import Holes, check_holes, draw_holes
+from glci_dist.data.holes import LEAST_RADIUS, Holes, check_holes, draw_holes
 from glci_dist.data.index import Index
 from glci_dist.data.masks import render_masks
 from glci_dist.data.store import ShardStore
 from glci_dist.errors import UserError
+from glci_dist.evaluation.metrics import SSIM_WINDOW
 
 SEED = 20170730
 """Frozen: with another value, results are not comparable with published ones."""
@@ -113,7 +114,7 @@ def frozen_protocol(name: str, size: int, holes: HolesConfig) -> MaskSet:
     if name == "centre":
         chosen = HolesConfig(kind="centre", min_side=1, max_side=size // 2, patch=5 * size // 8)
     elif name in _RADII:
-        side, radii = 5 * size // 8, [max(1.0, size * share) for share in _RADII[name]]
+        side, radii = 5 * size // 8, [max(LEAST_RADIUS, size * share) for share in _RADII[name]]
         chosen = HolesConfig(kind="freeform", min_side=1, max_side=side, max_count=4, stroke_radius=radii, patch=side)
     check_holes(chosen, size)
     return MaskSet(name=name, seed=SEED, size=size, holes=chosen)
@@ -129,7 +130,12 @@ class EvaluationPhotos(Sequence[tuple[str, np.ndarray]]):
     def __init__(
         self, index: Index, store: ShardStore, *, size: int, short_edge: int, count: int | None = None
     ) -> None:
-        """``count``: the number of photos (default all). Raises UserError for a crop larger than the short edge."""
+        """``count``: the number of photos (default all).
+
+        Raises UserError for a crop larger than the short edge, or smaller than SSIM's window.
+        """
+        if size < SSIM_WINDOW:
+            raise UserError(f"photos of {size} px cannot be measured: SSIM needs {SSIM_WINDOW} px or more")
         if short_edge < size:
             raise UserError(
                 f"short edge {short_edge} is smaller than the crop of {size} px; set data.short_edge to at least {size}"

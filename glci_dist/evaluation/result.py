@@ -81,8 +81,8 @@ class Result:
     """By method and metric that compares distributions: features of the composites, (N, D)."""
     photo_features: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By metric: features of the photos, (N, D)."""
-    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """By metric of ``per_photo`` whose photos do not count alike: their weights in its mean, (N,)."""
+    denominators: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By metric of ``per_photo`` that is a ratio of two sums over photos: the terms of the second, (N,)."""
     replicates: int = 200
     """Bootstrap resamples for an interval; 0: no intervals."""
     notes: tuple[str, ...] = ()
@@ -106,9 +106,10 @@ class Result:
         """A method's metric over all photos, or over those of ``rows`` (N,)."""
         rows = np.ones(self.photos, bool) if rows is None else rows
         if name in self.per_photo[method]:
-            values, weights = self.per_photo[method][name][rows], self._weights(name)[rows]
+            values, denominators = self.per_photo[method][name][rows], self._denominators(name)[rows]
             known = np.isfinite(values)
-            return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")
+            total = denominators[known].sum()
+            return float(values[known].sum() / total) if total else float("nan")
         if rows.sum() < 2:
             return float("nan")
         return frechet(
@@ -120,7 +121,7 @@ class Result:
         value = self.value(method, name)
         if not self.replicates or self.photos < 2 or not np.isfinite(value):
             return Summary(value)
-        return Summary(value, *interval(self._resample(method, name), value))
+        return _with_interval(value, self._resample(method, name))
 
     def ratio(self, method: str, against: str, name: str) -> Summary:
         """The ratio of two methods' metric, computed per resample, so that the photos' own difficulty cancels."""
@@ -128,11 +129,9 @@ class Result:
         value = self.value(method, name) / below if below else float("nan")
         if not self.replicates or self.photos < 2 or not np.isfinite(value):
             return Summary(value)
-        others = self._resample(against, name)
-        # A share of few photos may be 0 in a resample.
-        return (
-            Summary(value, *interval(self._resample(method, name) / others, value)) if others.all() else Summary(value)
-        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # A share of few photos may be 0 in a resample.
+            return _with_interval(value, self._resample(method, name) / self._resample(against, name))
 
     def resample(self, *, progress: bool) -> None:
         """Compute all resamples now, with a progress bar: those of distances between distributions are slow."""
@@ -211,27 +210,30 @@ class Result:
         found = [(name, (self.hole_shares >= low) & (self.hole_shares < high)) for low, high, name in _SIZES]
         return [(name, rows) for name, rows in found if rows.any()]
 
-    def _weights(self, name: str) -> NDArray[np.float64]:
-        """The photos' weights in the mean of a metric, (N,)."""
-        return self.weights[name] if name in self.weights else np.ones(self.photos)
+    def _denominators(self, name: str) -> NDArray[np.float64]:
+        """What the sum of a metric's values is divided by the sum of, (N,): for a mean, ones."""
+        return self.denominators[name] if name in self.denominators else np.ones(self.photos)
 
     def _resample(self, method: str, name: str) -> NDArray[np.float64]:
-        """A metric's value in each resample."""
+        """A metric's value in each resample; nan in one that has no photo for which it is known."""
         if (method, name) not in self._resampled:
             counts = resamples(self.photos, self.replicates)
             if name in self.per_photo[method]:
                 values = self.per_photo[method][name]
                 known = np.isfinite(values)
-                weights = self._weights(name)[known]
-                sums = counts[:, known] @ (weights * values[known])
-                total = counts[:, known] @ weights
-                found = sums / np.where(total > 0, total, 1)
+                sums, totals = counts[:, known] @ values[known], counts[:, known] @ self._denominators(name)[known]
+                found = np.divide(sums, totals, out=np.full(len(counts), np.nan), where=totals > 0)
             else:
                 one = torch.from_numpy(self.features[method][name])
                 true = torch.from_numpy(self.photo_features[name])
                 found = _in_threads(lambda each: frechet(one, true, torch.from_numpy(each)), counts)
             self._resampled[method, name] = found
         return self._resampled[method, name]
+
+
+def _with_interval(value: float, resampled: NDArray[np.float64]) -> Summary:
+    """No interval where the metric is unknown in some resample."""
+    return Summary(value, *interval(resampled, value)) if np.isfinite(resampled).all() else Summary(value)
 
 
 def _in_threads(function: Callable[[np.ndarray], float], tasks: NDArray[np.int64]) -> NDArray[np.float64]:

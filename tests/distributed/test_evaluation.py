@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from glci_dist.cluster import collectives
+from glci_dist.cluster.collectives import ProgressMark
 from glci_dist.cluster.world import joined
 from glci_dist.config import EngineConfig, HolesConfig
 from glci_dist.data.demo_faces import render_face
@@ -80,3 +83,28 @@ def test_what_goes_wrong_on_one_rank_ends_all_with_its_line() -> None:
     assert said[0] == said[1]
     assert "rank 1 on " in said[0]
     assert "network completes noise/1 with values that are not finite" in said[0]
+
+
+def merging() -> tuple[ProgressMark | None, bool]:
+    """The progress that rank 0 shows while it merges, and whether this rank has the result."""
+    photos = [(f"noise/{number}", np.full((32, 32, 3), number, np.uint8)) for number in range(4)]
+    protocol = frozen_protocol("box", 32, HolesConfig(min_side=8, max_side=16, patch=20))
+    shown: list[ProgressMark] = []
+
+    class Watched(type(protocol)):  # type: ignore[misc]
+        def digest(self, count: int) -> str:
+            shown.append(collectives.progress())
+            return super().digest(count)
+
+    watched = Watched(**{each.name: getattr(protocol, each.name) for each in fields(protocol)})
+    with joined(EngineConfig(device="cpu", threads=1)) as world:
+        result = evaluate({"grey": mean_colour((0.5, 0.5, 0.5))}, photos, watched, batch=1, world=world)
+    return (shown[0] if shown else None), result is not None
+
+
+def test_the_other_ranks_wait_without_bound_while_rank_0_merges() -> None:
+    (first, has_result), (other, is_alone) = run_world(2, merging)
+    assert has_result
+    assert (other, is_alone) == (None, False)
+    assert first is not None
+    assert (first.is_unbounded, first.has_timeout) == (True, False)

@@ -173,6 +173,8 @@ def test_an_evaluation_takes_the_same_photos_every_time(shards: Index) -> None:
 def test_a_crop_larger_than_the_short_edge_is_refused(shards: Index) -> None:
     with pytest.raises(UserError, match="60"):
         EvaluationPhotos(shards, ShardStore(shards, CacheConfig()), size=64, short_edge=60)
+    with pytest.raises(UserError, match="photos of 8 px cannot be measured: SSIM needs 11 px or more"):
+        EvaluationPhotos(shards, ShardStore(shards, CacheConfig()), size=8, short_edge=24)
 
 
 def test_photos_are_taken_by_number_and_no_more_than_asked_for(shards: Index) -> None:

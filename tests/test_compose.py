@@ -11,6 +11,7 @@ import pytest
 from glci_dist import compose, stored_config
 from glci_dist.config import Config
 from glci_dist.data.holes import check_holes
+from glci_dist.data.stages import check_all_holes
 from glci_dist.errors import UserError
 from glci_dist.models.sizes import check_models
 
@@ -46,6 +47,12 @@ def test_every_recipe_goes_with_every_experiment(recipe: str, experiment: str) -
     coarse = ["coarser", "coarse"] if recipe == "modern" else []
     assert list(config.phases) == [*coarse, "completion", "discriminator", "joint"]
     assert all(phase.steps > 0 for name, phase in config.phases.items() if name != "coarser")
+
+
+@pytest.mark.parametrize("kind", ["box", "boxes", "freeform", "centre"])
+@pytest.mark.parametrize("experiment", _EXPERIMENTS)
+def test_every_kind_of_holes_goes_with_every_experiment_at_all_of_its_sizes(experiment: str, kind: str) -> None:
+    check_all_holes(_load(f"experiment={experiment}", f"holes.kind={kind}", "phases.coarser.steps=5"))
 
 
 def test_the_two_recipes_differ_in_these_settings_alone() -> None:

@@ -18,6 +18,9 @@ from glci_dist.data.draws import draws, integers
 from glci_dist.data.hole_kinds import KINDS, HoleKind, Shapes
 from glci_dist.errors import UserError, in_a_line
 
+LEAST_RADIUS = 1.0
+"""Of strokes, px: a disc as large holds the middle of a pixel wherever it lies, so no hole is ever empty."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Holes(Shapes):
@@ -108,8 +111,7 @@ def _check_patch(config: HolesConfig, size: int) -> None:
 
 def _check_radius(config: HolesConfig) -> None:
     radius = config.stroke_radius
-    # A disc of radius 1 holds the middle of a pixel wherever it lies, so no hole is ever empty.
-    if len(radius) != 2 or not 1.0 <= radius[0] <= radius[1]:
+    if len(radius) != 2 or not LEAST_RADIUS <= radius[0] <= radius[1]:
         raise UserError(f"holes.stroke_radius={list(radius)} must be [least, greatest] with 1 <= least <= greatest")
     if 2 * radius[1] >= config.max_side:
         raise UserError(

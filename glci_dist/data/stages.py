@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glci_dist.config import Config, DataConfig, HolesConfig, OrderConfig
-from glci_dist.data.holes import check_holes
+from glci_dist.data.holes import LEAST_RADIUS, check_holes
 from glci_dist.data.order import Order, OrderPosition
 from glci_dist.errors import UserError
 
@@ -77,7 +77,10 @@ def order_at(counts: NDArray[np.int64], config: Config, step: int) -> tuple[Orde
 
 
 def at_size(data: DataConfig, holes: HolesConfig, size: int) -> tuple[DataConfig, HolesConfig]:
-    """The preprocessing and the holes for photos of ``size`` px: every length in proportion to ``data.size``."""
+    """The preprocessing and the holes for photos of ``size`` px: every length in proportion to ``data.size``.
+
+    Strokes are no thinner than the thinnest allowed.
+    """
     if size == data.size:
         return data, holes
     ratio = size / data.size
@@ -92,7 +95,7 @@ def at_size(data: DataConfig, holes: HolesConfig, size: int) -> tuple[DataConfig
             min_side=scaled(holes.min_side),
             max_side=scaled(holes.max_side),
             patch=scaled(holes.patch),
-            stroke_radius=[ratio * radius for radius in holes.stroke_radius],
+            stroke_radius=[max(LEAST_RADIUS, ratio * radius) for radius in holes.stroke_radius],
         ),
     )
 
@@ -108,6 +111,11 @@ def check_all_holes(config: Config) -> None:
     check_holes(config.holes, config.data.size)
     for name, phase in config.phases.items():
         if phase.steps and phase.size:
+            if phase.size % 4:
+                raise UserError(
+                    f"phases.{name}.size={phase.size} is not a multiple of 4: the completion network halves the photo "
+                    "twice"
+                )
             try:
                 check_holes(at_size(config.data, config.holes, phase.size)[1], phase.size)
             except UserError as error:

@@ -88,7 +88,7 @@ def test_every_length_is_in_proportion_to_the_photos_side() -> None:
     assert at_size(data, holes, 64) == (data, holes)
     small, small_holes = at_size(data, holes, 32)
     assert (small.size, small.short_edge) == (32, [32, 36])
-    assert small_holes == replace(holes, min_side=10, max_side=19, patch=20, stroke_radius=[0.75, 2.0])
+    assert small_holes == replace(holes, min_side=10, max_side=19, patch=20, stroke_radius=[1.0, 2.0])
     large, large_holes = at_size(data, holes, 128)
     assert (large.short_edge, large_holes.min_side, large_holes.patch) == ([128, 142], 38, 80)
 
@@ -139,7 +139,15 @@ def test_batches_have_their_stages_size_and_length_from_any_process_and_rank(sma
     ("overrides", "said"),
     [
         (["phases.joint.size=32"], "phases.joint.size=32 differs from data.size=64, the only one that the"),
-        (["phases.completion.size=30"], "phases.completion.size=30: holes and patches scaled to it: data.size=30 is"),
+        (["phases.completion.size=30"], "phases.completion.size=30 is not a multiple of 4: the completion network"),
+        (
+            ["phases.completion.size=32", "holes={kind: freeform, max_side: 37, patch: 37, stroke_radius: [1, 18.4]}"],
+            "phases.completion.size=32: holes and patches scaled to it: holes.stroke_radius=[1.0, 9.2]: a stroke of",
+        ),
+        (
+            ["data.size=8", "data.short_edge=[8,8]", "model.completion.kind=context_encoder"],
+            "data.size=8 cannot be halved",
+        ),
         (["phases.completion.batch=30"], "data.order.lanes=4 does not divide phases.completion.batch=30: choose"),
         (
             ["phases.completion.size=32", "model.completion.kind=context_encoder"],

@@ -24,7 +24,8 @@ def check_models(config: Config) -> None:
                     f"data.size={size} alone: set phases.{name}.steps=0, or its size to 0"
                 )
     side = bottleneck_side(size)
-    if not chosen.custom and chosen.kind == "context_encoder" and size != side << (size // side).bit_length() - 1:
+    is_halved = size > side and size == side << (size // side).bit_length() - 1
+    if not chosen.custom and chosen.kind == "context_encoder" and not is_halved:
         raise UserError(
             f"data.size={size} cannot be halved down to at most 8 px, as model.completion.kind=context_encoder needs: "
             "choose a size such as 64, 128, 160 or 256"

@@ -127,8 +127,8 @@ def _work(matrix: Tensor) -> int:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon updates it: it has rows and columns, at least 16 of both."""
-    return parameter.dim() > 1 and min(_sides(parameter)) >= _LEAST_SIDE
+    """Whether Muon updates it: the weight of a linear layer or a 2D convolution, with at least 16 rows and columns."""
+    return parameter.dim() in (2, 4) and min(_sides(parameter)) >= _LEAST_SIDE
 
 
 def orthogonal(matrix: Tensor, *, least: float) -> Tensor:

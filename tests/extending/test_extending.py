@@ -14,6 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glci_dist import compose
+from glci_dist.cli import main
 from glci_dist.errors import Ending, UserError
 from glci_dist.training.train import train
 from tests.small_run import events, final_files, newest_in, small
@@ -194,6 +195,22 @@ def test_an_ellipse_is_in_the_batches_and_the_patch_contains_it(faces_shards: st
     boxes = [np.argwhere(pixels) for pixels in holes.pixels]
     filled = [len(box) / np.prod(box.max(0) - box.min(0) + 1) for box in boxes]
     assert np.mean(filled) < 0.85
+
+
+@pytest.mark.distributed
+def test_a_run_whose_box_sides_its_own_holes_never_needed_is_told_which_masks_it_can_be_measured_with(
+    faces_shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(MINE))
+    extra = ("holes.custom._target_=ellipses.Ellipse", "holes.max_side=30")
+    assert run_world(1, train_mine, small(faces_shards, tmp_path, steps=(1, 0, 0), extra=extra)) == [""]
+    words = ["evaluate", str(tmp_path / "run"), "--data", faces_shards, "--photos", "4", "--resamples", "0"]
+    assert main(words) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("glci: error: --masks=box takes its sides from run, which has holes of its own")
+    assert "holes.max_side=30 is larger than the local patch (holes.patch=20)" in said
+    assert said.endswith("choose another set, such as --masks=centre")
+    assert main([*words, "--masks", "centre"]) == 0
 
 
 def test_the_yaml_of_the_guide_composes_from_a_folder_of_the_users(

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glci_dist import compose
 from glci_dist.models.batch_norm import BatchNorm2d, commit_running_statistics
-from glci_dist.models.build import unused_settings
-from glci_dist.models.completion import CompletionNetwork, fill_colour
+from glci_dist.models.build import build_completion, unused_settings
+from glci_dist.models.completion import CompletionNetwork, colours_from_logits, fill_colour
 from glci_dist.models.context_encoder import ChannelwiseFullyConnected, ContextEncoder
 
 
@@ -108,10 +108,14 @@ def test_the_output_is_fp32_under_bf16_autocast_too() -> None:
 @pytest.mark.parametrize("fill", ["mean", "pyramid"])
 @pytest.mark.parametrize("kind", ["glcic", "context_encoder"])
 def test_what_lies_in_the_hole_never_changes_the_output(kind: str, fill: str, training: bool) -> None:
+    is_modern = fill == "pyramid"
     if kind == "glcic":
-        network: nn.Module = CompletionNetwork(width=0.1, fill=fill, residual=fill == "pyramid", skips=True)
+        blocks = "residual" if is_modern else "plain"
+        network: nn.Module = CompletionNetwork(
+            width=0.1, fill=fill, residual=is_modern, mirror=is_modern, skips=True, blocks=blocks
+        )
     else:
-        network = ContextEncoder(size=32, width=0.1, fill=fill, residual=fill == "pyramid")
+        network = ContextEncoder(size=32, width=0.1, fill=fill, residual=is_modern, mirror=is_modern)
     photos, masks = photos_and_masks(32)
     settle(network, photos, masks)
     network.train(training)
@@ -207,3 +211,38 @@ def test_the_channelwise_layer_mixes_places_but_no_channels() -> None:
 def test_settings_that_the_chosen_network_does_not_use_are_named(words: list[str], unused: list[str]) -> None:
     config = compose.load(["data.shards=shards", "name=run", *words])
     assert unused_settings(config) == unused
+
+
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("blocks", ["plain", "residual"])
+def test_skips_and_blocks_add_the_activations_of_the_layers_that_recipes_md_names(skips: bool, blocks: str) -> None:
+    config = compose.load(
+        [
+            *("data.shards=x", "experiment=faces64", "model.completion.width=0.1"),
+            *(f"model.completion.skips={skips}", f"model.completion.blocks={blocks}"),
+        ]
+    )
+    network = build_completion(config).eval()
+    assert isinstance(network, CompletionNetwork)
+    photos, masks = photos_and_masks(32)
+    with torch.no_grad():
+        output = network(photos, masks)
+        inputs = network.fill(photos, masks)
+        layers = list(network.layers)
+
+        def run(x: torch.Tensor, *numbers: int) -> torch.Tensor:
+            for number in numbers:
+                x = layers[number](x)
+            return x
+
+        full = run(inputs, 0)
+        half = run(full, 1, 2)
+        x = run(half, 3)
+        # Four pairs at a quarter of the size: undilated, two of dilations, undilated.
+        for pair in ((4, 5), (6, 7), (8, 9), (10, 11)):
+            x = run(x, *pair) + (x if blocks == "residual" else 0)
+        x = run(x, 12) + (half if skips else 0)
+        x = run(x, 13, 14) + (full if skips else 0)
+        expected = colours_from_logits(run(x, 15, 16), inputs[:, :3])
+    torch.testing.assert_close(output, expected)
+    assert len(layers) == 17

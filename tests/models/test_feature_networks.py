@@ -1,4 +1,4 @@
-"""InceptionV3 sees what torch-fidelity's sees; EfficientNet's like stands in tests/evaluation/test_yardsticks.py."""
+"""InceptionV3 sees what torch-fidelity's sees; EfficientNet's like is in tests/evaluation/test_feature_metrics.py."""
 
 import numpy as np
 import pytest

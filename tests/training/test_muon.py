@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from glci_dist import compose
 from glci_dist.cluster.world import joined
 from glci_dist.config import EngineConfig
+from glci_dist.models.build import build_completion
 from glci_dist.training import muon
 from glci_dist.training.muon import Muon, is_matrix, orthogonal
 from tests.worlds import run_world
@@ -46,6 +48,20 @@ def test_scale_does_not_matter_and_what_has_few_directions_keeps_to_them() -> No
     assert values[2] > 0.6
     assert values[3] < 1e-2
     torch.testing.assert_close(orthogonal(1e-4 * thin, least=1e-6), found, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["glcic", "context_encoder"])
+def test_no_bias_and_no_channelwise_layer_counts_as_a_matrix(kind: str) -> None:
+    words = ["data.shards=x", "phases.coarse.steps=0", f"model.completion.kind={kind}"]
+    found = {name: is_matrix(each) for name, each in build_completion(compose.load(words)).named_parameters()}
+    assert not any(of_muon for name, of_muon in found.items() if name.endswith("bias"))
+    convolutions = [name for name, of_muon in found.items() if of_muon]
+    if kind == "glcic":
+        # All but the last, to three colours.
+        assert len(convolutions) == 16
+    else:
+        # Three halvings, the convolution after the channelwise layer, two enlargements, the last one to three colours.
+        assert len(convolutions) == 7
 
 
 @pytest.mark.parametrize("size", [1e-12, 1e-20, 1e-30, 1e-42, 0.0])

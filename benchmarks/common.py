@@ -21,6 +21,8 @@ def hardware() -> dict[str, object]:
             break
     return {
         "cpu": model,
+        # Kinds of one model differ by far in bf16.
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,

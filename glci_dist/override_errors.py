@@ -79,7 +79,8 @@ def unknown_key(key: str) -> str:
     group, phase, inner = (*key.split(".", 2), "", "")[:3]
     if group == "phases" and phase not in _OF_ALL and inner in ("", *PhaseConfig.__dataclass_fields__):
         return (
-            f"{key}: the recipe has no phase {phase!r}, only {', '.join(_OF_ALL)} (modern: {' and '.join(_MODERN)} too); "
+            f"{key}: the recipe has no phase {phase!r}, only {', '.join(_OF_ALL)} "
+            f"(modern: {' and '.join(_MODERN)} too); "
             f"to add one: '+phases={{{phase}: {{steps: 100, ...}}}}'"
         )
     known = [name.replace("*", each) for each in dict.fromkeys([phase, *_PHASES]) for name, _ in key_types()]
